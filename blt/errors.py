@@ -1,0 +1,32 @@
+"""The two ways in which a command ends badly, each with its exit status.
+
+Everything a user can cause is raised as one of these, with a message of one line that names the
+thing, says what was expected, and says how to mend it. Anything else that escapes is our mistake.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class BltError(Exception):
+    """An error whose message is written for the user; shown without a traceback."""
+
+    exit_status = 1
+
+
+class UserError(BltError):
+    """Wrong use, or work refused before any of it was done (exit status 2)."""
+
+    exit_status = 2
+
+
+class WorkError(BltError):
+    """The work failed, or rejects passed their limit; what is done is kept (exit status 1)."""
+
+    exit_status = 1
+
+
+def near_names(name: str, known: Iterable[str]) -> str:
+    """Words a hint such as "Did you mean 'text'?", or "" when nothing is near."""
+    near = difflib.get_close_matches(name, list(known), n=2, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""

@@ -1,0 +1,152 @@
+"""`manifest.json`: written last, and the proof that a folder is a whole dataset.
+
+It says what the folder holds (`kind`), how it was made (`config`, `fingerprints`, `parents`), how
+much there is (`totals`), and every shard with its sha256. No manifest: not a dataset.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from blt.errors import UserError
+from blt.storage import read_json, sha256_file, write_json
+from blt.units import ShardInfo
+
+MANIFEST_NAME = "manifest.json"
+FORMAT_VERSION = 1
+
+# What each kind of dataset is called in a message, and the command that makes it.
+KINDS = {
+    "byte_shards": ("byte shards", "blt encode"),
+    "boundaries": ("patch boundaries", "blt patch"),
+    "training_shards": ("training shards", "blt pack"),
+    "scores": ("scores", "blt score"),
+    "blt_run": ("a BLT training run", "blt train"),
+    "corpus": ("a raw corpus", "blt run"),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """A dataset's manifest, with the folder it was read from.
+
+    Attributes:
+      kind: a key of `KINDS`.
+      config: the complete config of the stage that made it.
+      fingerprints: models it was made with, by role (`entropy_model`, `blt`).
+      parents: sha256 of the manifests of the datasets it was made from, by kind: the lineage.
+      totals: documents, bytes, tokens, rejects, filtered, and whatever else the stage counts.
+      shards: every shard, in order.
+      folder: where it lies.
+      sha256: of `manifest.json` itself; what its children name as parent.
+    """
+
+    kind: str
+    config: dict[str, Any]
+    fingerprints: dict[str, str]
+    parents: dict[str, str]
+    totals: dict[str, int]
+    shards: tuple[ShardInfo, ...]
+    folder: Path
+    sha256: str
+
+    def shard_path(self, shard: ShardInfo) -> Path:
+        return self.folder / shard.name
+
+
+def write_manifest(
+    folder: Path,
+    *,
+    kind: str,
+    config: dict[str, Any],
+    fingerprints: dict[str, str],
+    parents: dict[str, str],
+    totals: dict[str, int],
+    shards: list[ShardInfo],
+) -> Manifest:
+    """Writes `manifest.json` into `folder` and returns it as `read_manifest` would."""
+    from blt import __version__
+
+    write_json(
+        folder / MANIFEST_NAME,
+        {
+            "kind": kind,
+            "format_version": FORMAT_VERSION,
+            "blt_version": __version__,
+            "config": config,
+            "fingerprints": fingerprints,
+            "parents": parents,
+            "totals": totals,
+            "shards": [dataclasses.asdict(shard) for shard in shards],
+        },
+    )
+    return read_manifest(folder, kind)
+
+
+def describe_kind(kind: str) -> str:
+    return KINDS.get(kind, (kind, ""))[0]
+
+
+def read_manifest(folder: str | Path, kind: str | None = None) -> Manifest:
+    """Reads a dataset's manifest.
+
+    Args:
+      folder: the dataset.
+      kind: the kind that is needed; None takes any.
+
+    Raises:
+      UserError: there is no such folder, no manifest in it, or it is of another kind or version.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST_NAME
+    wanted, command = KINDS.get(kind or "", ("a dataset", "the command that makes it"))
+    if not folder.exists():
+        raise UserError(f"{folder}: no such folder; {wanted} expected. Make them with `{command}`.")
+    if not path.is_file():
+        raise UserError(
+            f"{folder}: no {MANIFEST_NAME} in it, so it is not (yet) a whole dataset; "
+            f"{wanted} expected. Run `{command}` again to finish it."
+        )
+    value = read_json(path)
+    try:
+        found = value["kind"]
+        if value["format_version"] != FORMAT_VERSION:
+            raise UserError(
+                f"{path}: format version {value['format_version']}, but this program reads "
+                f"version {FORMAT_VERSION}. Use the blt that made it ({value['blt_version']})."
+            )
+        if kind is not None and found != kind:
+            made_by = KINDS.get(found, (found, ""))[0]
+            raise UserError(
+                f"{folder}: holds {made_by}, but {wanted} are needed here, as made by `{command}`."
+            )
+        return Manifest(
+            kind=found,
+            config=value["config"],
+            fingerprints=value["fingerprints"],
+            parents=value["parents"],
+            totals=value["totals"],
+            shards=tuple(ShardInfo(**_checked_shard(shard)) for shard in value["shards"]),
+            folder=folder,
+            sha256=sha256_file(path),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a manifest of this program ({error!r}).") from error
+
+
+def _checked_shard(shard: dict[str, Any]) -> dict[str, Any]:
+    if Path(shard["name"]).name != shard["name"]:  # a name from data must not lead elsewhere
+        raise KeyError(f"shard name {shard['name']!r} is not a plain file name")
+    return shard
+
+
+def check_shard(path: Path, shard: ShardInfo) -> None:
+    """Checks that a shard is there and is the one that the manifest names.
+
+    Raises:
+      UserError: it is missing, or its sha256 is another one.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: missing, though the manifest lists it. Make the dataset again.")
+    if sha256_file(path) != shard.sha256:
+        raise UserError(f"{path}: its sha256 is not the manifest's; it was changed or damaged.")

@@ -1,0 +1,60 @@
+"""What a stage is made of: units of work, and what each of them gave.
+
+A stage maps a plan, which is a list of units made deterministically from the sorted inputs and the
+config, to output shards. A unit can be run anywhere, twice, and in any order.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+Progress = Callable[[int], None]  # called with the number of further input bytes that are done
+
+
+def no_progress(num_bytes: int) -> None:
+    """The `Progress` of those who do not watch."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unit:
+    """One piece of work.
+
+    Attributes:
+      index: its number in the plan, which also names its shards.
+      payload: what the unit function needs to know, as JSON.
+      num_bytes: its size, for progress and balance (bytes of input, as stored).
+      digest: sha256 over input, models and config. A finished unit is trusted only if the digest
+        it was made with is this one.
+    """
+
+    index: int
+    payload: dict[str, Any]
+    num_bytes: int
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShardInfo:
+    """One output file: its name, what is in it, and the sha256 of the file as written."""
+
+    name: str
+    documents: int
+    bytes: int
+    tokens: int
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UnitResult:
+    """What a unit gave: its shards, and counts that are summed into the manifest's totals."""
+
+    shards: tuple[ShardInfo, ...]
+    counts: dict[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"shards": [dataclasses.asdict(s) for s in self.shards], "counts": self.counts}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> "UnitResult":
+        shards = tuple(ShardInfo(**shard) for shard in value["shards"])
+        return cls(shards=shards, counts=dict(value["counts"]))
