@@ -1,0 +1,326 @@
+"""A stage of the way of the data: a plan, units that can be done in any order, a manifest last.
+
+The output folder of a stage holds
+
+    plan.json            the units, written before the work
+    units/00012.json     what unit 12 gave, written once its shards are in place
+    units/00012.rejects.parquet   its rejects, if it had any
+    <shards>             named by unit
+    rejects.parquet      of all units (stages that read foreign data)
+    manifest.json        written last; no manifest: not a dataset
+
+Nothing here knows about Beam: `start`, `work_on` for each pending unit, then `finish` is a whole
+run. `pipelines` only decides where the units are worked on.
+"""
+
+import dataclasses
+import itertools
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from blt.errors import BltError, UserError, WorkError
+from blt.formats.rejects import merge_rejects
+from blt.manifest import MANIFEST_NAME, Manifest, describe_kind, read_manifest, write_manifest
+from blt.storage import (
+    prepare_output_folder,
+    read_json,
+    remove_temporaries,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
+from blt.units import Progress, Unit, UnitResult
+
+PLAN_NAME = "plan.json"
+UNITS_FOLDER = "units"
+REJECTS_NAME = "rejects.parquet"
+DEFAULT_MAX_REJECT_FRACTION = 0.01
+
+UnitFunction = Callable[[Unit, Path, Progress], UnitResult]
+Finisher = Callable[[Path, Manifest], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stage:
+    """All there is to know about one run of a stage; can be pickled.
+
+    Attributes:
+      kind: of the dataset that it makes, a key of `blt.manifest.KINDS`.
+      output: the folder.
+      config: everything that the result depends on, as JSON, named as the flags are.
+      fingerprints: of the models used, by role.
+      parents: sha256 of the manifests of the datasets read, by kind.
+      run_unit: makes the shards of one unit; pure but for the files it writes.
+      shard_patterns: globs that match the stage's shards in `output`, and nothing else.
+      reads_foreign_data: rejects are possible, and `rejects.parquet` is always written.
+      extra_files: names that `before_manifest` writes.
+      before_manifest: makes files that need all shards, such as `summary.json`.
+      max_reject_fraction: rejects over all records; above it the work has failed.
+    """
+
+    kind: str
+    output: Path
+    config: dict[str, Any]
+    fingerprints: dict[str, str] = dataclasses.field(default_factory=dict)
+    parents: dict[str, str] = dataclasses.field(default_factory=dict)
+    run_unit: UnitFunction
+    shard_patterns: tuple[str, ...]
+    reads_foreign_data: bool = False
+    extra_files: tuple[str, ...] = ()
+    before_manifest: Callable[[Path, list[UnitResult]], None] | None = None
+    max_reject_fraction: float = DEFAULT_MAX_REJECT_FRACTION
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change between a run and the one that resumes it."""
+        return {
+            "kind": self.kind,
+            "config": self.config,
+            "fingerprints": self.fingerprints,
+            "parents": self.parents,
+        }
+
+
+def make_units(stage: Stage, payloads: Sequence[dict[str, Any]], sizes: Sequence[int]) -> list[Unit]:
+    """Numbers the payloads and gives each its digest."""
+    identity = stage.identity()
+    return [
+        Unit(
+            index=index,
+            payload=payload,
+            num_bytes=size,
+            digest=sha256_json([identity, payload]),
+        )
+        for index, (payload, size) in enumerate(zip(payloads, sizes, strict=True))
+    ]
+
+
+def finished_manifest(stage: Stage, units: Sequence[Unit]) -> Manifest | None:
+    """Returns the manifest if this very stage is done already, None if it is not.
+
+    Raises:
+      UserError: the folder holds the result of something else; the message says what differs.
+    """
+    plan_path = stage.output / PLAN_NAME
+    if not plan_path.exists():
+        others = [p.name for p in stage.output.iterdir()] if stage.output.is_dir() else []
+        if others:
+            raise UserError(
+                f"--output {stage.output}: holds other files ({sorted(others)[0]}, …) and was not "
+                f"made by this command. Choose an empty or new folder."
+            )
+        return None
+    plan = read_json(plan_path)
+    changed = _differences(plan, _plan_json(stage, units))
+    if changed:
+        raise UserError(
+            f"--output {stage.output}: made by a run that differs in {'; '.join(changed)}. "
+            "Choose another folder, or give --overwrite to make it anew."
+        )
+    if not (stage.output / MANIFEST_NAME).exists():
+        return None
+    manifest = read_manifest(stage.output, stage.kind)
+    missing = [s.name for s in manifest.shards if not manifest.shard_path(s).is_file()]
+    if missing:
+        (stage.output / MANIFEST_NAME).unlink()  # it is no longer the whole dataset
+        return None
+    return manifest
+
+
+def start(stage: Stage, units: Sequence[Unit], *, overwrite: bool = False) -> list[Unit]:
+    """Prepares the output folder and returns the units that are still to do.
+
+    What a killed run left half-done is removed; units that are whole are kept.
+
+    Raises:
+      UserError: the folder cannot be written to, or holds the result of something else.
+    """
+    if overwrite:
+        _remove_outputs(stage)
+    finished_manifest(stage, units)
+    prepare_output_folder(stage.output)
+    remove_temporaries(stage.output)
+    (stage.output / UNITS_FOLDER).mkdir(exist_ok=True)
+    write_json(stage.output / PLAN_NAME, _plan_json(stage, units))
+
+    pending, kept = [], set()
+    for unit in units:
+        result = read_result(stage.output, unit)
+        if result is None:
+            pending.append(unit)
+        else:
+            kept.update(shard.name for shard in result.shards)
+    for pattern in stage.shard_patterns:
+        for path in stage.output.glob(pattern):
+            if path.name not in kept:
+                path.unlink()
+    for unit in pending:
+        for path in (stage.output / UNITS_FOLDER).glob(f"{unit.index:05d}.*"):
+            path.unlink()
+    return pending
+
+
+def work_on(stage: Stage, unit: Unit, progress: Progress) -> UnitResult | None:
+    """Does one unit and writes its marker; None if it failed, with the reason written beside it.
+
+    A failing unit does not stop the others: `finish` reports all that failed.
+    """
+    folder = stage.output / UNITS_FOLDER
+    try:
+        result = stage.run_unit(unit, stage.output, progress)
+    except Exception as error:  # whatever it is, the other units must finish
+        if isinstance(error, BltError):
+            reason = str(error)
+        else:
+            import traceback
+
+            reason = f"{type(error).__name__}: {error}"
+            write_json(folder / f"{unit.index:05d}.traceback.json", traceback.format_exc())
+        write_json(folder / f"{unit.index:05d}.failed.json", {"reason": reason})
+        return None
+    for leftover in ("failed", "traceback"):
+        (folder / f"{unit.index:05d}.{leftover}.json").unlink(missing_ok=True)
+    write_json(_marker_path(stage.output, unit), {"digest": unit.digest, **result.to_json()})
+    return result
+
+
+def finish(stage: Stage, units: Sequence[Unit]) -> Manifest:
+    """Checks that every unit is there and nothing was lost, and writes the manifest.
+
+    Raises:
+      WorkError: a unit failed or is missing, records do not add up, or too many were rejected.
+    """
+    failures, results = [], []
+    for unit in units:
+        result = read_result(stage.output, unit, verify=False)
+        if result is None:
+            failures.append(f"unit {unit.index}: {_failure_reason(stage.output, unit)}")
+        else:
+            results.append(result)
+    if failures:
+        shown = "; ".join(failures[:3]) + ("; …" if len(failures) > 3 else "")
+        raise WorkError(
+            f"{stage.output}: {len(failures)} of {len(units)} units failed: {shown} "
+            "Run the same command again when it is mended; finished units are kept."
+        )
+    totals = Counter({"documents": 0, "bytes": 0, "tokens": 0, "rejects": 0, "filtered": 0})
+    for result in results:
+        totals.update(result.counts)
+    if stage.reads_foreign_data:
+        paths = [stage.output / UNITS_FOLDER / f"{u.index:05d}.rejects.parquet" for u in units]
+        merge_rejects([path for path in paths if path.exists()], stage.output / REJECTS_NAME)
+        _check_accounting(stage, totals)
+    if stage.before_manifest is not None:
+        stage.before_manifest(stage.output, results)
+    return write_manifest(
+        stage.output,
+        kind=stage.kind,
+        config=stage.config,
+        fingerprints=stage.fingerprints,
+        parents=stage.parents,
+        totals=dict(totals),
+        shards=list(itertools.chain.from_iterable(result.shards for result in results)),
+    )
+
+
+def read_result(output: Path, unit: Unit, *, verify: bool = True) -> UnitResult | None:
+    """Returns what a finished unit gave; None if it is not there whole or made otherwise.
+
+    Args:
+      output: the stage's folder.
+      unit: as planned now; its digest must be the one that the marker holds.
+      verify: also check the sha256 of its shards.
+    """
+    path = _marker_path(output, unit)
+    if not path.is_file():
+        return None
+    try:
+        marker = read_json(path)
+        if marker["digest"] != unit.digest:
+            return None
+        result = UnitResult.from_json(marker)
+    except (UserError, KeyError, TypeError):
+        return None  # a marker that cannot be trusted is no marker
+    for shard in result.shards:
+        shard_path = output / shard.name
+        if not shard_path.is_file() or (verify and sha256_file(shard_path) != shard.sha256):
+            return None
+    return result
+
+
+def read_plan(output: Path) -> list[Unit]:
+    """Returns the units of `plan.json`."""
+    return [Unit(**unit) for unit in read_json(output / PLAN_NAME)["units"]]
+
+
+def count_finished_bytes(output: Path, units: Sequence[Unit]) -> int:
+    """Returns the bytes of the units whose marker is there: for progress, not for trust."""
+    return sum(unit.num_bytes for unit in units if _marker_path(output, unit).is_file())
+
+
+def _marker_path(output: Path, unit: Unit) -> Path:
+    return output / UNITS_FOLDER / f"{unit.index:05d}.json"
+
+
+def _failure_reason(output: Path, unit: Unit) -> str:
+    path = output / UNITS_FOLDER / f"{unit.index:05d}.failed.json"
+    return read_json(path)["reason"] if path.exists() else "it was not done."
+
+
+def _plan_json(stage: Stage, units: Sequence[Unit]) -> dict[str, Any]:
+    plan = {**stage.identity(), "units": [dataclasses.asdict(unit) for unit in units]}
+    return json.loads(json.dumps(plan))  # as it will be read back: tuples are lists
+
+
+def _check_accounting(stage: Stage, totals: Counter[str]) -> None:
+    accounted = totals["documents"] + totals["rejects"] + totals["filtered"]
+    if totals["records"] != accounted:
+        raise WorkError(
+            f"{stage.output}: {totals['records']} records were read, but {accounted} are accounted "
+            "for as documents, rejects or filtered. This is a bug; please report it."
+        )
+    if totals["rejects"] > stage.max_reject_fraction * totals["records"]:
+        raise WorkError(
+            f"{stage.output}: {totals['rejects']} of {totals['records']} records were rejected, "
+            f"more than --max-reject-fraction {stage.max_reject_fraction:g} allows. "
+            f"See {stage.output / REJECTS_NAME}; mend the input or raise the limit and run again."
+        )
+
+
+def _remove_outputs(stage: Stage) -> None:
+    """Removes what an earlier run of this stage made, and nothing else."""
+    if not (stage.output / PLAN_NAME).exists():
+        return
+    (stage.output / MANIFEST_NAME).unlink(missing_ok=True)  # first: it is no dataset any more
+    for name in (REJECTS_NAME, *stage.extra_files):
+        (stage.output / name).unlink(missing_ok=True)
+    for pattern in stage.shard_patterns:
+        for path in stage.output.glob(pattern):
+            path.unlink()
+    shutil.rmtree(stage.output / UNITS_FOLDER, ignore_errors=True)
+    (stage.output / PLAN_NAME).unlink()
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Names what differs between two plans, in the user's words."""
+    if old.get("kind") != new["kind"]:
+        kinds = (describe_kind(str(old.get("kind"))), describe_kind(new["kind"]))
+        return [f"what it makes ({kinds[0]}, now {kinds[1]})"]
+    changed = []
+    old_config, new_config = old.get("config", {}), new["config"]
+    for key in sorted({*old_config, *new_config}):
+        if old_config.get(key) != new_config.get(key):
+            flag = "--" + key.replace("_", "-")
+            changed.append(f"{flag} ({old_config.get(key)!r}, now {new_config.get(key)!r})")
+    for role in sorted({*old.get("fingerprints", {}), *new["fingerprints"]}):
+        if old["fingerprints"].get(role) != new["fingerprints"].get(role):
+            changed.append(f"the {role.replace('_', ' ')} (another fingerprint)")
+    for kind in sorted({*old.get("parents", {}), *new["parents"]}):
+        if old["parents"].get(kind) != new["parents"].get(kind):
+            changed.append(f"the {describe_kind(kind)} read (another manifest)")
+    if not changed and old.get("units") != new["units"]:
+        changed.append("its input files (some were added, removed or changed)")
+    return changed
