@@ -1,0 +1,1 @@
+"""The records on disk, each readable by plain TensorFlow or pyarrow as well."""

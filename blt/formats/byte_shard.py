@@ -1,0 +1,166 @@
+"""Byte shards: documents as token ids, `bytes-00012-000.tfrecord` for unit 12, its first roll.
+
+One record is one `tf.train.Example`, a document or a part of one:
+
+    doc_id    bytes  1 value    UTF-8, as it came; not unique unless the corpus's ids are
+    tokens    int64  num_tokens ids 0..259; BOS first in part 0, EOS last in the last part
+    part      int64  1 value    counted from 0
+    num_parts int64  1 value
+    source    bytes  1 value    the input it came from, UTF-8
+    meta      bytes  1 value    JSON object of passed-through columns; absent if there are none
+
+The parts of a document are consecutive records of one shard, and their tokens, one after the other,
+are `BOS bytes EOS`. A shard never ends inside a document.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from blt.errors import WorkError
+from blt.formats.example import ExampleError, encode_example, parse_example
+from blt.formats.tfrecord import TFRecordWriter, read_tfrecords
+from blt.tokenizer import BYTE_OFFSET, VOCAB_SIZE
+from blt.units import ShardInfo
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ByteRecord:
+    """A document, or one part of a long one.
+
+    Attributes:
+      doc_id: the document's id; valid Unicode, else any string.
+      tokens: [num_tokens] uint16, ids 0..259.
+      part: which part of the document this is, from 0.
+      num_parts: how many parts the document has.
+      source: the input it came from.
+      meta: JSON object of passed-through columns (UTF-8), or None.
+    """
+
+    doc_id: str
+    tokens: np.ndarray
+    part: int = 0
+    num_parts: int = 1
+    source: str = ""
+    meta: bytes | None = None
+
+
+def byte_shard_name(unit: int, roll: int, compression: str | None = None) -> str:
+    """Returns the name of a shard.
+
+    >>> byte_shard_name(12, 0)
+    'bytes-00012-000.tfrecord'
+    """
+    return f"bytes-{unit:05d}-{roll:03d}.tfrecord" + (".gz" if compression == "gzip" else "")
+
+
+class ByteShardWriter:
+    """Writes one byte shard; to be used inside `blt.storage.atomic_path`.
+
+    Args:
+      path: the file to make.
+      name: the shard's name in its `ShardInfo`; None for the name in `path`.
+      compression: None or "gzip".
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        name: str | None = None,
+        compression: str | None = None,
+    ):
+        self._name = name or Path(path).name
+        self._writer = TFRecordWriter(path, compression=compression)
+        self.num_documents = self.num_bytes = self.num_tokens = 0
+
+    def write(self, record: ByteRecord) -> None:
+        """Appends one record; the parts of a document must come in order."""
+        features = {
+            "doc_id": [record.doc_id.encode("utf-8")],
+            "tokens": record.tokens,
+            "part": np.array([record.part]),
+            "num_parts": np.array([record.num_parts]),
+            "source": [record.source.encode("utf-8")],
+        }
+        if record.meta is not None:
+            features["meta"] = [record.meta]
+        self._writer.write(encode_example(features))
+        self.num_documents += record.part == 0
+        self.num_tokens += len(record.tokens)
+        self.num_bytes += int(np.count_nonzero(record.tokens >= BYTE_OFFSET))
+
+    def close(self) -> ShardInfo:
+        """Ends the file and returns what it holds, and its sha256."""
+        return ShardInfo(
+            name=self._name,
+            documents=self.num_documents,
+            bytes=self.num_bytes,
+            tokens=self.num_tokens,
+            sha256=self._writer.close(),
+        )
+
+
+def read_byte_shard(path: str | os.PathLike[str]) -> Iterator[ByteRecord]:
+    """Yields the records of a byte shard, one at a time.
+
+    Raises:
+      WorkError: the file is cut short, altered, or not a byte shard; names file and record.
+    """
+    for index, data in enumerate(read_tfrecords(path)):
+        try:
+            features = parse_example(data)
+            yield _record(features)
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            what = f"no {error} field" if isinstance(error, KeyError) else str(error)
+            raise WorkError(
+                f"{path}: record {index} is not a byte-shard record ({what}). "
+                "Give a shard that `blt encode` wrote."
+            ) from error
+
+
+def _record(features: dict[str, list[bytes] | np.ndarray]) -> ByteRecord:
+    tokens = features["tokens"]
+    if not isinstance(tokens, np.ndarray):
+        raise ExampleError("tokens are not integers")
+    if len(tokens) and (tokens.min() < 0 or tokens.max() >= VOCAB_SIZE):
+        raise ExampleError(f"a token id is outside 0..{VOCAB_SIZE - 1}")
+    meta = features.get("meta")
+    return ByteRecord(
+        doc_id=str(features["doc_id"][0], "utf-8"),
+        tokens=tokens.astype(np.uint16),
+        part=int(features["part"][0]),
+        num_parts=int(features["num_parts"][0]),
+        source=str(features["source"][0], "utf-8"),
+        meta=None if meta is None else bytes(meta[0]),
+    )
+
+
+def read_documents(path: str | os.PathLike[str]) -> Iterator[list[ByteRecord]]:
+    """Yields the documents of a byte shard, each as the list of its parts.
+
+    Raises:
+      WorkError: as `read_byte_shard`, and when the parts of a document are not whole and in order.
+    """
+    parts: list[ByteRecord] = []
+    for index, record in enumerate(read_byte_shard(path)):
+        first = parts[0] if parts else record
+        expected = (first.doc_id, len(parts), first.num_parts)
+        if (record.doc_id, record.part, record.num_parts) != expected:
+            raise WorkError(
+                f"{path}: record {index} is part {record.part} of {record.num_parts} of document "
+                f"{record.doc_id!r:.80}, but part {len(parts)} of {first.num_parts} of "
+                f"{first.doc_id!r:.80} must come here. Run `blt encode` again."
+            )
+        parts.append(record)
+        if len(parts) >= record.num_parts:
+            yield parts
+            parts = []
+    if parts:
+        raise WorkError(
+            f"{path}: ends after part {len(parts) - 1} of {parts[0].num_parts} of document "
+            f"{parts[0].doc_id!r:.80}. Run `blt encode` again."
+        )

@@ -1,0 +1,116 @@
+"""`rejects.parquet`: every input record that did not become a document, and why.
+
+source    string   the input it was in (never null)
+position  int64    byte offset of its line in the (decompressed) input, or row number; null if
+                   the whole input was given up
+reason    string   a key of `REASONS`
+detail    string   what exactly was wrong, in words
+sample    binary   the first 200 bytes of the record, or null
+"""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from blt.errors import WorkError
+from blt.storage import atomic_path
+
+REASONS = {
+    "damaged_input": "the input is cut short or altered, or is not in the format it claims",
+    "missing_column": "the Parquet file has no such text column; the whole file is left out",
+    "column_type": "the text column holds neither text nor bytes; the whole file is left out",
+    "invalid_json": "the line is not JSON",
+    "too_deep": "the JSON is nested too deeply to be read",
+    "not_an_object": "the line is JSON, but not an object",
+    "missing_text": "the object has no such text field",
+    "null_text": "the text is null",
+    "text_not_string": "the text is not a string",
+    "lone_surrogate": "an unpaired surrogate, which UTF-8 cannot hold",
+    "invalid_id": "the id is not valid Unicode",
+    "too_long": "the line is longer than the limit",
+}
+SAMPLE_BYTES = 200
+SCHEMA = pa.schema(
+    [
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("position", pa.int64()),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+        pa.field("sample", pa.binary()),
+    ]
+)
+_BATCH_ROWS = 4096
+
+
+class RejectsWriter:
+    """Writes rejects as they come; makes the file at the first one, and none if none comes."""
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self._path = Path(path)
+        self._rows: list[dict[str, object]] = []
+        self._writer: pq.ParquetWriter | None = None
+        self.num_rejects = 0
+
+    def add(
+        self,
+        *,
+        source: str,
+        position: int | None,
+        reason: str,
+        detail: str,
+        sample: bytes | None = None,
+    ) -> None:
+        """Adds one row; the sample is cut to `SAMPLE_BYTES`."""
+        if reason not in REASONS:
+            raise ValueError(f"unknown reason {reason!r}; the reasons are {', '.join(REASONS)}")
+        row = {"source": source, "position": position, "reason": reason, "detail": detail}
+        self._rows.append({**row, "sample": None if sample is None else sample[:SAMPLE_BYTES]})
+        self.num_rejects += 1
+        if len(self._rows) >= _BATCH_ROWS:
+            self._flush()
+
+    def close(self) -> None:
+        """Writes what is left and ends the file, if there is one."""
+        if self._rows:
+            self._flush()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _flush(self) -> None:
+        if self._writer is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = _open(self._path)
+        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA))
+        self._rows = []
+
+
+def _open(path: str | os.PathLike[str]) -> pq.ParquetWriter:
+    return pq.ParquetWriter(path, SCHEMA, compression="zstd", write_page_checksum=True)
+
+
+def merge_rejects(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str]) -> int:
+    """Writes the rows of all `paths`, in order, to `out`, which is made even if there are none.
+
+    Returns:
+      The number of rows.
+
+    Raises:
+      WorkError: one of the files cannot be read; names it.
+    """
+    num_rows = 0
+    with atomic_path(out) as temporary, _open(temporary) as writer:
+        for path in paths:
+            try:
+                with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                    for batch in file.iter_batches(_BATCH_ROWS):
+                        writer.write_batch(batch.cast(SCHEMA))
+                        num_rows += batch.num_rows
+            except (pa.ArrowException, OSError) as error:
+                raise WorkError(
+                    f"{path}: cannot be read as rejects ({error}). Delete it and the unit's "
+                    "marker beside it, and run the command again."
+                ) from error
+    return num_rows

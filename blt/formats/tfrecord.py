@@ -1,0 +1,144 @@
+"""TFRecord files without TensorFlow: framing, checksums, and errors that say where.
+
+    a record    length      masked CRC32C of length   data           masked CRC32C of data
+    bytes       8 (uint64)  4                         `length`       4        little-endian
+
+The format is TensorFlow's (`tensorflow/core/lib/io/record_writer.h`), so `tf.data.TFRecordDataset`
+reads what is written here. A file may be one gzip stream of this.
+"""
+
+import contextlib
+import gzip
+import hashlib
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import google_crc32c
+
+from blt.errors import WorkError
+
+MAX_RECORD_BYTES = 1 << 30  # a longer declared length is taken for damage, before it is believed
+_BUFFER_BYTES = 1 << 20
+_HEADER = struct.Struct("<QI")
+_CRC = struct.Struct("<I")
+
+
+def masked_crc32c(data: bytes) -> int:
+    """Returns the CRC32C of `data` as TFRecord stores it: rotated, plus a constant."""
+    crc = google_crc32c.value(data)
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+class _HashingFile:
+    """A file to write to that knows the sha256 of what went through it."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+class TFRecordWriter:
+    """Writes records to one file; the same records give the same bytes. To be closed.
+
+    Args:
+      path: the file to make.
+      compression: None, or "gzip" (no name and no time in its header).
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, compression: str | None = None):
+        if compression not in (None, "gzip"):
+            raise ValueError(f"compression must be None or 'gzip', got {compression!r}")
+        self._closing = contextlib.ExitStack()
+        file = open(path, "wb", buffering=_BUFFER_BYTES)  # noqa: SIM115 (closed by close)
+        self._closing.callback(file.close)
+        self._hashing = _HashingFile(file)
+        self._out: BinaryIO | _HashingFile | gzip.GzipFile = self._hashing
+        if compression == "gzip":
+            packed = gzip.GzipFile("", "wb", compresslevel=6, fileobj=self._hashing, mtime=0)
+            self._out = self._closing.enter_context(packed)
+
+    def write(self, record: bytes) -> None:
+        """Appends one record."""
+        header = len(record).to_bytes(8, "little")
+        self._out.write(header + _CRC.pack(masked_crc32c(header)))
+        self._out.write(record)
+        self._out.write(_CRC.pack(masked_crc32c(record)))
+
+    def close(self) -> str:
+        """Ends the file, if it is open, and returns its sha256 as 64 hex digits."""
+        self._closing.close()
+        return self._hashing.digest.hexdigest()
+
+
+def read_tfrecords(path: str | os.PathLike[str]) -> Iterator[bytes]:
+    """Yields the records of a file, plain or gzip, one at a time, both checksums checked.
+
+    Raises:
+      WorkError: the file cannot be read, or is cut short or altered; names the file, the record's
+        index (from 0) and the byte at which it starts (in the decompressed stream for gzip).
+    """
+    try:
+        with open(path, "rb", buffering=_BUFFER_BYTES) as file:
+            if _is_gzip(file.peek(_HEADER.size)):
+                with gzip.GzipFile(fileobj=file) as unpacked:
+                    yield from _read_records(path, unpacked, size=None)
+            else:
+                yield from _read_records(path, file, size=os.fstat(file.fileno()).st_size)
+    except OSError as error:
+        raise WorkError(f"{path}: cannot be read ({error.strerror or error}).") from error
+
+
+def _is_gzip(start: bytes) -> bool:
+    # A record of 35,615 bytes starts like gzip does; its checksum tells them apart.
+    if start[:2] != b"\x1f\x8b" or len(start) < _HEADER.size:
+        return start[:2] == b"\x1f\x8b"
+    return masked_crc32c(start[:8]) != _HEADER.unpack(start[: _HEADER.size])[1]
+
+
+def _read_records(
+    path: str | os.PathLike[str], file: BinaryIO | gzip.GzipFile, size: int | None
+) -> Iterator[bytes]:
+    """Yields records; `size` is the stream's length in bytes where it is known."""
+    index = offset = 0
+
+    def damage(what: str) -> WorkError:
+        return WorkError(
+            f"{path}: record {index} at byte {offset} {what}. The file was cut short or altered: "
+            "delete it and run the command that makes it again; finished units are kept."
+        )
+
+    while True:
+        try:
+            header = file.read(_HEADER.size)
+            if not header:
+                return
+            if len(header) < _HEADER.size:
+                raise damage(f"has {len(header)} of the {_HEADER.size} bytes of its header")
+            length, length_crc = _HEADER.unpack(header)
+            if masked_crc32c(header[:8]) != length_crc:
+                raise damage("has a length that fails its checksum")
+            limit = MAX_RECORD_BYTES
+            if size is not None:
+                limit = min(limit, size - offset - _HEADER.size - _CRC.size)
+            if length > limit:
+                raise damage(f"declares {length} bytes, but no more than {limit} can be there")
+            record, stored_crc = file.read(length), file.read(_CRC.size)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise damage(f"cannot be decompressed ({error})") from error
+        if len(record) < length or len(stored_crc) < _CRC.size:
+            raise damage(f"ends before its {length} bytes and their checksum")
+        if masked_crc32c(record) != _CRC.unpack(stored_crc)[0]:
+            raise damage("fails its checksum")
+        yield record
+        index += 1
+        offset += _HEADER.size + length + _CRC.size

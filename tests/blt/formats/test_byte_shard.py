@@ -1,0 +1,127 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blt.errors import WorkError
+from blt.formats.byte_shard import (
+    ByteRecord,
+    ByteShardWriter,
+    byte_shard_name,
+    read_byte_shard,
+    read_documents,
+)
+from blt.formats.example import encode_example
+from blt.formats.tfrecord import TFRecordWriter
+from blt.storage import sha256_file
+from blt.tokenizer import frame_tokens
+
+
+def record(doc_id="d", raw=b"hi", part=0, num_parts=1, **more):
+    tokens = frame_tokens(raw, add_bos=part == 0, add_eos=part == num_parts - 1)
+    return ByteRecord(doc_id, tokens, part, num_parts, **more)
+
+
+def write(path, records, **options):
+    writer = ByteShardWriter(path, **options)
+    for item in records:
+        writer.write(item)
+    return writer.close()
+
+
+def same(left, right):
+    assert left.tokens.tolist() == right.tokens.tolist()
+    for name in ("doc_id", "part", "num_parts", "source", "meta"):
+        assert getattr(left, name) == getattr(right, name)
+
+
+def test_names_say_unit_roll_and_compression():
+    assert byte_shard_name(12, 0) == "bytes-00012-000.tfrecord"
+    assert byte_shard_name(123456, 7, "gzip") == "bytes-123456-007.tfrecord.gz"
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_records_come_back_and_are_counted(tmp_path, compression):
+    records = [
+        record("a/ü\n", bytes(range(256)), source="x.txt", meta=b'{"lang":"de"}'),
+        record("", b""),
+        record("long", b"abc", 0, 2),
+        record("long", b"de", 1, 2),
+    ]
+    path = tmp_path / "temporary"
+    info = write(path, records, name="bytes-00000-000.tfrecord", compression=compression)
+    assert (info.name, info.documents, info.bytes, info.tokens) == (
+        "bytes-00000-000.tfrecord",
+        3,
+        256 + 0 + 5,
+        258 + 2 + 7,
+    )
+    assert info.sha256 == sha256_file(path)
+    for ours, back in zip(records, read_byte_shard(path), strict=True):
+        same(ours, back)
+        assert back.tokens.dtype == np.uint16
+    assert [[p.part for p in parts] for parts in read_documents(path)] == [[0], [0], [0, 1]]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.text(st.characters(codec="utf-8")), st.binary()), max_size=5))
+def test_any_id_and_any_bytes_survive(tmp_path_factory, documents):
+    path = tmp_path_factory.mktemp("shard") / "s"
+    write(path, [record(doc_id, raw) for doc_id, raw in documents])
+    back = [(r.doc_id, r.tokens.tolist()) for r in read_byte_shard(path)]
+    assert back == [(doc_id, [1, *(b + 4 for b in raw), 2]) for doc_id, raw in documents]
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        [record("a", b"x", 0, 2)],
+        [record("a", b"x", 1, 2)],
+        [record("a", b"x", 0, 2), record("b", b"y", 1, 2)],
+        [record("a", b"x", 0, 2), record("a", b"y", 0, 2)],
+    ],
+)
+def test_parts_out_of_order_are_refused(tmp_path, records):
+    write(tmp_path / "s.tfrecord", records)
+    with pytest.raises(WorkError, match=r"s\.tfrecord: .*part \d of 2"):
+        list(read_documents(tmp_path / "s.tfrecord"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokens": None}, "no 'tokens' field"),
+        ({"tokens": [b"x"]}, "tokens are not integers"),
+        ({"tokens": np.array([260])}, "outside 0..259"),
+        ({"tokens": np.array([-1])}, "outside 0..259"),
+        ({"doc_id": [b"\xff"]}, "utf-8"),
+        ({"doc_id": []}, "index out of range"),
+        ({"doc_id": np.array([1])}, "record 0"),
+        ({"part": [b"x"]}, "record 0"),
+        ({"part": np.array([], np.int64)}, "out of bounds"),
+    ],
+)
+def test_records_of_another_kind_are_refused(tmp_path, change, message):
+    features = {
+        "doc_id": [b"d"],
+        "tokens": np.array([1, 2]),
+        "part": np.array([0]),
+        "num_parts": np.array([1]),
+        "source": [b""],
+    }
+    features = {k: v for k, v in {**features, **change}.items() if v is not None}
+    writer = TFRecordWriter(tmp_path / "s.tfrecord")
+    writer.write(encode_example(features))
+    writer.close()
+    with pytest.raises(WorkError, match=rf"s\.tfrecord: record 0 is not .*{message}"):
+        list(read_byte_shard(tmp_path / "s.tfrecord"))
+
+
+def test_tf_data_reads_a_shard(tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    write(tmp_path / "s", [record("id", b"hi", source="src")])
+    spec = {"tokens": tf.io.VarLenFeature(tf.int64), "doc_id": tf.io.FixedLenFeature([], tf.string)}
+    (raw,) = tf.data.TFRecordDataset(str(tmp_path / "s"))
+    example = tf.io.parse_single_example(raw, spec)
+    assert example["doc_id"].numpy() == b"id"
+    assert tf.sparse.to_dense(example["tokens"]).numpy().tolist() == [1, 108, 109, 2]

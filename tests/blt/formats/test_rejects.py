@@ -1,0 +1,73 @@
+import pyarrow.parquet as pq
+import pytest
+
+from blt.errors import WorkError
+from blt.formats.rejects import SCHEMA, RejectsWriter, merge_rejects
+
+
+def write(path, num_rows, source="s"):
+    writer = RejectsWriter(path)
+    for position in range(num_rows):
+        writer.add(
+            source=source,
+            position=position,
+            reason="invalid_json",
+            detail="d",
+            sample=b"\xff" * 300,
+        )
+    writer.close()
+    return writer
+
+
+def test_no_rejects_make_no_file(tmp_path):
+    assert write(tmp_path / "units" / "r.parquet", 0).num_rejects == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_rows_come_back_with_a_cut_sample(tmp_path):
+    path = tmp_path / "units" / "r.parquet"
+    writer = RejectsWriter(path)
+    writer.add(source="ü", position=None, reason="damaged_input", detail="cut")
+    writer.add(source="b", position=7, reason="too_long", detail="", sample=b"\xff" * 300)
+    writer.close()
+    table = pq.read_table(path)
+    assert table.schema.equals(SCHEMA)
+    assert table.to_pylist() == [
+        {
+            "source": "ü",
+            "position": None,
+            "reason": "damaged_input",
+            "detail": "cut",
+            "sample": None,
+        },
+        {
+            "source": "b",
+            "position": 7,
+            "reason": "too_long",
+            "detail": "",
+            "sample": b"\xff" * 200,
+        },
+    ]
+
+
+def test_a_reason_outside_the_list_is_our_mistake(tmp_path):
+    with pytest.raises(ValueError, match="'because'"):
+        RejectsWriter(tmp_path / "r").add(source="", position=0, reason="because", detail="")
+
+
+def test_merging_keeps_the_order_and_always_makes_a_file(tmp_path):
+    write(tmp_path / "a", 5000, "a")
+    write(tmp_path / "b", 2, "b")
+    assert merge_rejects([], tmp_path / "none.parquet") == 0
+    assert pq.read_table(tmp_path / "none.parquet").num_rows == 0
+    assert merge_rejects([tmp_path / "b", tmp_path / "a"], tmp_path / "all.parquet") == 5002
+    table = pq.read_table(tmp_path / "all.parquet")
+    assert table["source"].to_pylist() == ["b"] * 2 + ["a"] * 5000
+    assert table["position"].to_pylist() == [0, 1, *range(5000)]
+
+
+def test_an_unreadable_part_is_named(tmp_path):
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1 nonsense PAR1")
+    with pytest.raises(WorkError, match=r"bad\.parquet: cannot be read as rejects"):
+        merge_rejects([tmp_path / "bad.parquet"], tmp_path / "out.parquet")
+    assert not (tmp_path / "out.parquet").exists()
