@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from blt.errors import WorkError
-from blt.formats.example import ExampleError, encode_example, parse_example
+from blt.formats.example import ExampleError, Features, encode_example, parse_example
 from blt.formats.tfrecord import TFRecordWriter, read_tfrecords
 from blt.tokenizer import BYTE_OFFSET, VOCAB_SIZE
 from blt.units import ShardInfo
@@ -112,31 +112,44 @@ def read_byte_shard(path: str | os.PathLike[str]) -> Iterator[ByteRecord]:
     """
     for index, data in enumerate(read_tfrecords(path)):
         try:
-            features = parse_example(data)
-            yield _record(features)
-        except (ValueError, KeyError, IndexError, TypeError) as error:
+            record = _record(parse_example(data))
+        except (ExampleError, UnicodeDecodeError, KeyError) as error:
             what = f"no {error} field" if isinstance(error, KeyError) else str(error)
             raise WorkError(
                 f"{path}: record {index} is not a byte-shard record ({what}). "
                 "Give a shard that `blt encode` wrote."
             ) from error
+        yield record
 
 
-def _record(features: dict[str, list[bytes] | np.ndarray]) -> ByteRecord:
+def _record(features: Features) -> ByteRecord:
     tokens = features["tokens"]
     if not isinstance(tokens, np.ndarray):
         raise ExampleError("tokens are not integers")
     if len(tokens) and (tokens.min() < 0 or tokens.max() >= VOCAB_SIZE):
         raise ExampleError(f"a token id is outside 0..{VOCAB_SIZE - 1}")
-    meta = features.get("meta")
     return ByteRecord(
-        doc_id=str(features["doc_id"][0], "utf-8"),
+        doc_id=str(_one_bytes(features, "doc_id"), "utf-8"),
         tokens=tokens.astype(np.uint16),
-        part=int(features["part"][0]),
-        num_parts=int(features["num_parts"][0]),
-        source=str(features["source"][0], "utf-8"),
-        meta=None if meta is None else bytes(meta[0]),
+        part=_one_integer(features, "part"),
+        num_parts=_one_integer(features, "num_parts"),
+        source=str(_one_bytes(features, "source"), "utf-8"),
+        meta=_one_bytes(features, "meta") if "meta" in features else None,
     )
+
+
+def _one_bytes(features: Features, name: str) -> bytes:
+    values = features[name]
+    if isinstance(values, np.ndarray) or len(values) != 1:
+        raise ExampleError(f"{name} is not one value of bytes")
+    return values[0]
+
+
+def _one_integer(features: Features, name: str) -> int:
+    values = features[name]
+    if not isinstance(values, np.ndarray) or len(values) != 1:
+        raise ExampleError(f"{name} is not one integer")
+    return int(values[0])
 
 
 def read_documents(path: str | os.PathLike[str]) -> Iterator[list[ByteRecord]]:

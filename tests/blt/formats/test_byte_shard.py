@@ -95,10 +95,10 @@ def test_parts_out_of_order_are_refused(tmp_path, records):
         ({"tokens": np.array([260])}, "outside 0..259"),
         ({"tokens": np.array([-1])}, "outside 0..259"),
         ({"doc_id": [b"\xff"]}, "utf-8"),
-        ({"doc_id": []}, "index out of range"),
-        ({"doc_id": np.array([1])}, "record 0"),
-        ({"part": [b"x"]}, "record 0"),
-        ({"part": np.array([], np.int64)}, "out of bounds"),
+        ({"doc_id": []}, "doc_id is not one value"),
+        ({"doc_id": np.array([1])}, "doc_id is not one value"),
+        ({"part": [b"x"]}, "part is not one integer"),
+        ({"part": np.array([], np.int64)}, "part is not one integer"),
     ],
 )
 def test_records_of_another_kind_are_refused(tmp_path, change, message):
