@@ -1,0 +1,245 @@
+"""The entropy model: a small byte language model that says how hard the next byte is to guess.
+
+Embedding -> transformer layers with a sliding window -> norm -> 260 logits (Byte Latent
+Transformer, arXiv 2412.09871, sections 2.3 and 4.2). We add hashed n-grams to the embedding, which
+the paper gives to its BLT alone: they let a model that trains for a minute on a CPU learn words.
+
+It runs in two ways that give the same numbers: over whole rows (`call`), and over rows that go on
+where the last ones ended (`stream`), with the keys and values of the window carried along.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from blt.layers import ByteEmbedding, TransformerLayer, create_normalization_layer, make_block_mask
+from blt.layers.attention import DEFAULT_BLOCK_SIZE, num_past_blocks
+from blt.tokenizer import VOCAB_SIZE
+
+_NO_SEGMENT = -1  # before a stream begins; no token has it
+
+
+def choose_block_size(window: int) -> int:
+    """Returns how many queries share their keys: half a window, a power of two in [16, 128].
+
+    A block of q queries computes scores for window + q keys at most, so smaller blocks waste less
+    and larger ones make larger matrix products. The result of attention does not depend on it.
+    """
+    half = max(1, window // 2)
+    return min(DEFAULT_BLOCK_SIZE, max(16, 2 ** math.floor(math.log2(half))))
+
+
+@keras.saving.register_keras_serializable(package="blt")
+class EntropyModel(keras.Model):
+    """A causal byte language model with a sliding window.
+
+    Args:
+      vocab_size: ids it knows.
+      dim: width.
+      num_layers: transformer layers.
+      num_heads: query heads, each dim / num_heads wide.
+      num_kv_heads: key and value heads; None for as many as query heads.
+      hidden_dim: width of the feed-forward network; None for 8/3 of `dim`, rounded up to 64.
+      window: tokens that attention sees, the current one included.
+      rope_theta: base of the rotary positions.
+      normalization_type: see `create_normalization_layer`.
+      ngram_sizes: sizes of the hashed n-grams; none by default.
+      ngram_table_size: rows for each size of n-gram.
+
+    Call:
+      tokens: [batch, num_tokens] integers.
+      segment_ids: [batch, num_tokens] integers, equal where tokens belong to one document;
+        documents do not see one another. None: each row is one document.
+
+    Returns:
+      [batch, num_tokens, vocab_size] float32 logits. Entry i predicts token i + 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int = VOCAB_SIZE,
+        dim: int = 128,
+        num_layers: int = 2,
+        num_heads: int = 4,
+        num_kv_heads: int | None = None,
+        hidden_dim: int | None = None,
+        window: int = 512,
+        rope_theta: float = 10_000.0,
+        normalization_type: str = "zero_centered_rms_norm",
+        ngram_sizes: Sequence[int] = (),
+        ngram_table_size: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        # A name of its own: Keras would count the models made in this process into it.
+        kwargs.setdefault("name", "entropy_model")
+        super().__init__(**kwargs)
+        if window < 1:
+            raise ValueError(f"window must be at least 1, got {window}.")
+        self.vocab_size = vocab_size
+        self.dim = dim
+        self.num_layers = num_layers
+        self.num_heads = num_heads
+        self.num_kv_heads = num_kv_heads
+        self.hidden_dim = hidden_dim or math.ceil(dim * 8 / 3 / 64) * 64
+        self.window = window
+        self.rope_theta = rope_theta
+        self.normalization_type = normalization_type
+        self.ngram_sizes = tuple(ngram_sizes)
+        self.ngram_table_size = ngram_table_size
+        self.block_size = choose_block_size(window)
+
+        policy = self.dtype_policy
+        self.embedding = ByteEmbedding(
+            vocab_size,
+            dim,
+            ngram_sizes=self.ngram_sizes,
+            ngram_table_size=ngram_table_size,
+            name="embedding",
+            dtype=policy,
+        )
+        self.transformer_layers = [
+            TransformerLayer(
+                num_heads,
+                self.hidden_dim,
+                num_kv_heads=num_kv_heads,
+                rope_theta=rope_theta,
+                normalization_type=normalization_type,
+                name=f"layer_{i}",
+                dtype=policy,
+            )
+            for i in range(num_layers)
+        ]
+        self.norm = create_normalization_layer(normalization_type, name="norm", dtype=policy)
+        self.output_layer = keras.layers.Dense(
+            vocab_size, use_bias=False, name="output", dtype="float32"
+        )
+        self.build((None, self.block_size))
+
+    def build(self, input_shape: Any) -> None:
+        hidden = (None, None, self.dim)
+        self.embedding.build(input_shape)
+        for layer in self.transformer_layers:
+            layer.build(hidden)
+        self.norm.build(hidden)
+        self.output_layer.build(hidden)
+
+    def call(self, tokens: Any, segment_ids: Any = None) -> Any:
+        num_tokens = tokens.shape[1]
+        tokens = ops.cast(tokens, "int32")
+        segment_ids = ops.ones_like(tokens) if segment_ids is None else segment_ids
+        segment_ids = ops.cast(segment_ids, "int32")
+        padding = -num_tokens % self.block_size
+        if padding:
+            tokens = ops.pad(tokens, [[0, 0], [0, padding]])
+            segment_ids = ops.pad(segment_ids, [[0, 0], [0, padding]])
+        mask = make_block_mask(segment_ids, window=self.window, block_size=self.block_size)
+        x = self.embedding(tokens, segment_ids)
+        for layer in self.transformer_layers:
+            x = layer(x, mask)
+        return self.output_layer(self.norm(x[:, :num_tokens]))
+
+    @property
+    def num_past(self) -> int:
+        """Tokens before a row whose keys and values `stream` carries: whole blocks."""
+        return num_past_blocks(self.window, self.block_size) * self.block_size
+
+    @property
+    def _num_ngram_past(self) -> int:
+        return max(self.ngram_sizes, default=1) - 1
+
+    def initial_state(self, batch: int) -> dict[str, Any]:
+        """Returns the state of `batch` streams in which nothing was seen yet.
+
+        A dict of tensors: `tokens` and `segment_ids` [batch, num_kept] int32, the last ones seen,
+        and `past`, a (keys, values) pair for each layer.
+        """
+        num_kept = max(self.num_past, self._num_ngram_past)
+        return {
+            "tokens": ops.zeros((batch, num_kept), "int32"),
+            "segment_ids": ops.full((batch, num_kept), _NO_SEGMENT, "int32"),
+            "past": [
+                layer.attention.initial_past(batch, self.num_past)
+                for layer in self.transformer_layers
+            ],
+        }
+
+    def stream(self, tokens: Any, segment_ids: Any, state: dict[str, Any]) -> tuple[Any, Any]:
+        """Goes on with rows where the rows before them ended.
+
+        Cutting a row anywhere, at multiples of `block_size`, and streaming its pieces gives what
+        `call` gives on the whole row.
+
+        Args:
+          tokens: [batch, num_tokens] int32, num_tokens a multiple of `block_size`.
+          segment_ids: [batch, num_tokens] int32, not negative. A document keeps its id from row to
+            row; another document within reach of the window has another.
+          state: from `initial_state` or the call before.
+
+        Returns:
+          [batch, num_tokens, vocab_size] float32 logits, and the state for the rows that follow.
+        """
+        num_tokens = tokens.shape[1]
+        all_tokens = ops.concatenate([state["tokens"], tokens], axis=1)
+        all_segments = ops.concatenate([state["segment_ids"], segment_ids], axis=1)
+        num_kept = all_tokens.shape[1] - num_tokens
+        past_segment_ids = state["segment_ids"][:, num_kept - self.num_past :]
+        mask = make_block_mask(
+            segment_ids,
+            window=self.window,
+            block_size=self.block_size,
+            past_segment_ids=past_segment_ids,
+        )
+        start = num_kept - self._num_ngram_past
+        x = self.embedding(all_tokens[:, start:], all_segments[:, start:])
+        x = x[:, self._num_ngram_past :]
+        new_past = []
+        for layer, past in zip(self.transformer_layers, state["past"], strict=True):
+            x, past = layer(x, mask, past=past)
+            new_past.append(past)
+        new_state = {
+            "tokens": all_tokens[:, num_tokens:],
+            "segment_ids": all_segments[:, num_tokens:],
+            "past": new_past,
+        }
+        return self.output_layer(self.norm(x)), new_state
+
+    def compute_entropy(self, logits: Any) -> Any:
+        """Returns the entropy of each prediction.
+
+        Args:
+          logits: [..., vocab_size], as `call` gives them.
+
+        Returns:
+          [...] float32, nats. Entry i is the uncertainty about token i + 1.
+        """
+        return entropy_nats(logits)
+
+    def compute_output_shape(self, tokens_shape: Any, *_: Any) -> Any:
+        return (*tokens_shape, self.vocab_size)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "vocab_size": self.vocab_size,
+            "dim": self.dim,
+            "num_layers": self.num_layers,
+            "num_heads": self.num_heads,
+            "num_kv_heads": self.num_kv_heads,
+            "hidden_dim": self.hidden_dim,
+            "window": self.window,
+            "rope_theta": self.rope_theta,
+            "normalization_type": self.normalization_type,
+            "ngram_sizes": list(self.ngram_sizes),
+            "ngram_table_size": self.ngram_table_size,
+        }
+
+
+def entropy_nats(logits: Any) -> Any:
+    """Returns `-sum_v p(v) ln p(v)` over the last axis of logits, float32, never negative."""
+    log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
+    entropy = -ops.sum(ops.exp(log_probabilities) * log_probabilities, axis=-1)
+    return ops.maximum(entropy, 0.0)
