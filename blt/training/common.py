@@ -1,0 +1,193 @@
+"""What both trainers share: the loss, figures in bits per byte, history and progress.
+
+The loss is the cross-entropy of the next token in nats, averaged over real targets (bytes and
+EOS; never PAD). Bits per byte counts the bytes alone, as scores do.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+from keras import ops
+
+from blt.tokenizer import BYTE_OFFSET, PAD_ID
+
+Report = Callable[[str], None]  # takes a line of progress
+SECONDS_BETWEEN_REPORTS = 5.0
+LN2 = math.log(2.0)
+
+
+def next_targets(tokens: Any, segment_ids: Any) -> Any:
+    """Returns the token that follows each token in its document; PAD where there is none.
+
+        tokens       1 70 71  2  1 80  2  0
+        segment_ids  1  1  1  1  2  2  2  0
+        targets     70 71  2  0 80  2  0  0
+
+    All are [batch, num_tokens] int32.
+    """
+    following = ops.pad(tokens[:, 1:], [[0, 0], [0, 1]])
+    segments = ops.pad(segment_ids[:, 1:], [[0, 0], [0, 1]])
+    goes_on = ops.logical_and(ops.equal(segments, segment_ids), segment_ids > 0)
+    return ops.where(goes_on, following, PAD_ID)
+
+
+def token_nats(logits: Any, targets: Any) -> Any:
+    """Returns -ln p(target), [batch, num_tokens] float32, for logits [batch, num_tokens, vocab]."""
+    # As a sum over one-hot targets: its gradient is dense arithmetic that compilers fuse.
+    log_probabilities = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
+    hot = ops.one_hot(targets, logits.shape[-1], dtype="float32")
+    return -ops.sum(log_probabilities * hot, axis=-1)
+
+
+class NextTokenTrainer(keras.Model):
+    """Wraps a language model for `fit`: masked loss, and bits per byte as a metric.
+
+    Data: pairs (inputs, targets). `inputs` is a dict with `tokens` and the keyword arguments of the
+    model's call; `targets` is [batch, num_tokens] int32, PAD where nothing is to be predicted.
+    Optimizer and metrics are the wrapper's: the model inside stays free of them.
+    """
+
+    def __init__(self, language_model: keras.Model) -> None:
+        super().__init__(name="next_token_trainer")
+        self.language_model = language_model
+        self.bits_metric = keras.metrics.Mean(name="bits_per_byte")
+
+    def build(self, *_: Any) -> None:
+        """Nothing: the model inside is built."""
+
+    def call(self, inputs: Mapping[str, Any]) -> Any:
+        arguments = {name: value for name, value in inputs.items() if name != "tokens"}
+        return self.language_model(inputs["tokens"], **arguments)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Any:
+        targets = ops.cast(y, "int32")
+        nats = token_nats(y_pred, targets)
+        is_target = ops.cast(targets != PAD_ID, "float32")
+        is_byte = ops.cast(targets >= BYTE_OFFSET, "float32")
+        num_bytes = ops.sum(is_byte)
+        bits = ops.sum(nats * is_byte) / ops.maximum(num_bytes, 1.0) / LN2
+        self.bits_metric.update_state(bits, sample_weight=num_bytes)
+        losses = [ops.sum(nats * is_target) / ops.maximum(ops.sum(is_target), 1.0), *self.losses]
+        return sum(losses[1:], losses[0])
+
+
+class HeldBatches(keras.utils.PyDataset):
+    """A few batches that lie in memory, for `fit` to go through as often as it likes."""
+
+    def __init__(self, batches: Sequence[Any]) -> None:
+        super().__init__()
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._batches[index]
+
+
+def record_every(steps: int, num_records: int) -> int:
+    """Returns the steps between records: a divisor of `steps`, for `num_records` or more of them.
+
+    >>> record_every(300, 50), record_every(7, 50)
+    (6, 1)
+    """
+    most = max(1, steps // num_records)
+    return next(stretch for stretch in range(most, 0, -1) if steps % stretch == 0)
+
+
+class HistoryWriter:
+    """Writes the course of a training as JSON lines; no times in it, so that runs compare.
+
+    Each record is in the file at once: a run that was stopped has its history too.
+    """
+
+    def __init__(self, path: str | Path, *, append: bool = False) -> None:
+        self._path = Path(path)
+        if not append:
+            self._path.write_text("", encoding="utf-8")
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record, sort_keys=True) + "\n")
+
+
+class TrainingReporter(keras.callbacks.Callback):
+    """Writes history and lines of progress while `fit` runs.
+
+    An epoch of `fit` is the stretch between two records: its figures are means over that stretch.
+
+    Args:
+      history: where the records go, one an epoch.
+      report: where lines for people go, about one in five seconds.
+      num_steps: in the whole training.
+      tokens_per_step: targets of a step, for the speed shown and the kilobytes recorded.
+      first_step: steps done before this `fit` (a training that is resumed).
+    """
+
+    def __init__(
+        self,
+        *,
+        history: HistoryWriter,
+        report: Report,
+        num_steps: int,
+        tokens_per_step: int,
+        first_step: int = 0,
+    ) -> None:
+        super().__init__()
+        self._history = history
+        self._report = report
+        self._num_steps = num_steps
+        self._tokens_per_step = tokens_per_step
+        self.step = first_step
+        self.last_record: dict[str, Any] = {}
+        # The first step is the compiler's: speed is counted from its end.
+        self._timed_from = first_step + 1
+        self._start = self._reported = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        self.step += 1
+        now = time.monotonic()
+        if self.step == self._timed_from:
+            self._start = now
+        elif now - self._reported > SECONDS_BETWEEN_REPORTS:
+            self._reported = now
+            steps_per_second = (self.step - self._timed_from) / (now - self._start)
+            speed = steps_per_second * self._tokens_per_step / 1000
+            left = (self._num_steps - self.step) / steps_per_second
+            bits = float((logs or {})["bits_per_byte"])
+            self._report(
+                f"step {self.step}/{self._num_steps}, {bits:.3f} bits a byte, "
+                f"{speed:.0f} KB/s, {left:.0f} s left"
+            )
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        logs = logs or {}
+        rate = self.model.optimizer.learning_rate
+        record = {
+            "step": self.step,
+            "nats": float(logs["loss"]),
+            "bits_per_byte": float(logs["bits_per_byte"]),
+            "learning_rate": float(ops.convert_to_numpy(rate)),
+            "kilobytes": self.step * self._tokens_per_step / 1000,
+        }
+        if "val_bits_per_byte" in logs:
+            record["held_out_nats"] = float(logs["val_loss"])
+            record["held_out_bits_per_byte"] = float(logs["val_bits_per_byte"])
+            self._report(
+                f"step {self.step}/{self._num_steps}, "
+                f"held out: {record['held_out_bits_per_byte']:.3f} bits a byte"
+            )
+        self.last_record = record
+        self._history.write(record)
