@@ -72,7 +72,7 @@ class ByteShardWriter:
         *,
         name: str | None = None,
         compression: str | None = None,
-    ):
+    ) -> None:
         self._name = name or Path(path).name
         self._writer = TFRecordWriter(path, compression=compression)
         self.num_documents = self.num_bytes = self.num_tokens = 0

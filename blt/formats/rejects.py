@@ -8,9 +8,9 @@ detail    string   what exactly was wrong, in words
 sample    binary   the first 200 bytes of the record, or null
 """
 
+import contextlib
 import os
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -46,10 +46,11 @@ _BATCH_ROWS = 4096
 
 
 class RejectsWriter:
-    """Writes rejects as they come; makes the file at the first one, and none if none comes."""
+    """Writes rejects as they come; made by `open_rejects`."""
 
-    def __init__(self, path: str | os.PathLike[str]):
-        self._path = Path(path)
+    def __init__(self, path: str | os.PathLike[str], resources: contextlib.ExitStack) -> None:
+        self._path = path
+        self._resources = resources
         self._rows: list[dict[str, object]] = []
         self._writer: pq.ParquetWriter | None = None
         self.num_rejects = 0
@@ -70,21 +71,29 @@ class RejectsWriter:
         self._rows.append({**row, "sample": None if sample is None else sample[:SAMPLE_BYTES]})
         self.num_rejects += 1
         if len(self._rows) >= _BATCH_ROWS:
-            self._flush()
+            self.flush()
 
-    def close(self) -> None:
-        """Writes what is left and ends the file, if there is one."""
-        if self._rows:
-            self._flush()
-        if self._writer is not None:
-            self._writer.close()
-
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Writes what was added, if anything was."""
+        if not self._rows:
+            return
         if self._writer is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = _open(self._path)
+            temporary = self._resources.enter_context(atomic_path(self._path))
+            self._writer = self._resources.enter_context(_open(temporary))
         self._writer.write_table(pa.Table.from_pylist(self._rows, schema=SCHEMA))
         self._rows = []
+
+
+@contextlib.contextmanager
+def open_rejects(path: str | os.PathLike[str]) -> Iterator[RejectsWriter]:
+    """Yields a writer whose file takes its place when the block ends well.
+
+    No rejects make no file.
+    """
+    with contextlib.ExitStack() as resources:
+        writer = RejectsWriter(path, resources)
+        yield writer
+        writer.flush()
 
 
 def _open(path: str | os.PathLike[str]) -> pq.ParquetWriter:

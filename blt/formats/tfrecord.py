@@ -35,7 +35,7 @@ def masked_crc32c(data: bytes) -> int:
 class _HashingFile:
     """A file to write to that knows the sha256 of what went through it."""
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.digest = hashlib.sha256()
 
@@ -55,7 +55,7 @@ class TFRecordWriter:
       compression: None, or "gzip" (no name and no time in its header).
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, compression: str | None = None):
+    def __init__(self, path: str | os.PathLike[str], *, compression: str | None = None) -> None:
         if compression not in (None, "gzip"):
             raise ValueError(f"compression must be None or 'gzip', got {compression!r}")
         self._closing = contextlib.ExitStack()

@@ -2,20 +2,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from blt.errors import WorkError
-from blt.formats.rejects import SCHEMA, RejectsWriter, merge_rejects
+from blt.formats.rejects import SCHEMA, merge_rejects, open_rejects
 
 
 def write(path, num_rows, source="s"):
-    writer = RejectsWriter(path)
-    for position in range(num_rows):
-        writer.add(
-            source=source,
-            position=position,
-            reason="invalid_json",
-            detail="d",
-            sample=b"\xff" * 300,
-        )
-    writer.close()
+    with open_rejects(path) as writer:
+        for position in range(num_rows):
+            writer.add(source=source, position=position, reason="invalid_json", detail="d")
     return writer
 
 
@@ -26,10 +19,9 @@ def test_no_rejects_make_no_file(tmp_path):
 
 def test_rows_come_back_with_a_cut_sample(tmp_path):
     path = tmp_path / "units" / "r.parquet"
-    writer = RejectsWriter(path)
-    writer.add(source="ü", position=None, reason="damaged_input", detail="cut")
-    writer.add(source="b", position=7, reason="too_long", detail="", sample=b"\xff" * 300)
-    writer.close()
+    with open_rejects(path) as writer:
+        writer.add(source="ü", position=None, reason="damaged_input", detail="cut")
+        writer.add(source="b", position=7, reason="too_long", detail="", sample=b"\xff" * 300)
     table = pq.read_table(path)
     assert table.schema.equals(SCHEMA)
     assert table.to_pylist() == [
@@ -51,8 +43,19 @@ def test_rows_come_back_with_a_cut_sample(tmp_path):
 
 
 def test_a_reason_outside_the_list_is_our_mistake(tmp_path):
-    with pytest.raises(ValueError, match="'because'"):
-        RejectsWriter(tmp_path / "r").add(source="", position=0, reason="because", detail="")
+    with (
+        pytest.raises(ValueError, match="'because'"),
+        open_rejects(tmp_path / "r") as writer,
+    ):
+        writer.add(source="", position=0, reason="because", detail="")
+
+
+def test_a_failing_block_leaves_no_file(tmp_path):
+    with pytest.raises(KeyError), open_rejects(tmp_path / "r.parquet") as writer:
+        for position in range(5000):
+            writer.add(source="s", position=position, reason="too_long", detail="")
+        raise KeyError
+    assert not list(tmp_path.iterdir())
 
 
 def test_merging_keeps_the_order_and_always_makes_a_file(tmp_path):

@@ -1,0 +1,68 @@
+"""How a raw corpus becomes byte shards: everything that the result depends on but the input."""
+
+import dataclasses
+
+from blt.errors import UserError, near_names
+
+FORMATS = ("auto", "text", "jsonl", "parquet")
+DOC_PER = ("file", "line")
+COMPRESSIONS = (None, "gzip")
+MIB = 1 << 20
+# A part is one TFRecord of up to two bytes a byte, well below the limit on records.
+MAX_PART_BYTES = 256 * MIB
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncodeConfig:
+    """Options of `blt encode`, checked when made.
+
+    Attributes:
+      format: "auto" (by suffix, else by the first bytes), "text", "jsonl" or "parquet".
+      doc_per: in text files, a document per "file" or per "line" (ended by LF alone).
+      text_field: field or column of the text; dots lead into objects ("doc.text").
+      id_field: field or column of the id; where it is null or absent an id is made.
+      keep_fields: fields or columns that go along as `meta`.
+      max_document_bytes: longer documents are stored in parts of this size.
+      target_shard_bytes: a unit of the plan reads, and a shard holds, about this many bytes.
+      compression: of the shards: None or "gzip".
+
+    Raises:
+      UserError: a value is not one of these; names the flag.
+    """
+
+    format: str = "auto"
+    doc_per: str = "file"
+    text_field: str = "text"
+    id_field: str = "id"
+    keep_fields: tuple[str, ...] = ()
+    max_document_bytes: int = 16 * MIB
+    target_shard_bytes: int = 64 * MIB
+    compression: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_choice("format", self.format, FORMATS)
+        _check_choice("doc-per", self.doc_per, DOC_PER)
+        _check_choice("compression", self.compression, COMPRESSIONS)
+        for flag, value in (("text-field", self.text_field), ("id-field", self.id_field)):
+            if not isinstance(value, str) or not value:
+                raise UserError(f"--{flag}: the name of a field expected, got {value!r}.")
+        fields = self.keep_fields
+        if not isinstance(fields, list | tuple) or not all(isinstance(f, str) for f in fields):
+            raise UserError(f"--keep-fields: a list of field names expected, got {fields!r}.")
+        object.__setattr__(self, "keep_fields", tuple(fields))  # YAML gives a list
+        _check_size("max-document-bytes", self.max_document_bytes, MAX_PART_BYTES)
+        _check_size("target-shard-bytes", self.target_shard_bytes, None)
+
+
+def _check_choice(flag: str, value: object, choices: tuple[str | None, ...]) -> None:
+    if value not in choices:
+        known = [str(choice).lower() for choice in choices]
+        hint = near_names(str(value), known)
+        raise UserError(f"--{flag} {value}: must be one of {', '.join(known)}.{hint}")
+
+
+def _check_size(flag: str, value: object, limit: int | None) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"--{flag} {value}: a number of bytes of at least 1 expected.")
+    if limit is not None and value > limit:
+        raise UserError(f"--{flag} {value}: must not be above {limit} ({limit // MIB} MiB).")

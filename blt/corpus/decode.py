@@ -1,0 +1,140 @@
+"""`decode`: byte shards back to files.
+
+A text file comes back byte for byte under its source name (`docs/a.txt.gz` as `docs/a.txt`),
+whether it was encoded as one document or line by line; lines that were rejected are missing. JSONL
+and Parquet sources become JSON Lines (`a.jsonl.zst` as `a.jsonl`, `b.parquet` as `b.parquet.jsonl`)
+of `{"id", "text"}`, or `{"id", "bytes_base64"}` where the document is not UTF-8.
+
+Nothing is written outside the output folder: a part `..` of a source becomes `__`, and a leading
+slash goes. Where two sources would get the same file, the later one keeps its whole name, or gets a
+number. An input without documents (an empty file of lines) does not come back.
+"""
+
+import base64
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from blt.corpus.decompress import strip_compression_suffix
+from blt.corpus.text_reader import NO_FINAL_NEWLINE_META
+from blt.errors import UserError
+from blt.formats.byte_shard import ByteRecord, read_byte_shard
+from blt.manifest import Manifest, check_shard, read_manifest
+from blt.stage import read_plan
+from blt.storage import TEMPORARY_PREFIX, atomic_path, prepare_output_folder
+from blt.tokenizer import tokens_to_bytes
+from blt.units import Progress, no_progress
+
+_MAX_NAME_BYTES = 200  # leaves room for the number and the temporary name
+
+
+def decode_dataset(
+    data_dir: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    progress: Progress = no_progress,
+) -> dict[str, int]:
+    """Writes the documents of a dataset of byte shards as files below `output`.
+
+    Args:
+      data_dir: the folder that `blt encode` made.
+      output: a new or empty folder.
+      progress: is told of the documents' bytes as they are written.
+
+    Returns:
+      The number of `documents`, `bytes` and `files`.
+
+    Raises:
+      UserError: `data_dir` holds no byte shards, or `output` is not empty.
+      WorkError: a shard is damaged, or a file cannot be written.
+    """
+    data_dir, output = Path(data_dir), Path(output)
+    manifest = read_manifest(data_dir, "byte_shards")
+    if output.is_dir() and any(output.iterdir()):
+        raise UserError(f"--output {output}: is not empty. Choose an empty or new folder.")
+    prepare_output_folder(output)
+    formats = {
+        entry["source"]: entry["format"]
+        for unit in read_plan(data_dir)
+        for entry in unit.payload["files"]
+    }
+
+    names = _Names(output)
+    counts = Counter(documents=0, bytes=0, files=0)
+    write_lines = manifest.config.get("doc_per") == "line"
+    # The documents of a source follow one another, so that one file is open at a time.
+    for source, records in itertools.groupby(_read(manifest), key=lambda record: record.source):
+        is_text = formats.get(source) == "text"
+        counts["files"] += 1
+        with atomic_path(names.take(source, is_text)) as path, open(path, "wb") as file:
+            held: list[bytes] = []
+            for record in records:
+                raw = tokens_to_bytes(record.tokens)
+                is_last = record.part == record.num_parts - 1
+                if is_text:
+                    file.write(raw)
+                    if write_lines and is_last and record.meta != NO_FINAL_NEWLINE_META:
+                        file.write(b"\n")
+                else:
+                    held.append(raw)
+                    if is_last:
+                        file.write(_json_line(record.doc_id, b"".join(held)))
+                        held.clear()
+                counts.update(documents=int(is_last), bytes=len(raw))
+                progress(len(raw))
+    return dict(counts)
+
+
+def _read(manifest: Manifest) -> Iterator[ByteRecord]:
+    for shard in manifest.shards:
+        check_shard(manifest.shard_path(shard), shard)
+        yield from read_byte_shard(manifest.shard_path(shard))
+
+
+def _json_line(doc_id: str, raw: bytes) -> bytes:
+    try:
+        value = {"id": doc_id, "text": raw.decode("utf-8")}
+    except UnicodeDecodeError:
+        value = {"id": doc_id, "bytes_base64": base64.b64encode(raw).decode("ascii")}
+    return json.dumps(value, ensure_ascii=False).encode("utf-8") + b"\n"
+
+
+class _Names:
+    """Gives each source a file of its own below a folder, whatever the source is called."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def take(self, source: str, is_text: bool) -> Path:
+        """Returns a path that is free, with its folder made."""
+        stem = strip_compression_suffix(source)[0]
+        wanted = [stem, source]
+        if not is_text:
+            wanted = [n if n.lower().endswith(".jsonl") else n + ".jsonl" for n in wanted]
+            wanted.append(source + ".jsonl")
+        numbered = (f"{wanted[0]}~{number}" for number in itertools.count(2))
+        for name in itertools.chain(wanted, numbered):
+            path = self._folder.joinpath(*(_safe(part) for part in name.split("/") if part))
+            if path == self._folder or path.exists():
+                continue
+            # A folder cannot be made where another source's file is.
+            with contextlib.suppress(FileExistsError, NotADirectoryError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                return path
+        raise AssertionError("unreachable: the numbers do not end")
+
+
+def _safe(part: str) -> str:
+    """Returns one part of a path that leads nowhere else and is not too long."""
+    if part in (".", "..") or part.startswith(TEMPORARY_PREFIX):
+        part = part.replace(".", "_")
+    part = part.replace("\0", "_")
+    data = part.encode("utf-8")
+    if len(data) <= _MAX_NAME_BYTES:
+        return part
+    digest = hashlib.sha256(data).hexdigest()[:16]
+    return data[: _MAX_NAME_BYTES - 17].decode("utf-8", "ignore") + "-" + digest

@@ -1,0 +1,200 @@
+"""Bytes of an input, decompressed block by block, with every way of ending checked.
+
+A stream that stops short, has a wrong checksum, or is followed by something else is damage, never a
+silent end: zstandard's own reader stops in silence on a cut file, and bz2's on what follows.
+Several members (gzip), frames (zstd) or streams (bz2, xz) in a row are one input, and zeros may
+follow the last. Memory is bounded whatever the data: output comes in blocks.
+"""
+
+import bz2
+import dataclasses
+import lzma
+import os
+import zlib
+from collections.abc import Callable, Iterator
+
+import zstandard
+
+from blt.units import Progress, no_progress
+
+PLAIN = "plain"
+HEAD_BYTES = 16  # enough of a file's start to tell every compression
+_BLOCK_BYTES = 1 << 20
+# At most 128 blocks of 128 KiB start in this many bytes of zstd, so that a bomb gives 16 MiB.
+_ZSTD_SLICE_BYTES = 512
+_XZ_MEMORY_BYTES = 1 << 28
+
+
+class DamagedInputError(Exception):
+    """An input is cut short or altered, or is not what it claims to be; becomes a reject."""
+
+
+class _Gzip:
+    def __init__(self) -> None:
+        self._decoder = zlib.decompressobj(wbits=31)
+
+    def blocks(self, data: bytes) -> Iterator[bytes]:
+        while not self._decoder.eof:
+            out = self._decoder.decompress(data, _BLOCK_BYTES)
+            data = self._decoder.unconsumed_tail
+            yield out
+            if not data and len(out) < _BLOCK_BYTES:
+                return
+
+    @property
+    def eof(self) -> bool:
+        return self._decoder.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._decoder.unused_data
+
+
+class _Zstd:
+    def __init__(self) -> None:
+        self._decoder = zstandard.ZstdDecompressor().decompressobj()
+        self.unused_data = b""
+
+    def blocks(self, data: bytes) -> Iterator[bytes]:
+        for start in range(0, len(data), _ZSTD_SLICE_BYTES):
+            end = start + _ZSTD_SLICE_BYTES
+            yield self._decoder.decompress(data[start:end])
+            if self._decoder.eof:
+                self.unused_data = self._decoder.unused_data + data[end:]
+                return
+
+    @property
+    def eof(self) -> bool:
+        return self._decoder.eof
+
+
+class _Bz2OrXz:
+    def __init__(self, decoder: bz2.BZ2Decompressor | lzma.LZMADecompressor) -> None:
+        self._decoder = decoder
+
+    def blocks(self, data: bytes) -> Iterator[bytes]:
+        while not self._decoder.eof:
+            yield self._decoder.decompress(data, _BLOCK_BYTES)
+            data = b""
+            if not self._decoder.eof and self._decoder.needs_input:
+                return
+
+    @property
+    def eof(self) -> bool:
+        return self._decoder.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._decoder.unused_data
+
+
+def _new_bz2() -> _Bz2OrXz:
+    return _Bz2OrXz(bz2.BZ2Decompressor())
+
+
+def _new_xz() -> _Bz2OrXz:
+    return _Bz2OrXz(lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_BYTES))
+
+
+def _is_skippable_frame(head: bytes) -> bool:
+    return head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F
+
+
+@dataclasses.dataclass(frozen=True)
+class _Codec:
+    suffixes: tuple[str, ...]
+    is_start: Callable[[bytes], bool]
+    new: Callable[[], _Gzip | _Zstd | _Bz2OrXz]
+
+
+_CODECS = {
+    "gzip": _Codec((".gz", ".gzip"), lambda head: head.startswith(b"\x1f\x8b\x08"), _Gzip),
+    "zstd": _Codec((".zst", ".zstd"), lambda head: head.startswith(b"\x28\xb5\x2f\xfd"), _Zstd),
+    "bz2": _Codec(
+        (".bz2",),
+        # The second magic is that of an empty stream.
+        lambda head: head[:3] == b"BZh" and head[4:10] in (b"1AY&SY", b"\x17rE8P\x90"),
+        _new_bz2,
+    ),
+    "xz": _Codec((".xz",), lambda head: head.startswith(b"\xfd7zXZ\x00"), _new_xz),
+}
+_ERRORS = (zlib.error, zstandard.ZstdError, lzma.LZMAError, OSError, EOFError, ValueError)
+
+
+def strip_compression_suffix(name: str) -> tuple[str, str | None]:
+    """Returns `name` without its compression suffix, and the compression it claims.
+
+    >>> strip_compression_suffix("a.jsonl.zst")
+    ('a.jsonl', 'zstd')
+    """
+    stem, suffix = os.path.splitext(name)
+    for compression, codec in _CODECS.items():
+        if suffix.lower() in codec.suffixes:
+            return stem, compression
+    return name, None
+
+
+def sniff_compression(head: bytes) -> str:
+    """Returns the compression that the first `HEAD_BYTES` of a file show, "plain" for none."""
+    for compression, codec in _CODECS.items():
+        if codec.is_start(head):
+            return compression
+    return PLAIN
+
+
+def read_blocks(
+    path: str, compression: str, *, start: int = 0, progress: Progress = no_progress
+) -> Iterator[bytes]:
+    """Yields a file's content in blocks of at most about 1 MiB (16 MiB for an extreme zstd file).
+
+    Args:
+      path: the file.
+      compression: "plain", "gzip", "zstd", "bz2" or "xz".
+      start: where to begin, in bytes; plain files only.
+      progress: is told the number of bytes read from the file, as stored.
+
+    Raises:
+      DamagedInputError: after the good blocks. Of a damaged (not a cut) stream, up to 1 MiB before
+        the damage may be missing.
+      OSError: the file cannot be read.
+    """
+    with open(path, "rb", buffering=0) as file:
+        file.seek(start)
+
+        def stored() -> Iterator[bytes]:
+            while block := file.read(_BLOCK_BYTES):
+                progress(len(block))
+                yield block
+
+        if compression == PLAIN:
+            yield from stored()
+        else:
+            yield from _decompress(stored(), compression)
+
+
+def _decompress(stored: Iterator[bytes], compression: str) -> Iterator[bytes]:
+    codec = _CODECS[compression]
+    pending, is_first = b"", True
+    while True:
+        # Between two members: nothing, zeros, or the start of another.
+        while len(pending) < HEAD_BYTES and (block := next(stored, b"")):
+            pending += block
+            pending = pending if is_first else pending.lstrip(b"\0")
+        if not pending:
+            return
+        is_skippable = compression == "zstd" and _is_skippable_frame(pending)
+        if not codec.is_start(pending) and not is_skippable:
+            what = "is not" if is_first else "has bytes after its end that are not"
+            raise DamagedInputError(f"{what} {compression} data")
+        decoder = codec.new()
+        while not decoder.eof:
+            if not pending:
+                raise DamagedInputError(f"ends inside its {compression} data: it was cut short")
+            try:
+                for block in decoder.blocks(pending):
+                    if block:
+                        yield block
+            except _ERRORS as error:
+                raise DamagedInputError(f"{compression} data are damaged ({error})") from error
+            pending = decoder.unused_data.lstrip(b"\0") if decoder.eof else next(stored, b"")
+        is_first = False

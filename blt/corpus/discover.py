@@ -1,0 +1,198 @@
+"""Which files an input argument means, and what each is called (`source`) from then on.
+
+An argument is a file, a folder (with everything below it) or a glob, tried in this order, so that
+a path that exists is opened as it stands even if it holds `*`. In folders, and by globs that do not
+ask for them, names that begin with "." or "_" are passed over (hidden files, `_SUCCESS` and such).
+"""
+
+import dataclasses
+import glob
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from blt.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InputFile:
+    """A file to read.
+
+    Attributes:
+      path: as it can be opened: the argument, and what was found under it.
+      source: its name in the dataset: relative to the folder (or the fixed start of the glob) it
+        was found under, the bare name for a file argument. POSIX slashes, valid Unicode, unique.
+      size: in bytes.
+      mtime_ns: when it was last changed.
+    """
+
+    path: str
+    source: str
+    size: int
+    mtime_ns: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A file or folder that was passed over, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Discovery:
+    """What the arguments lead to: files sorted by source, and what was passed over."""
+
+    files: tuple[InputFile, ...]
+    skipped: tuple[Skipped, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    path: str
+    name: str  # relative to the folder or glob prefix
+    info: os.stat_result
+
+
+def discover_inputs(arguments: Sequence[str | os.PathLike[str]]) -> Discovery:
+    """Finds the files that `arguments` mean; the same file counts once.
+
+    Raises:
+      UserError: an argument leads to no file; names it.
+    """
+    skipped: list[Skipped] = []
+    found: dict[tuple[int, int], _Found] = {}
+    for argument in arguments:
+        argument = os.fspath(argument)
+        before = len(skipped)
+        matches = _expand(argument, skipped)
+        if not matches:
+            raise UserError(_nothing_found(argument, skipped[before:]))
+        for match in matches:
+            key = (match.info.st_dev, match.info.st_ino)
+            first = found.setdefault(key, match)
+            if first.path != match.path:
+                skipped.append(Skipped(path=match.path, reason=f"the same file as {first.path}"))
+    if not found:
+        raise UserError("--input: no file was named. Give files, folders or globs.")
+    sources = _unique_sources(list(found.values()))
+    files = [
+        InputFile(path=f.path, source=s, size=f.info.st_size, mtime_ns=f.info.st_mtime_ns)
+        for f, s in zip(found.values(), sources, strict=True)
+    ]
+    return Discovery(
+        files=tuple(sorted(files, key=lambda file: file.source)),
+        skipped=tuple(sorted(skipped, key=lambda skip: (skip.path, skip.reason))),
+    )
+
+
+def _nothing_found(argument: str, skipped: list[Skipped]) -> str:
+    if not skipped:
+        kind = "matches no file" if glob.has_magic(argument) else "no such file or folder"
+        return f"--input {argument}: {kind}. Check the path; it is taken from {os.getcwd()}."
+    examples = "; ".join(f"{skip.path}: {skip.reason}" for skip in skipped[:3])
+    return f"--input {argument}: holds no file that can be read ({examples})."
+
+
+def _expand(argument: str, skipped: list[Skipped]) -> list[_Found]:
+    try:
+        exists = os.path.lexists(argument)
+    except ValueError:  # a NUL in the path
+        exists = False
+    if exists:
+        if os.path.isdir(argument):
+            return list(_walk(argument, "", skipped))
+        found = _inspect(argument, os.path.basename(argument), skipped)
+        return [found] if found else []
+    if "\0" in argument or not glob.has_magic(argument):
+        return []
+    results = []
+    prefix = _fixed_prefix(argument)
+    last = os.path.basename(argument)
+    for path in sorted(glob.glob(argument, recursive=True)):
+        name = os.path.relpath(path, prefix or ".")
+        if os.path.basename(path).startswith("_") and not last.startswith("_"):
+            skipped.append(Skipped(path=path, reason="marker file"))
+        elif os.path.isdir(path):
+            # `**` lists what is in the folders itself.
+            results.extend([] if "**" in argument else _walk(path, name, skipped))
+        else:
+            found = _inspect(path, name, skipped)
+            results.extend([found] if found else [])
+    return results
+
+
+def _fixed_prefix(pattern: str) -> str:
+    """Returns the folder above the first part of a glob that has a wildcard."""
+    while glob.has_magic(pattern):
+        pattern = os.path.dirname(pattern)
+    return pattern
+
+
+def _walk(folder: str, name: str, skipped: list[Skipped]) -> Iterator[_Found]:
+    """Yields the files below `folder`, sorted; each real folder is entered once."""
+    entered: set[tuple[int, int]] = set()
+    pending = [(folder, name)]
+    while pending:
+        path, relative = pending.pop()
+        try:
+            info = os.stat(path)
+            names = sorted(os.listdir(path))
+        except OSError as error:
+            skipped.append(Skipped(path=path, reason=error.strerror or str(error)))
+            continue
+        if (info.st_dev, info.st_ino) in entered:
+            skipped.append(Skipped(path=path, reason="link to a folder that was read already"))
+            continue
+        entered.add((info.st_dev, info.st_ino))
+        folders = []
+        for child in names:
+            child_path, child_name = os.path.join(path, child), os.path.join(relative, child)
+            if child.startswith((".", "_")):
+                reason = "hidden" if child.startswith(".") else "marker file"
+                skipped.append(Skipped(path=child_path, reason=reason))
+            elif os.path.isdir(child_path):
+                folders.append((child_path, child_name))
+            else:
+                found = _inspect(child_path, child_name, skipped)
+                if found:
+                    yield found
+        pending.extend(reversed(folders))
+
+
+def _inspect(path: str, name: str, skipped: list[Skipped]) -> _Found | None:
+    """Returns the file if it is one that can be read, else notes why not."""
+    try:
+        info = os.stat(path)
+    except OSError as error:
+        skipped.append(Skipped(path=path, reason=error.strerror or str(error)))
+        return None
+    if not stat.S_ISREG(info.st_mode):
+        skipped.append(Skipped(path=path, reason="not a regular file"))
+        return None
+    if not os.access(path, os.R_OK):
+        skipped.append(Skipped(path=path, reason="no permission to read it"))
+        return None
+    return _Found(path, name, info)
+
+
+def _unique_sources(found: list[_Found]) -> list[str]:
+    """Names the files; where two would share a name, each is called by its whole path."""
+    sources = [_readable(item.name) for item in found]
+    while True:
+        count = Counter(sources)
+        named = [
+            _readable(item.path) if count[source] > 1 else source
+            for item, source in zip(found, sources, strict=True)
+        ]
+        if named == sources:
+            return sources
+        sources = named
+
+
+def _readable(path: str) -> str:
+    """Returns a path as valid Unicode with POSIX slashes; bytes that are not UTF-8 as `\\xff`."""
+    path = path.replace(os.sep, "/")
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

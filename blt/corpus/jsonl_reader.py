@@ -1,0 +1,116 @@
+"""JSON Lines: an object per line, one of whose fields is the text.
+
+A byte order mark at the start of the file, CR before LF and blanks around the object are passed
+over, and blank lines are filtered. The text of a line that is not UTF-8 keeps its bytes.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from blt.corpus.config import EncodeConfig
+from blt.corpus.fields import ABSENT, get_field, id_text, meta_json
+from blt.corpus.lines import Line, read_lines
+from blt.corpus.plan import Entry
+from blt.corpus.records import Filtered, Record, Reject, made_id, make_document
+from blt.corpus.text_reader import reject_long_line
+from blt.units import Progress
+
+BOM = b"\xef\xbb\xbf"
+JSON_BLANKS = b" \t\r\n"
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class _RejectedError(Exception):
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def read_jsonl(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Record]:
+    """Yields a record for each line."""
+    source = entry["source"]
+    for line in read_lines(
+        entry["path"],
+        entry["compression"],
+        byte_range=entry.get("range"),
+        progress=progress,
+    ):
+        if line.too_long:
+            yield reject_long_line(source, line)
+            continue
+        try:
+            yield _read_line(line, source, config)
+        except _RejectedError as error:
+            yield Reject(source, line.offset, error.reason, str(error), line.raw)
+
+
+def _read_line(line: Line, source: str, config: EncodeConfig) -> Record:
+    raw = line.raw.removeprefix(BOM) if line.offset == 0 else line.raw
+    if not raw.strip(JSON_BLANKS):
+        return Filtered(source, line.offset)
+    row, errors = _parse(raw)
+    text = get_field(row, config.text_field)
+    if text is ABSENT:
+        raise _RejectedError("missing_text", f"no field {config.text_field!r}; {describe(row)}")
+    if text is None:
+        raise _RejectedError("null_text", f"field {config.text_field!r} is null")
+    if not isinstance(text, str):
+        kind = type(text).__name__
+        raise _RejectedError("text_not_string", f"field {config.text_field!r} is a {kind}")
+    try:
+        document = text.encode("utf-8", errors)
+    except UnicodeEncodeError as error:
+        raise _RejectedError("lone_surrogate", f"in the text: {error.reason}") from error
+    try:
+        doc_id = id_text(get_field(row, config.id_field))
+        if doc_id is not None:
+            doc_id.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise _RejectedError("invalid_id", f"the id is not Unicode: {error.reason}") from error
+    try:
+        meta = meta_json(row, config.keep_fields)
+    except UnicodeEncodeError as error:
+        raise _RejectedError("lone_surrogate", f"in a kept field: {error.reason}") from error
+    except RecursionError as error:
+        raise _RejectedError("too_deep", "a kept field is nested too deeply") from error
+    return make_document(
+        made_id(source, line.offset) if doc_id is None else doc_id,
+        document,
+        source=source,
+        position=line.offset,
+        max_document_bytes=config.max_document_bytes,
+        meta=meta,
+    )
+
+
+def _parse(raw: bytes) -> tuple[dict[str, Any], str]:
+    """Returns a line's object, and the `errors` with which its strings become bytes again."""
+    errors = "strict"
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        # Bytes that are no UTF-8 travel as surrogates; an escaped surrogate would look the same.
+        if _SURROGATE_ESCAPE.search(raw):
+            raise _RejectedError(
+                "lone_surrogate", f"an escaped surrogate in a line that is not UTF-8 ({error})"
+            ) from error
+        errors = "surrogateescape"
+        text = raw.decode("utf-8", errors)
+    try:
+        row = json.loads(text)
+    except RecursionError as error:
+        raise _RejectedError("too_deep", "nested too deeply to be read") from error
+    except ValueError as error:
+        detail = str(error).encode("utf-8", "backslashreplace").decode("utf-8")
+        raise _RejectedError("invalid_json", detail) from error
+    if not isinstance(row, dict):
+        raise _RejectedError("not_an_object", f"a {type(row).__name__}, not an object")
+    return row, errors
+
+
+def describe(row: dict[str, Any]) -> str:
+    """Names the first fields of an object, for a message; always valid Unicode."""
+    names = ", ".join(ascii(name[:40]) for name in list(row)[:10])
+    return f"it has {names}" if names else "it is empty"

@@ -1,0 +1,138 @@
+"""The plan of `encode`: which unit reads which files, or which piece of a large file.
+
+A unit's payload is `{"files": [entry, …]}`, and an entry is what `plan_entry` makes of a file:
+
+    path, source, size, mtime_ns   as discovered
+    format, compression            as detected ("text" | "jsonl" | "parquet"; "plain" | "gzip" | …)
+    num_bytes                      bytes to read, as stored: the size, or that of the range
+    range                          optional [start, end): bytes of a plain file of lines (a record
+                                   belongs to the range it starts in), or Parquet row groups
+    note                           optional, for the user
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from blt.corpus.config import EncodeConfig
+from blt.corpus.decompress import PLAIN
+from blt.corpus.detect import detect
+from blt.corpus.discover import InputFile
+from blt.errors import UserError
+
+Entry = dict[str, Any]
+_MAX_FILES_PER_UNIT = 4096  # keeps a unit's payload small when files are tiny
+
+
+def build_plan(files: Sequence[InputFile], config: EncodeConfig) -> list[dict[str, Any]]:
+    """Returns the payloads of the units, in the order of the files.
+
+    Small files are grouped up to `config.target_shard_bytes`; a large file is a unit of its own, or
+    several where it can be split (plain JSONL, plain text with a document per line, Parquet).
+
+    Raises:
+      UserError: a file cannot be read; names it.
+    """
+    payloads: list[dict[str, Any]] = []
+    group: list[Entry] = []
+
+    group_bytes = 0
+
+    def end_group() -> None:
+        nonlocal group_bytes
+        if group:
+            payloads.append({"files": group.copy()})
+            group.clear()
+            group_bytes = 0
+
+    for file in sorted(files, key=lambda file: file.source):
+        entry = plan_entry(file, config)
+        if entry["num_bytes"] > config.target_shard_bytes:
+            end_group()
+            payloads.extend({"files": [piece]} for piece in _split(entry, config))
+            continue
+        full = group_bytes + entry["num_bytes"] > config.target_shard_bytes
+        if full or len(group) >= _MAX_FILES_PER_UNIT:
+            end_group()
+        group.append(entry)
+        group_bytes += entry["num_bytes"]
+    end_group()
+    return payloads
+
+
+def plan_entry(file: InputFile, config: EncodeConfig) -> Entry:
+    """Returns the entry of a whole file.
+
+    Raises:
+      UserError: it cannot be read; names it.
+    """
+    try:
+        detected = detect(file.path, config.format)
+    except OSError as error:
+        raise UserError(
+            f"--input {file.path}: cannot be read ({error.strerror or error})."
+        ) from error
+    entry = {
+        "path": file.path,
+        "source": file.source,
+        "size": file.size,
+        "mtime_ns": file.mtime_ns,
+        "format": detected.format,
+        "compression": detected.compression,
+        "num_bytes": file.size,
+    }
+    return {**entry, "note": detected.note} if detected.note else entry
+
+
+def payload_bytes(payload: dict[str, Any]) -> int:
+    """Returns the size of a unit: the bytes it reads, as stored."""
+    return sum(entry["num_bytes"] for entry in payload["files"])
+
+
+def payload_notes(payloads: Sequence[dict[str, Any]]) -> list[str]:
+    """Returns what the user should know of the files, a line each."""
+    return [f["note"] for payload in payloads for f in payload["files"] if "note" in f]
+
+
+def _split(entry: Entry, config: EncodeConfig) -> Iterator[Entry]:
+    has_lines = entry["format"] == "jsonl" or (
+        entry["format"] == "text" and config.doc_per == "line"
+    )
+    if entry["format"] == "parquet":
+        yield from _split_row_groups(entry, config.target_shard_bytes)
+    elif has_lines and entry["compression"] == PLAIN:
+        size = entry["size"]
+        pieces = -(-size // config.target_shard_bytes)
+        bounds = [size * piece // pieces for piece in range(pieces + 1)]
+        for start, end in itertools.pairwise(bounds):
+            yield {**entry, "range": [start, end], "num_bytes": end - start}
+    else:
+        yield entry
+
+
+def _split_row_groups(entry: Entry, target_bytes: int) -> Iterator[Entry]:
+    try:
+        with open(entry["path"], "rb") as file:
+            sizes = row_group_bytes(pq.read_metadata(file))
+    except (pa.ArrowException, OSError, ValueError):
+        yield entry  # reading it will say what is wrong
+        return
+    start = num_bytes = 0
+    for index, size in enumerate(sizes):
+        if index > start and num_bytes + size > target_bytes:
+            yield {**entry, "range": [start, index], "num_bytes": num_bytes}
+            start, num_bytes = index, 0
+        num_bytes += size
+    yield {**entry, "range": [start, len(sizes)], "num_bytes": num_bytes}
+
+
+def row_group_bytes(metadata: pq.FileMetaData) -> list[int]:
+    """Returns the stored size of each row group, in bytes."""
+    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
+    return [
+        sum(group.column(column).total_compressed_size for column in range(group.num_columns))
+        for group in groups
+    ]

@@ -1,0 +1,78 @@
+"""What readers make of an input: documents, rejects, and records that are left out by rule."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Document:
+    """A document on its way into a byte shard.
+
+    Attributes:
+      doc_id: valid Unicode.
+      parts: its bytes, in pieces of at most `max_document_bytes`; read once.
+      num_parts: how many pieces there are, at least 1.
+      source: the input it is in.
+      position: byte offset of its line in the decompressed input, or row number; 0 for a file.
+      meta: JSON object of the fields that go along, or None.
+    """
+
+    doc_id: str
+    parts: Iterable[bytes]
+    num_parts: int
+    source: str
+    position: int
+    meta: bytes | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reject:
+    """A record, or with `ends_input` the rest of an input, that cannot become documents."""
+
+    source: str
+    position: int | None
+    reason: str
+    detail: str
+    sample: bytes | None = None
+    ends_input: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Filtered:
+    """A record that is left out by rule: a blank line of JSONL."""
+
+    source: str
+    position: int
+
+
+Record = Document | Reject | Filtered
+
+
+def make_document(
+    doc_id: str,
+    raw: bytes,
+    *,
+    source: str,
+    position: int,
+    max_document_bytes: int,
+    meta: bytes | None = None,
+) -> Document:
+    """Returns the document of `raw`, cut into parts if it is longer than `max_document_bytes`."""
+    num_parts = count_parts(len(raw), max_document_bytes)
+    parts = [raw] if num_parts == 1 else _slices(raw, max_document_bytes)
+    return Document(doc_id, parts, num_parts, source, position, meta)
+
+
+def count_parts(num_bytes: int, max_document_bytes: int) -> int:
+    """Returns the number of parts of a document; an empty one has one part."""
+    return max(1, -(-num_bytes // max_document_bytes))
+
+
+def made_id(source: str, position: int) -> str:
+    """Returns the id of a document that brings none: stable as long as its input is."""
+    return f"{source}#{position}"
+
+
+def _slices(raw: bytes, size: int) -> Iterator[bytes]:
+    for start in range(0, len(raw), size):
+        yield raw[start : start + size]
