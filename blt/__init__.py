@@ -1,3 +1,5 @@
 """Byte Latent Transformer: data, patch boundaries, models and scores."""
 
-__version__ = "0.1.0"
+from blt.version import __version__
+
+__all__ = ["__version__"]

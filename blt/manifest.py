@@ -65,7 +65,7 @@ def write_manifest(
     shards: list[ShardInfo],
 ) -> Manifest:
     """Writes `manifest.json` into `folder` and returns it as `read_manifest` would."""
-    from blt import __version__
+    from blt.version import __version__
 
     write_json(
         folder / MANIFEST_NAME,

@@ -34,7 +34,7 @@ def import_keras(*, verbose: bool = False) -> ModuleType:
         import keras
 
         return keras
-    with _hold_stderr():
+    with redirect_stderr(replay_on_error=True):
         import keras
 
         if keras.backend.backend() == "tensorflow":
@@ -46,8 +46,12 @@ def import_keras(*, verbose: bool = False) -> ModuleType:
 
 
 @contextlib.contextmanager
-def _hold_stderr() -> Iterator[None]:
-    """Sends file descriptor 2 to a file, and gives it back if the block raises."""
+def redirect_stderr(*, replay_on_error: bool = False) -> Iterator[None]:
+    """Sends file descriptor 2, as native code and child processes write to it, to a file.
+
+    Args:
+      replay_on_error: write what was held back to the real standard error if the block raises.
+    """
     try:
         saved = os.dup(2)
     except OSError:  # there is no standard error
@@ -59,9 +63,10 @@ def _hold_stderr() -> Iterator[None]:
         try:
             yield
         except BaseException:
-            sys.stderr.flush()
-            held.seek(0)
-            os.write(saved, held.read())
+            if replay_on_error:
+                sys.stderr.flush()
+                held.seek(0)
+                os.write(saved, held.read())
             raise
         finally:
             sys.stderr.flush()

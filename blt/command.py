@@ -1,0 +1,152 @@
+"""What every command has in common: arguments, messages, exit status.
+
+A command is a module with
+
+    NAME, HELP, DESCRIPTION      the word after `blt`, one line, and full sentences
+    add_arguments(parser)        its flags, with units and defaults
+    run(args, console)           does it and returns a `Summary`
+    split_extra_flags(flags)     for commands that take flags of others too: separates those from
+                                 what nobody knows (see `pipelines.beam_flags`)
+
+Exit status: 0 done; 1 the work failed; 2 wrong use, or refused before any work; 130 interrupted.
+Results go to files, the summary to standard output, everything else to standard error.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn, Protocol
+
+from blt.console import Console
+from blt.errors import BltError, UserError, near_names
+from blt.quiet import silence
+
+INTERRUPTED = 130
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What a command has to say at its end: as data (`--json`), and in words."""
+
+    data: dict[str, Any]
+    lines: list[str]
+
+
+class CommandModule(Protocol):
+    NAME: str
+    HELP: str
+    DESCRIPTION: str
+
+    @staticmethod
+    def add_arguments(parser: argparse.ArgumentParser) -> None: ...
+
+    @staticmethod
+    def run(args: argparse.Namespace, console: Console) -> Summary: ...
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message[:1].lower()}{message[1:]} (see {self.prog} --help)")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keeps the paragraphs of descriptions and adds "(default: …)" where there is one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, (), []):
+            return action.help
+        return super()._get_help_string(action)
+
+
+def build_parser(command: CommandModule) -> Parser:
+    """Returns the parser of a command, with the flags that all commands have."""
+    description = command.DESCRIPTION
+    if hasattr(command, "split_extra_flags"):
+        description += (
+            "\n\nBeam's own flags are taken as well, for example --runner DataflowRunner, or "
+            "--direct_running_mode multi_processing --direct_num_workers 4. The default runs in "
+            "this process."
+        )
+    parser = Parser(
+        prog=f"blt {command.NAME}",
+        description=description,
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+    )
+    command.add_arguments(parser)
+    group = parser.add_argument_group("output of the command itself")
+    group.add_argument(
+        "--json", action="store_true", help="Print the summary as one JSON object."
+    )
+    group.add_argument(
+        "--verbose", action="store_true", help="Show log messages, and the traceback of an error."
+    )
+    return parser
+
+
+def parse_arguments(command: CommandModule, argv: Sequence[str]) -> argparse.Namespace:
+    """Parses a command's arguments; Beam's flags, where they are taken, are kept as `beam_flags`.
+
+    Raises:
+      UserError: a flag that neither knows, with the near ones; a value that is wrong or missing.
+    """
+    parser = build_parser(command)
+    args, unknown = parser.parse_known_args(argv)
+    known = [name for action in parser._actions for name in action.option_strings]
+    args.beam_flags = []
+    if unknown and hasattr(command, "split_extra_flags"):
+        args.beam_flags, unknown, extra_names = command.split_extra_flags(unknown)
+        known += extra_names
+    if unknown:
+        flag = unknown[0].partition("=")[0]
+        raise UserError(
+            f"unknown argument {flag!r}.{near_names(flag, known)} (see {parser.prog} --help)"
+        )
+    return args
+
+
+def main(command: CommandModule, argv: Sequence[str] | None = None) -> int:
+    """Runs a command as a program and returns its exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    verbose = "--verbose" in argv
+    silence(verbose=verbose)
+    try:
+        args = parse_arguments(command, argv)
+        summary = command.run(args, Console(verbose=verbose))
+        if args.json:
+            print(json.dumps(summary.data, sort_keys=True))
+        else:
+            print("\n".join(summary.lines))
+        sys.stdout.flush()
+        return 0
+    except BltError as error:
+        if verbose:
+            import traceback
+
+            traceback.print_exc()
+        print(f"blt {command.NAME}: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print(
+            f"\nblt {command.NAME}: interrupted. What is finished is kept; the same command "
+            "goes on from there.",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone; nothing is left to say
+        return 0
+    except Exception as error:  # not foreseen: our mistake, but a user need not read a traceback
+        if verbose:
+            raise
+        reason = " ".join(str(error).split())[:500]
+        print(
+            f"blt {command.NAME}: stopped by {type(error).__name__}: {reason}. This looks like a "
+            "bug; give --verbose to see where.",
+            file=sys.stderr,
+        )
+        return 1

@@ -1,0 +1,1 @@
+"""The commands that need no Beam; one module each, see `blt.command`."""

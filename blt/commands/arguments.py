@@ -1,0 +1,84 @@
+"""Flags that several commands share, and how their values are read."""
+
+import argparse
+from pathlib import Path
+
+from blt.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION
+
+
+def add_output_arguments(
+    parser: argparse.ArgumentParser, what: str, *, metavar: str = "DIR"
+) -> None:
+    """Adds --output, --overwrite and --dry-run."""
+    group = parser.add_argument_group("output")
+    rule = (
+        " It must be new or empty, or hold an earlier run of the same command, which is then "
+        "finished."
+    )
+    group.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar=metavar,
+        help=f"Where {what} go{'es' if metavar != 'DIR' else ''}."
+        + (rule if metavar == "DIR" else ""),
+    )
+    group.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="Make it anew, even if an earlier run with other settings is there.",
+    )
+    group.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="Print the plan (units, bytes, outputs) and write nothing.",
+    )
+
+
+def add_split_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds --valid-fraction and --seed."""
+    parser.add_argument(
+        "--valid-fraction",
+        type=fraction,
+        default=DEFAULT_VALID_FRACTION,
+        metavar="F",
+        help="The share of documents that are held out, chosen by a hash of seed and document id. "
+        "Use the same in every stage.",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=DEFAULT_SEED, metavar="N", help="The seed of that hash."
+    )
+
+
+def fraction(text: str) -> float:
+    """Reads a number in [0, 1]."""
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text}")
+    return value
+
+
+def positive_int(text: str) -> int:
+    """Reads a whole number above 0."""
+    value = int(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text}")
+    return value
+
+
+_UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2, "gi": 1024**3}
+
+
+def byte_size(text: str) -> int:
+    """Reads a number of bytes: "65536", "64MiB", "1.5GB"."""
+    number = text.strip().lower().removesuffix("b")
+    unit = number.lstrip("0123456789.")
+    try:
+        value = int(float(number.removesuffix(unit)) * _UNITS[unit.strip()])
+    except (KeyError, ValueError):
+        raise argparse.ArgumentTypeError(
+            f"must be a number of bytes such as 65536, 64MiB or 1GB, got {text!r}"
+        ) from None
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"must be above 0, got {text!r}")
+    return value

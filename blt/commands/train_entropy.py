@@ -1,0 +1,94 @@
+"""Trains an entropy model on byte shards."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from blt.command import Summary
+from blt.commands.arguments import add_output_arguments, add_split_arguments, positive_int
+from blt.commands.sidecar import find_finished, note_finished
+from blt.console import Console
+from blt.manifest import read_manifest
+from blt.quiet import import_keras
+
+NAME = "train-entropy"
+HELP = "an entropy model, from byte shards"
+DESCRIPTION = """\
+Trains a small byte language model. Its uncertainty about the next byte is what patch boundaries
+are made from. Held-out documents are never trained on; the figure at the end, in bits per byte, is
+of those. Training ends after a number of steps, so that the same command gives the same model."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="BYTES", help="Byte shards, from blt encode."
+    )
+    add_output_arguments(parser, "the model", metavar="FILE.keras")
+    add_split_arguments(parser)
+    group = parser.add_argument_group("model and training")
+    group.add_argument(
+        "--preset",
+        default="tiny",
+        help="Size of the model: tiny (for a CPU and a minute), 1m, 10m, 50m or 100m (for a GPU).",
+    )
+    group.add_argument(
+        "--steps", type=positive_int, help="Optimizer steps; the preset's if not given."
+    )
+    group.add_argument(
+        "--batch-size", type=positive_int, help="Rows in a step; the preset's if not given."
+    )
+    group.add_argument(
+        "--seq-len", type=positive_int, help="Tokens in a row; the preset's if not given."
+    )
+    group.add_argument(
+        "--learning-rate",
+        type=float,
+        help="Peak of the schedule (warm-up, then cosine decay); the preset's if not given.",
+    )
+
+
+def run(args: argparse.Namespace, console: Console) -> Summary:
+    """Trains; see `DESCRIPTION`."""
+    manifest = read_manifest(args.data, "byte_shards")
+    import_keras(verbose=console.verbose)
+    from blt.training.entropy import EntropyTrainingConfig, train_entropy_model
+
+    config = EntropyTrainingConfig(
+        preset=args.preset,
+        steps=args.steps,
+        batch_size=args.batch_size,
+        seq_len=args.seq_len,
+        learning_rate=args.learning_rate,
+        valid_fraction=args.valid_fraction,
+        split_seed=args.seed,
+        seed=args.seed,
+    )
+    identity = {
+        "command": NAME,
+        "config": dataclasses.asdict(config),
+        "parents": {"byte_shards": manifest.sha256},
+    }
+    how = "already done"
+    result = find_finished(args.output, identity, overwrite=args.overwrite)
+    if args.dry_run:
+        lines = [f"train-entropy would train {args.preset} for {config.steps} steps (dry run)."]
+        return Summary({"dry_run": True, "outputs": [str(args.output)]}, lines)
+    if result is None:
+        how = "done"
+        result = train_entropy_model(args.data, args.output, config, console.show)
+        console.end_progress()
+        note_finished(args.output, identity, result)
+    return Summary(
+        {"stage": NAME, "how": how, "output": str(args.output), **result},
+        [f"train-entropy: {how}. {_words(result)} -> {args.output}"],
+    )
+
+
+def _words(result: dict[str, Any]) -> str:
+    held_out = result["held_out_bits_per_byte"]
+    figure = "no held-out text to judge it by" if held_out is None else f"{held_out:.3f} bits/byte"
+    return (
+        f"{result['parameters']:,} parameters, {result['steps']} steps in {result['seconds']:.0f} s; "
+        f"held-out rows: {figure}"
+    )

@@ -1,0 +1,1 @@
+"""Beam pipelines: where the work of `blt` runs, never what the result is."""

@@ -1,0 +1,111 @@
+"""Beam's own flags: which ones there are, and the runner that they ask for.
+
+Beam is imported inside the functions: by then the log levels are set, and help needs no Beam.
+"""
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from blt.errors import UserError
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+_LOCAL_RUNNERS = (None, "", "DirectRunner", "FnApiRunner")
+
+
+def split_beam_flags(flags: list[str]) -> tuple[list[str], list[str], list[str]]:
+    """Separates Beam's flags from those that nobody knows.
+
+    Returns:
+      The flags that Beam knows (with their values), the rest, and the names of all Beam flags.
+
+    Raises:
+      UserError: a value of one of Beam's flags is wrong, or there is no such runner.
+    """
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    parsers: list[Any] = []
+    PipelineOptions([]).get_all_options(add_extra_args_fn=parsers.append)
+    parser = parsers[0]
+    parser.error = _refuse  # its own prints all of Beam's flags
+    values, unknown = parser.parse_known_args(flags)
+    left = list(unknown)
+    known = []
+    for flag in flags:
+        if left and flag == left[0]:
+            left.pop(0)
+        else:
+            known.append(flag)
+    _check_runner(values.runner)
+    return known, unknown, sorted(parser._option_string_actions)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(f"one of Beam's flags: {message}")
+
+
+def _check_runner(name: str | None) -> None:
+    if name in _LOCAL_RUNNERS:
+        return
+    from apache_beam.runners.runner import create_runner
+
+    try:
+        create_runner(name)
+    except (ValueError, ImportError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"--runner {name}: cannot be had ({reason}).") from error
+
+
+def make_options(flags: list[str], *, verbose: bool = False) -> "PipelineOptions":
+    """Returns pipeline options in which several workers means several processes."""
+    from apache_beam.options.pipeline_options import (
+        DirectOptions,
+        PipelineOptions,
+        SetupOptions,
+        WorkerOptions,
+    )
+
+    options = PipelineOptions(flags)
+    options.view_as(SetupOptions).save_main_session = False  # all of our code is in packages
+    direct = options.view_as(DirectOptions)
+    if direct.direct_num_workers != 1 and direct.direct_running_mode == "in_memory":
+        direct.direct_running_mode = "multi_processing"
+    worker = options.view_as(WorkerOptions)
+    if is_local(options) and not verbose and worker.default_sdk_harness_log_level is None:
+        worker.default_sdk_harness_log_level = "ERROR"
+    return options
+
+
+def is_local(options: "PipelineOptions") -> bool:
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    return options.view_as(StandardOptions).runner in _LOCAL_RUNNERS
+
+
+def runs_in_this_process(options: "PipelineOptions") -> bool:
+    from apache_beam.options.pipeline_options import DirectOptions
+
+    mode = options.view_as(DirectOptions).direct_running_mode
+    return is_local(options) and mode != "multi_processing"
+
+
+def make_runner(options: "PipelineOptions") -> Any:
+    """Returns the runner to give to `beam.Pipeline`.
+
+    The local runner is FnApiRunner by name: "DirectRunner" would try to download another one
+    first. Built as DirectRunner builds it, it passes the options on to its workers.
+    """
+    from apache_beam.options.pipeline_options import StandardOptions
+
+    if not is_local(options):
+        return options.view_as(StandardOptions).runner
+    from apache_beam.portability.api import beam_provision_api_pb2
+    from apache_beam.runners.portability.fn_api_runner import fn_runner
+    from apache_beam.runners.portability.portable_runner import JobServiceHandle
+
+    encoded = JobServiceHandle.encode_pipeline_options(options.get_all_options())
+    return fn_runner.FnApiRunner(
+        provision_info=fn_runner.ExtendedProvisionInfo(
+            beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
+        )
+    )

@@ -1,0 +1,182 @@
+"""Raw corpora to byte shards.
+
+Reads text, JSONL or Parquet, plain or compressed; writes `bytes-*.tfrecord`, `rejects.parquet` and
+`manifest.json` (DESIGN: "Byte shard"). From the shell:
+
+    blt encode --input corpus/ --output bytes
+    python -m pipelines.encode --input 'corpus/*.jsonl.zst' --output bytes --direct_num_workers 2
+"""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from blt import command
+from blt.command import Summary
+from blt.commands.arguments import add_output_arguments, byte_size, fraction
+from blt.console import Console, format_bytes
+from blt.corpus.config import COMPRESSIONS, DOC_PER, FORMATS, EncodeConfig
+from blt.corpus.discover import discover_inputs
+from blt.corpus.encode import encode_unit
+from blt.corpus.plan import build_plan, payload_bytes, payload_notes
+from blt.corpus.preflight import check_inputs
+from blt.manifest import Manifest
+from blt.stage import DEFAULT_MAX_REJECT_FRACTION, REJECTS_NAME, Stage, make_units
+from blt.units import Progress, Unit, UnitResult
+from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
+from pipelines.run_units import describe_plan, run_stage
+
+NAME = "encode"
+HELP = "raw corpora to byte shards"
+DESCRIPTION = """\
+Encodes raw corpora into byte shards: TFRecord files in which every document is BOS, its bytes (each
+plus 4) and EOS. Bytes are kept as they are; nothing is decoded, normalised or lost. What cannot be
+read goes to rejects.parquet with a reason. A run that was killed goes on where it ended when the
+same command is given again, and the result is the same."""
+
+SHARD_PATTERNS = ("bytes-*.tfrecord", "bytes-*.tfrecord.gz")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    default = EncodeConfig()
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="Files, folders (searched recursively) or glob patterns; gzip, zstd, bz2 and xz are "
+        "recognised by content.",
+    )
+    add_output_arguments(parser, "byte shards")
+    group = parser.add_argument_group("what a document is")
+    group.add_argument(
+        "--format", choices=FORMATS, default=default.format, help="What the files are."
+    )
+    group.add_argument(
+        "--doc-per",
+        choices=DOC_PER,
+        default=default.doc_per,
+        help="In text files: a document is a whole file, or a line (ended by LF).",
+    )
+    group.add_argument(
+        "--text-field",
+        default=default.text_field,
+        metavar="NAME",
+        help="JSONL field or Parquet column of the text; dots lead into objects.",
+    )
+    group.add_argument(
+        "--id-field",
+        default=default.id_field,
+        metavar="NAME",
+        help="Field or column of the id. Where it is absent, the id is made from the source and "
+        "the position in it.",
+    )
+    group.add_argument(
+        "--keep-fields",
+        default=[],
+        type=lambda text: [name for name in text.split(",") if name],
+        metavar="A,B",
+        help="Fields or columns to pass through to the scores, separated by commas.",
+    )
+    group = parser.add_argument_group("sizes and limits")
+    group.add_argument(
+        "--max-document-bytes",
+        type=byte_size,
+        default=default.max_document_bytes,
+        metavar="BYTES",
+        help="Longer documents are stored in parts of this size, and joined again downstream.",
+    )
+    group.add_argument(
+        "--target-shard-bytes",
+        type=byte_size,
+        default=default.target_shard_bytes,
+        metavar="BYTES",
+        help="About how many bytes of input go into one unit of work, and of text into one shard.",
+    )
+    group.add_argument(
+        "--compression",
+        choices=[name for name in COMPRESSIONS if name],
+        help="Compress the shards.",
+    )
+    group.add_argument(
+        "--max-reject-fraction",
+        type=fraction,
+        default=DEFAULT_MAX_REJECT_FRACTION,
+        metavar="F",
+        help="The job fails when more than this share of all records was rejected.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _EncodeUnit:
+    config: EncodeConfig
+
+    def __call__(self, unit: Unit, output: Path, progress: Progress) -> UnitResult:
+        return encode_unit(unit.payload, self.config, output, unit.index, progress)
+
+
+def run(args: argparse.Namespace, console: Console) -> Summary:
+    """Encodes; see `DESCRIPTION`."""
+    names = [field.name for field in dataclasses.fields(EncodeConfig)]
+    config = EncodeConfig(**{name: getattr(args, name) for name in names})
+    found = discover_inputs(args.input)
+    for skipped in found.skipped:
+        console.say(f"skipped {skipped.path}: {skipped.reason}")
+    payloads = build_plan(found.files, config)
+    check_inputs(payloads, config)
+    for note in payload_notes(payloads):
+        console.say(note)
+    stage = Stage(
+        kind="byte_shards",
+        output=args.output,
+        config={"input": [str(path) for path in args.input], **dataclasses.asdict(config)},
+        run_unit=_EncodeUnit(config),
+        shard_patterns=SHARD_PATTERNS,
+        reads_foreign_data=True,
+        max_reject_fraction=args.max_reject_fraction,
+    )
+    units = make_units(stage, payloads, [payload_bytes(payload) for payload in payloads])
+    manifest, how = run_stage(stage, units, args, console)
+    if manifest is None:
+        outputs = [f"bytes-{unit.index:05d}-*.tfrecord" for unit in units[:5]]
+        outputs += ["…"] * (len(units) > 5) + [REJECTS_NAME, "manifest.json"]
+        return describe_plan(stage, units, outputs)
+    return _summarize(manifest, how)
+
+
+def _summarize(manifest: Manifest, how: str) -> Summary:
+    totals = manifest.totals
+    lines = [
+        f"encode: {how}. {totals['documents']:,} documents, {format_bytes(totals['bytes'])} "
+        f"in {len(manifest.shards)} shards -> {manifest.folder}"
+    ]
+    if totals["filtered"]:
+        lines.append(f"  {totals['filtered']:,} blank records were left out")
+    if totals["rejects"]:
+        lines.append(
+            f"  {totals['rejects']:,} of {totals['records']:,} records were rejected"
+            f" -> {manifest.folder / REJECTS_NAME}"
+        )
+    if totals.get("damaged_files"):
+        names = _damaged_sources(manifest.folder / REJECTS_NAME)
+        lines.append(
+            f"  {totals['damaged_files']:,} input files are damaged, what came before the damage "
+            f"was kept: {', '.join(names[:5])}" + (", …" if len(names) > 5 else "")
+        )
+    if not totals["documents"]:
+        lines.append("  the input holds no documents")
+    return Summary({"stage": NAME, "how": how, "output": str(manifest.folder), **totals}, lines)
+
+
+def _damaged_sources(rejects: Path) -> list[str]:
+    damaged = pq.read_table(rejects, columns=["source"], filters=[("reason", "=", "damaged_input")])
+    return [ascii(source)[1:-1] for source in damaged["source"].to_pylist()]
+
+
+if __name__ == "__main__":
+    from pipelines import encode  # what workers unpickle must not come from __main__
+
+    sys.exit(command.main(encode))

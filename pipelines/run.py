@@ -1,0 +1,363 @@
+"""The whole way: from a raw corpus to models, scores and a report, as one YAML file says.
+
+Each stage is run with the same arguments as its own command takes; a section of the file holds
+those that differ from the defaults. A second run reuses whatever is done.
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from blt import command
+from blt.command import CommandModule, Summary
+from blt.commands import calibrate, report, train, train_entropy
+from blt.console import Console, format_bytes, format_seconds
+from blt.corpus.python_docs import write_python_docs
+from blt.errors import UserError, near_names
+from blt.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from blt.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION
+from blt.storage import prepare_output_folder, read_json, sha256_file
+from blt.units import ShardInfo
+from pipelines import encode, pack, patch, score
+from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
+
+NAME = "run"
+HELP = "the whole way: from a raw corpus to models, scores and a report"
+DESCRIPTION = """\
+Runs the whole way on one corpus: encode, train-entropy, calibrate, patch, pack, train, score (both
+models, on held-out documents) and report. CONFIG is a YAML file with a section for each stage; its
+keys are the flags of that stage's command, with underscores. Whatever an earlier run finished is
+reused."""
+
+PYTHON_DOCS = "python-docs"
+_TOP_LEVEL_KEYS = ("input", "output", "seed", "valid_fraction")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, metavar="CONFIG.yaml", help="What to run, and how.")
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        metavar="PATH",
+        help="The corpus: files, folders or globs. Replaces the one that CONFIG names; the word "
+        f"{PYTHON_DOCS} stands for the documentation that this Python carries.",
+    )
+    parser.add_argument(
+        "--output", type=Path, metavar="DIR", help="Where all goes. Replaces CONFIG's."
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="Make every stage anew, even if it is done."
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="Print the commands that would run; write nothing."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """One stage of the chain: its command, its section of the config, and what the chain sets."""
+
+    module: CommandModule
+    section: str
+    arguments: dict[str, Any]
+    label: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Paths:
+    """Where each stage's result lies in the output folder."""
+
+    root: Path
+
+    def __getattr__(self, name: str) -> Path:
+        return self.root / _PATHS[name]
+
+
+_PATHS = {
+    "corpus": "corpus",
+    "bytes": "bytes",
+    "entropy_model": "entropy.keras",
+    "threshold": "threshold.yaml",
+    "patches": "patches",
+    "training_shards": "train",
+    "blt_run": "blt",
+    "scores_blt": "scores-blt",
+    "scores_entropy": "scores-entropy",
+    "report": "report.html",
+}
+
+
+def run(args: argparse.Namespace, console: Console) -> Summary:
+    """Runs the chain; see `DESCRIPTION`."""
+    config = read_config(args.config)
+    paths = _Paths(args.output or Path(config["output"]))
+    inputs = args.input or config["input"]
+    inputs = [inputs] if isinstance(inputs, str) else list(inputs)
+    steps = _steps(paths, inputs, config)
+    prepared = [(step, _parse(step, config, args)) for step in steps]
+    if args.dry_run:
+        lines = [f"blt run would run, in {paths.root} (nothing was written):"]
+        lines += [f"  blt {' '.join(_argv(step, config, args))}" for step in steps]
+        return Summary({"dry_run": True, "stages": [step.label for step in steps]}, lines)
+
+    prepare_output_folder(paths.root)
+    start = time.monotonic()
+    if inputs == [PYTHON_DOCS]:
+        _make_python_docs(paths.corpus, console)
+    seconds: dict[str, float] = {}
+    for number, (step, step_args) in enumerate(prepared, 1):
+        console.say(f"[{number}/{len(steps)}] {step.label}")
+        stage_start = time.monotonic()
+        summary = step.module.run(step_args, console)
+        seconds[step.label] = time.monotonic() - stage_start
+        for line in summary.lines:
+            console.say(f"      {line}")
+    return _summarize(paths, seconds, time.monotonic() - start)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Reads and checks the YAML file of a run.
+
+    Raises:
+      UserError: it is missing, not YAML, or has a key that nothing knows (with the near ones).
+    """
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        problem = str(error).replace("\n", " ")
+        raise UserError(f"{path}: not a YAML file ({problem}).") from error
+    sections = ("encode", "train_entropy", "calibrate", "patch", "pack", "train", "score", "report")
+    known = (*_TOP_LEVEL_KEYS, *sections)
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: a mapping with keys such as {known} expected.")
+    for key in config:
+        if key not in known:
+            raise UserError(f"{path}: unknown key {key!r}.{near_names(str(key), known)}")
+    for section in sections:
+        if not isinstance(config.setdefault(section, {}) or {}, dict):
+            raise UserError(f"{path}: {section} must be a mapping of its flags.")
+        config[section] = config[section] or {}
+    for key in ("input", "output"):
+        if key not in config:
+            raise UserError(f"{path}: the key {key!r} is missing.")
+    config.setdefault("seed", DEFAULT_SEED)
+    config.setdefault("valid_fraction", DEFAULT_VALID_FRACTION)
+    return config
+
+
+def _steps(paths: _Paths, inputs: list[str], config: dict[str, Any]) -> list[_Step]:
+    split = {"seed": config["seed"], "valid_fraction": config["valid_fraction"]}
+    corpus = [str(paths.corpus)] if inputs == [PYTHON_DOCS] else inputs
+    data = {"data": paths.bytes}
+    entropy_model = {"entropy_model": paths.entropy_model}
+    return [
+        _Step(encode, "encode", {"input": corpus, "output": paths.bytes}, "encode"),
+        _Step(
+            train_entropy,
+            "train_entropy",
+            {**data, **split, "output": paths.entropy_model},
+            "train-entropy",
+        ),
+        _Step(
+            calibrate,
+            "calibrate",
+            {**data, **entropy_model, **split, "output": paths.threshold},
+            "calibrate",
+        ),
+        _Step(
+            patch,
+            "patch",
+            {**data, **entropy_model, "calibration": paths.threshold, "output": paths.patches},
+            "patch",
+        ),
+        _Step(
+            pack,
+            "pack",
+            {**data, **split, "patches": paths.patches, "output": paths.training_shards},
+            "pack",
+        ),
+        _Step(
+            train,
+            "train",
+            {"data": paths.training_shards, **entropy_model, "output": paths.blt_run},
+            "train",
+        ),
+        _Step(
+            score,
+            "score",
+            {
+                **data,
+                **split,
+                "model": paths.blt_run / "model.keras",
+                "patches": paths.patches,
+                "output": paths.scores_blt,
+            },
+            "score (BLT)",
+        ),
+        _Step(
+            score,
+            "score",
+            {
+                **data,
+                **split,
+                "model": paths.entropy_model,
+                "patches": paths.patches,
+                "output": paths.scores_entropy,
+            },
+            "score (entropy model)",
+        ),
+        _Step(
+            report,
+            "report",
+            {
+                "folder": [paths.root],
+                "output": paths.report,
+            },
+            "report",
+        ),
+    ]
+
+
+def _argv(step: _Step, config: dict[str, Any], args: argparse.Namespace) -> list[str]:
+    """The stage's command line, as the user could have typed it."""
+    argv = [step.module.NAME]
+    for key, value in {**step.arguments, **config[step.section]}.items():
+        values = value if isinstance(value, list) else [value]
+        if value is True:
+            argv.append(_flag(key))
+        elif value is not None and value is not False:
+            name = [] if key == "folder" else [_flag(key)]
+            argv += [*name, *(str(item) for item in values)]
+    return argv + ["--overwrite"] * args.overwrite
+
+
+def _parse(step: _Step, config: dict[str, Any], args: argparse.Namespace) -> argparse.Namespace:
+    """Parses a stage's arguments by its own parser, so that they are checked before any work."""
+    parser = command.build_parser(step.module)
+    known = {name for action in parser._actions for name in action.option_strings}
+    for key in config[step.section]:
+        if _flag(key) not in known:
+            keys = [name.lstrip("-").replace("-", "_") for name in known]
+            raise UserError(
+                f"{args.config}: unknown key {key!r} in section {step.section!r}."
+                f"{near_names(key, keys)} (see blt {step.module.NAME} --help)"
+            )
+    try:
+        parsed = command.parse_arguments(step.module, _argv(step, config, args)[1:])
+    except UserError as error:
+        raise UserError(f"{args.config}: section {step.section!r}: {error}") from error
+    if hasattr(step.module, "split_extra_flags"):
+        parsed.beam_flags = args.beam_flags
+    return parsed
+
+
+def _flag(key: str) -> str:
+    return "--" + str(key).replace("_", "-")
+
+
+def _make_python_docs(folder: Path, console: Console) -> None:
+    """Writes the documentation that this Python carries as a raw corpus, unless it is there."""
+    path = folder / "python-docs.jsonl.gz"
+    if (folder / MANIFEST_NAME).exists() and path.exists():
+        console.say(f"corpus: already there, {path}")
+        return
+    counts = write_python_docs(path)
+    shard = ShardInfo(
+        name=path.name,
+        documents=counts["documents"],
+        bytes=counts["bytes"],
+        tokens=0,
+        sha256=sha256_file(path),
+    )
+    write_manifest(
+        folder,
+        kind="corpus",
+        config={"python": ".".join(map(str, sys.version_info[:3]))},
+        fingerprints={},
+        parents={},
+        totals={"documents": counts["documents"], "bytes": counts["bytes"]},
+        shards=[shard],
+    )
+    console.say(
+        f"corpus: {counts['documents']:,} documents, {format_bytes(counts['bytes'])} of this "
+        f"Python's own documentation -> {path}"
+    )
+
+
+def _summarize(paths: _Paths, seconds: dict[str, float], total_sec: float) -> Summary:
+    encoded = read_manifest(paths.bytes, "byte_shards").totals
+    patches = read_manifest(paths.patches, "boundaries").totals
+    blt_scores = read_json(paths.scores_blt / "summary.json")["overall"]
+    entropy_scores = read_json(paths.scores_entropy / "summary.json")["overall"]
+    mean_patch_bytes = patches["bytes"] / patches["patches"] if patches["patches"] else None
+    figures = {
+        "BLT": blt_scores["bits_per_byte"],
+        "entropy model": entropy_scores["bits_per_byte"],
+        "xz": blt_scores.get("xz_bits_per_byte"),
+        "zlib": blt_scores.get("zlib_bits_per_byte"),
+    }
+    data = {
+        "documents": encoded["documents"],
+        "bytes": encoded["bytes"],
+        "mean_patch_bytes": mean_patch_bytes,
+        "held_out": {
+            "documents": blt_scores["documents"],
+            "bytes": blt_scores["bytes"],
+            "bits_per_byte": figures,
+        },
+        "seconds": {**seconds, "all": total_sec},
+        "output": str(paths.root),
+    }
+    lines = [
+        "",
+        f"{encoded['documents']:,} documents, {format_bytes(encoded['bytes'])}; "
+        f"mean patch {mean_patch_bytes or 0:.2f} bytes; {format_seconds(total_sec)} in all.",
+        "",
+        f"Bits per byte on {blt_scores['documents']:,} held-out documents "
+        f"({format_bytes(blt_scores['bytes'])}):",
+        *(
+            f"  {name:<14} {value:.3f}"
+            for name, value in sorted(figures.items(), key=lambda item: item[1] or 0)
+            if value is not None
+        ),
+        "",
+        f"All of it lies in {paths.root}:",
+        *(
+            f"  {_PATHS[name]:<16} {what}"
+            for name, what in _CONTENTS.items()
+            if (paths.root / _PATHS[name]).exists()
+        ),
+        "",
+        f"Look at {paths.report} in a browser. Then try:",
+        f"  blt inspect {paths.patches}",
+        f"  blt score --input README.md --model {paths.blt_run / 'model.keras'} --output scores",
+        "",
+    ]
+    return Summary(data, lines)
+
+
+_CONTENTS = {
+    "corpus": "the raw corpus",
+    "bytes": "byte shards (TFRecord)",
+    "entropy_model": "the entropy model",
+    "threshold": "the calibrated threshold",
+    "patches": "patch boundaries (Parquet)",
+    "training_shards": "training shards (TFRecord)",
+    "blt_run": "the BLT and its training history",
+    "scores_blt": "bits per byte of each held-out document, by the BLT (Parquet)",
+    "scores_entropy": "the same, by the entropy model",
+    "report": "the report",
+}
+
+
+if __name__ == "__main__":
+    from pipelines import run as this
+
+    sys.exit(command.main(this))

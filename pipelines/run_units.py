@@ -1,0 +1,171 @@
+"""Runs the units of a stage on Beam.
+
+    Create(pending units) -> Reshuffle -> ParDo(work on one) -> finish when all are done
+
+Only units travel, never documents, so memory is that of the units at work. The result of a unit
+does not depend on where it runs, nor on how often.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import threading
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from blt import stage as stages
+from blt.command import Summary
+from blt.console import Console, ProgressLine, format_bytes
+from blt.errors import BltError, WorkError
+from blt.manifest import MANIFEST_NAME, Manifest, read_manifest
+from blt.quiet import redirect_stderr
+from blt.stage import Stage
+from blt.units import Unit
+from pipelines.beam_flags import make_options, make_runner, runs_in_this_process
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+
+class _BytesDone:
+    """How much the units at work in this process have done; read by the progress line."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_unit: dict[int, int] = {}
+
+    def add(self, unit: Unit, num_bytes: int) -> None:
+        with self._lock:
+            done = self._by_unit.get(unit.index, 0) + num_bytes
+            self._by_unit[unit.index] = min(done, unit.num_bytes)
+
+    def total(self, output_bytes: int, finished: set[int]) -> int:
+        with self._lock:
+            return output_bytes + sum(
+                done for index, done in self._by_unit.items() if index not in finished
+            )
+
+    def clear(self) -> None:
+        with self._lock:
+            self._by_unit.clear()
+
+
+_BYTES_DONE = _BytesDone()
+
+
+def run_stage(
+    stage: Stage, units: Sequence[Unit], args: argparse.Namespace, console: Console
+) -> tuple[Manifest | None, str]:
+    """Runs a stage to its manifest: plan, pending units on Beam, checks.
+
+    Args:
+      stage: what to run.
+      units: all of its units, from `blt.stage.make_units`.
+      args: with `dry_run`, `overwrite` and `beam_flags`.
+      console: for progress.
+
+    Returns:
+      The manifest (None after a dry run), and how it went: "done", "already done" or "dry run".
+
+    Raises:
+      UserError: before any work, when the output folder or a flag will not do.
+      WorkError: units failed, or too many records were rejected.
+    """
+    if args.dry_run:
+        return None, "dry run"
+    if not args.overwrite:
+        manifest = stages.finished_manifest(stage, units)
+        if manifest is not None:
+            return manifest, "already done"
+    pending = stages.start(stage, units, overwrite=args.overwrite)
+    if len(pending) < len(units):
+        console.say(
+            f"{stage.output}: {len(units) - len(pending)} of {len(units)} units are finished; "
+            "going on with the rest."
+        )
+    if pending:
+        _run_pipeline(stage, units, pending, args.beam_flags, console)
+    return _conclude(stage, units), "done"
+
+
+def _run_pipeline(
+    stage: Stage,
+    units: Sequence[Unit],
+    pending: Sequence[Unit],
+    beam_flags: list[str],
+    console: Console,
+) -> None:
+    import apache_beam as beam
+
+    from pipelines.transforms import FinishStage, WorkOnUnits
+
+    options = make_options(beam_flags, verbose=console.verbose)
+    _BYTES_DONE.clear()
+    pending_by_index = {unit.index: unit for unit in pending}
+
+    def read_done() -> int:
+        folder = stage.output / stages.UNITS_FOLDER
+        finished = {i for i in pending_by_index if (folder / f"{i:05d}.json").exists()}
+        finished_bytes = sum(pending_by_index[i].num_bytes for i in finished)
+        return _BYTES_DONE.total(finished_bytes, finished)
+
+    label = stage.output.name
+    total = sum(unit.num_bytes for unit in pending)
+    try:
+        with quiet_workers(options, console), ProgressLine(console, label, total, read_done):
+            pipeline = beam.Pipeline(runner=make_runner(options), options=options)
+            _ = (
+                pipeline
+                | "Plan" >> beam.Create([json.dumps(dataclasses.asdict(u)) for u in pending])
+                | "SpreadUnits" >> beam.Reshuffle()
+                | "WorkOnUnits" >> WorkOnUnits(stage)
+                | "FinishStage" >> FinishStage(stage)
+            )
+            pipeline.run().wait_until_finish()
+    except BltError:
+        raise
+    except Exception as error:  # a runner's own failure: say it in one line
+        raise WorkError(
+            f"the Beam runner failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            " Finished units are kept; run the same command again, with --verbose for details."
+        ) from error
+
+
+def quiet_workers(
+    options: "PipelineOptions", console: Console
+) -> contextlib.AbstractContextManager[None]:
+    """Keeps worker processes, which log to standard error from their first import on, off it."""
+    if console.verbose or runs_in_this_process(options):
+        return contextlib.nullcontext()
+    return redirect_stderr()
+
+
+def _conclude(stage: Stage, units: Sequence[Unit]) -> Manifest:
+    """Returns the manifest that the pipeline wrote, or raises what kept it from writing it."""
+    if (stage.output / MANIFEST_NAME).exists():
+        return read_manifest(stage.output, stage.kind)
+    return stages.finish(stage, units)
+
+
+def report_progress(unit: Unit, num_bytes: int) -> None:
+    """Notes that `num_bytes` more of a unit are done, for the progress line of this process."""
+    _BYTES_DONE.add(unit, num_bytes)
+
+
+def describe_plan(stage: Stage, units: Sequence[Unit], outputs: Iterable[str]) -> Summary:
+    """The summary of a dry run: units, bytes and outputs, of which nothing was written."""
+    outputs = list(outputs)
+    total = sum(unit.num_bytes for unit in units)
+    shown = [f"  unit {unit.index}: {format_bytes(unit.num_bytes)}" for unit in units[:20]]
+    if len(units) > 20:
+        shown.append(f"  … and {len(units) - 20} more")
+    return Summary(
+        {"dry_run": True, "units": len(units), "bytes": total, "outputs": outputs},
+        [
+            f"Plan for {stage.output} (nothing was written): {len(units)} units, "
+            f"{format_bytes(total)}.",
+            *shown,
+            "Outputs: " + ", ".join(outputs),
+        ],
+    )

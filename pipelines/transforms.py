@@ -1,0 +1,70 @@
+"""The transforms that all stages share."""
+
+import json
+from collections.abc import Iterator
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+
+from blt import stage as stages
+from blt.errors import BltError
+from blt.stage import Stage
+from blt.units import Unit
+from pipelines.run_units import report_progress
+
+_NAMESPACE = "blt"
+
+
+class WorkOnUnits(beam.PTransform):
+    """Units (JSON) in; for each that was done, its number out."""
+
+    def __init__(self, stage: Stage):
+        super().__init__()
+        self._stage = stage
+
+    def expand(self, units: beam.PCollection[str]) -> beam.PCollection[int]:
+        return units | beam.ParDo(_WorkOnUnit(self._stage)).with_output_types(int)
+
+
+class _WorkOnUnit(beam.DoFn):
+    def __init__(self, stage: Stage):
+        self._stage = stage
+
+    def process(self, element: str) -> Iterator[int]:
+        unit = Unit(**json.loads(element))
+        result = stages.work_on(self._stage, unit, lambda n: report_progress(unit, n))
+        if result is None:
+            Metrics.counter(_NAMESPACE, "failed_units").inc()
+            return
+        for name, count in result.counts.items():
+            Metrics.counter(_NAMESPACE, name).inc(count)
+        yield unit.index
+
+
+class FinishStage(beam.PTransform):
+    """Waits for all units, then writes the manifest if every unit is there.
+
+    It is part of the pipeline, so that a job whose launcher has gone is finished all the same.
+    """
+
+    def __init__(self, stage: Stage):
+        super().__init__()
+        self._stage = stage
+
+    def expand(self, indices: beam.PCollection[int]) -> beam.PCollection[int]:
+        count = indices | "CountUnits" >> beam.combiners.Count.Globally()
+        return count | "WriteManifest" >> beam.ParDo(_Finish(self._stage)).with_output_types(int)
+
+
+class _Finish(beam.DoFn):
+    def __init__(self, stage: Stage):
+        self._stage = stage
+
+    def process(self, num_units: int) -> Iterator[int]:
+        try:
+            stages.finish(self._stage, stages.read_plan(self._stage.output))
+        except BltError:
+            pass  # the launcher, if there still is one, asks `finish` again and shows the reason
+        yield num_units
+
+

@@ -1,0 +1,166 @@
+"""A stage that copies text in upper case, to test what all stages share."""
+
+import dataclasses
+import json
+
+import pytest
+
+from blt import stage as stages
+from blt.errors import UserError, WorkError
+from blt.manifest import read_manifest
+from blt.stage import Stage, make_units
+from blt.storage import atomic_path, sha256_file
+from blt.units import ShardInfo, Unit, UnitResult, no_progress
+
+
+def shout(unit: Unit, output, progress) -> UnitResult:
+    text = unit.payload["text"]
+    if text == "boom":
+        raise WorkError("in.txt: cannot be shouted.")
+    path = output / f"loud-{unit.index:05d}-000.txt"
+    with atomic_path(path) as temporary:
+        temporary.write_text(text.upper())
+    progress(len(text))
+    shard = ShardInfo(
+        name=path.name,
+        documents=1,
+        bytes=len(text),
+        tokens=len(text) + 2,
+        sha256=sha256_file(path),
+    )
+    return UnitResult(shards=(shard,), counts={"documents": 1, "records": 1, "bytes": len(text)})
+
+
+def make_stage(output, texts=("a", "bb", "ccc"), **changes):
+    stage = Stage(
+        kind="byte_shards",
+        output=output,
+        config={"loudness": 1},
+        run_unit=shout,
+        shard_patterns=("loud-*.txt",),
+        reads_foreign_data=True,
+    )
+    stage = dataclasses.replace(stage, **changes)
+    return stage, make_units(stage, [{"text": t} for t in texts], [len(t) for t in texts])
+
+
+def run(stage, units, **kwargs):
+    for unit in stages.start(stage, units, **kwargs):
+        stages.work_on(stage, unit, no_progress)
+    return stages.finish(stage, units)
+
+
+def files(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_run_ends_with_a_manifest_that_names_every_shard(tmp_path):
+    manifest = run(*make_stage(tmp_path / "out"))
+    assert [shard.name for shard in manifest.shards] == [f"loud-0000{i}-000.txt" for i in range(3)]
+    assert manifest.totals["documents"] == 3
+    assert manifest.totals["bytes"] == 6
+    assert read_manifest(tmp_path / "out", "byte_shards") == manifest
+
+
+def test_a_resumed_run_does_only_what_is_missing_and_ends_the_same(tmp_path):
+    run(*make_stage(tmp_path / "whole"))
+    stage, units = make_stage(tmp_path / "killed")
+    first = stages.start(stage, units)[0]
+    stages.work_on(stage, first, no_progress)
+    # What a kill leaves: a temporary file, and a shard whose unit has no marker yet.
+    (stage.output / ".tmp-dead-loud-00001-000.txt").write_text("B")
+    (stage.output / "loud-00002-007.txt").write_text("half of unit 2")
+    pending = stages.start(stage, units)
+    assert [unit.index for unit in pending] == [1, 2]
+    for unit in pending:
+        stages.work_on(stage, unit, no_progress)
+    stages.finish(stage, units)
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+def test_a_finished_unit_whose_shard_was_altered_is_done_again(tmp_path):
+    stage, units = make_stage(tmp_path / "out")
+    run(stage, units)
+    (stage.output / "manifest.json").unlink()
+    (stage.output / "loud-00001-000.txt").write_text("XX")
+    assert [unit.index for unit in stages.start(stage, units)] == [1]
+
+
+def test_a_finished_stage_is_recognised(tmp_path):
+    stage, units = make_stage(tmp_path / "out")
+    assert stages.finished_manifest(stage, units) is None
+    manifest = run(stage, units)
+    assert stages.finished_manifest(stage, units) == manifest
+
+
+def test_another_config_is_refused_by_name_unless_told_to_overwrite(tmp_path):
+    run(*make_stage(tmp_path / "out"))
+    stage, units = make_stage(tmp_path / "out", config={"loudness": 2})
+    with pytest.raises(UserError, match=r"--loudness \(1, now 2\).*--overwrite"):
+        stages.start(stage, units)
+    manifest = run(stage, units, overwrite=True)
+    assert manifest.config == {"loudness": 2}
+
+
+def test_changed_inputs_are_refused(tmp_path):
+    run(*make_stage(tmp_path / "out"))
+    with pytest.raises(UserError, match="its input files"):
+        stages.start(*make_stage(tmp_path / "out", texts=("a", "bb")))
+
+
+def test_a_folder_of_other_files_is_never_touched(tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    stage, units = make_stage(tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match=r"holds other files \(precious.txt"):
+            stages.start(stage, units, overwrite=overwrite)
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+def test_a_failing_unit_is_named_and_the_others_are_kept(tmp_path):
+    stage, units = make_stage(tmp_path / "out", texts=("a", "boom", "ccc"))
+    with pytest.raises(WorkError, match=r"1 of 3 units failed: unit 1: in.txt: cannot be shouted"):
+        run(stage, units)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert [unit.index for unit in stages.start(stage, units)] == [1]
+
+
+def test_records_that_are_not_accounted_for_stop_the_manifest(tmp_path):
+    def lose_one(unit, output, progress):
+        result = shout(unit, output, progress)
+        return dataclasses.replace(result, counts={**result.counts, "records": 2})
+
+    with pytest.raises(WorkError, match="6 records were read, but 3 are accounted for"):
+        run(*make_stage(tmp_path / "out", run_unit=lose_one))
+
+
+def test_too_many_rejects_fail_and_a_higher_limit_goes_on_without_new_work(tmp_path):
+    def reject_one(unit, output, progress):
+        result = shout(unit, output, progress)
+        return dataclasses.replace(result, counts={"documents": 1, "records": 2, "rejects": 1})
+
+    stage, units = make_stage(tmp_path / "out", run_unit=reject_one)
+    with pytest.raises(WorkError, match="3 of 6 records were rejected"):
+        run(stage, units)
+    lenient, units = make_stage(tmp_path / "out", run_unit=reject_one, max_reject_fraction=0.5)
+    assert stages.start(lenient, units) == []
+    assert stages.finish(lenient, units).totals["rejects"] == 3
+
+
+def test_a_manifest_whose_shard_is_gone_is_no_longer_trusted(tmp_path):
+    stage, units = make_stage(tmp_path / "out")
+    run(stage, units)
+    (stage.output / "loud-00000-000.txt").unlink()
+    assert stages.finished_manifest(stage, units) is None
+    assert [unit.index for unit in stages.start(stage, units)] == [0]
+
+
+def test_a_shard_name_in_a_manifest_cannot_lead_out_of_the_folder(tmp_path):
+    stage, units = make_stage(tmp_path / "out")
+    run(stage, units)
+    path = stage.output / "manifest.json"
+    value = json.loads(path.read_text())
+    value["shards"][0]["name"] = "../../etc/passwd"
+    path.write_text(json.dumps(value))
+    with pytest.raises(UserError, match="not a plain file name"):
+        read_manifest(stage.output)
