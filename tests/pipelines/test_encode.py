@@ -1,0 +1,224 @@
+"""`blt encode` as its users run it: real files, real runners, the exit status and what is said."""
+
+import gzip
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from blt import command
+from blt.formats.byte_shard import read_byte_shard
+from blt.manifest import read_manifest
+from blt.tokenizer import tokens_to_bytes
+from pipelines import encode
+
+REPO = Path(__file__).parents[2]
+
+
+def write_corpus(folder, num_files=6, documents=200):
+    """Files of lines between 0 and 400 bytes, one of them compressed; the same in every run."""
+    rng = random.Random(5)
+    folder.mkdir()
+    for number in range(num_files):
+        lines = [
+            json.dumps({"id": f"{number}-{i}", "text": "ab é\n"[i % 3 :] * rng.randrange(80)})
+            for i in range(documents)
+        ]
+        data = "".join(line + "\n" for line in lines).encode()
+        if number == 1:
+            (folder / f"part-{number}.jsonl.gz").write_bytes(gzip.compress(data, mtime=0))
+        else:
+            (folder / f"part-{number}.jsonl").write_bytes(data)
+    return folder
+
+
+def files(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def run(*argv):
+    return command.main(encode, [str(arg) for arg in argv])
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "corpus")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(corpus, tmp_path_factory):
+    output = tmp_path_factory.mktemp("whole") / "bytes"
+    assert run("--input", corpus, "--output", output, "--target-shard-bytes", "20KB") == 0
+    return output
+
+
+def test_every_document_is_there_with_its_bytes(corpus, undisturbed):
+    manifest = read_manifest(undisturbed, "byte_shards")
+    found = {}
+    for shard in manifest.shards:
+        for record in read_byte_shard(manifest.shard_path(shard)):
+            found[record.doc_id] = tokens_to_bytes(record.tokens)
+    expected = {}
+    for path in corpus.iterdir():
+        data = path.read_bytes()
+        for line in (gzip.decompress(data) if path.suffix == ".gz" else data).splitlines():
+            row = json.loads(line)
+            expected[row["id"]] = row["text"].encode()
+    assert found == expected
+    assert manifest.totals["documents"] == len(expected) == 1200
+    assert len(manifest.shards) > 6
+    assert not list(undisturbed.rglob(".tmp-*"))
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--runner", "DirectRunner"),
+        ("--direct_running_mode", "multi_threading", "--direct_num_workers", "4"),
+        ("--direct_running_mode", "multi_processing", "--direct_num_workers", "2"),
+    ],
+    ids=lambda flags: flags[1],
+)
+def test_runners_and_workers_do_not_show_in_the_result(corpus, undisturbed, tmp_path, flags):
+    argv = ("--input", corpus, "--output", tmp_path / "bytes", "--target-shard-bytes", "20KB")
+    assert run(*argv, *flags) == 0
+    assert files(tmp_path / "bytes") == files(undisturbed)
+
+
+def test_a_portable_job_server_gives_the_same(corpus, undisturbed, tmp_path):
+    argv = ("--input", corpus, "--output", tmp_path / "bytes", "--target-shard-bytes", "20KB")
+    flags = ("--runner", "PortableRunner", "--job_endpoint", "embed", "--environment_type")
+    assert run(*argv, *flags, "LOOPBACK") == 0
+    assert files(tmp_path / "bytes") == files(undisturbed)
+
+
+def test_the_order_of_the_inputs_does_not_show_in_the_shards(corpus, undisturbed, tmp_path):
+    paths = sorted(corpus.iterdir(), reverse=True)
+    argv = ("--output", tmp_path / "bytes", "--target-shard-bytes", "20KB")
+    assert run("--input", *paths, *argv) == 0
+    shards = {k: v for k, v in files(tmp_path / "bytes").items() if k.endswith(".tfrecord")}
+    assert shards == {k: v for k, v in files(undisturbed).items() if k.endswith(".tfrecord")}
+
+
+def test_killed_at_any_moment_the_same_command_ends_the_same(corpus, undisturbed, tmp_path):
+    argv = [sys.executable, "-m", "pipelines.encode", "--input", corpus]
+    argv += ["--output", tmp_path / "bytes", "--target-shard-bytes", "20KB"]
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    kills = 0
+    for wait_for_units in (1, 4):
+        process = subprocess.Popen(
+            argv, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            done = list((tmp_path / "bytes" / "units").glob("0*.json"))
+            if len(done) >= wait_for_units:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                kills += 1
+                break
+            time.sleep(0.002)
+        process.communicate()
+    assert kills >= 1
+    again = subprocess.run(argv, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert files(tmp_path / "bytes") == files(undisturbed)
+
+
+def test_a_second_run_says_that_it_is_done_already(corpus, undisturbed, capsys):
+    before = files(undisturbed)
+    argv = ("--input", corpus, "--output", undisturbed, "--target-shard-bytes", "20KB")
+    assert run(*argv) == 0
+    assert "already done" in capsys.readouterr().out
+    assert files(undisturbed) == before
+
+
+def test_a_dry_run_writes_nothing(corpus, tmp_path, capsys):
+    argv = ("--input", corpus, "--output", tmp_path / "bytes", "--target-shard-bytes", "20KB")
+    assert run(*argv, "--dry-run") == 0
+    assert not (tmp_path / "bytes").exists()
+    out = capsys.readouterr().out
+    assert "nothing was written" in out
+    assert "bytes-00000-*.tfrecord" in out
+
+
+def test_the_json_summary_is_one_object(corpus, tmp_path, capsys):
+    assert run("--input", corpus, "--output", tmp_path / "bytes", "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["documents"] == 1200
+    assert summary["how"] == "done"
+
+
+MISTAKES = {
+    "no such input": ("--input {tmp}/nope --output {tmp}/out", "nope: no such file"),
+    "no such field": (
+        "--input {corpus} --output {tmp}/out --text-field txt",
+        "--text-field txt: no such field .* Did you mean 'text'",
+    ),
+    "output is a file": ("--input {corpus} --output {tmp}/file", "--output .*/file: cannot be"),
+    "unknown flag": (
+        "--input {corpus} --output {tmp}/out --text_feild x",
+        "unknown argument '--text_feild'. Did you mean '--text-field'",
+    ),
+    "no output": ("--input {corpus}", "arguments are required: --output"),
+    "bad size": (
+        "--input {corpus} --output {tmp}/out --target-shard-bytes big",
+        "--target-shard-bytes: must be a number of bytes",
+    ),
+    "bad value of a Beam flag": (
+        "--input {corpus} --output {tmp}/out --direct_num_workers two",
+        "--direct_num_workers: invalid int value",
+    ),
+    "no such runner": (
+        "--input {corpus} --output {tmp}/out --runner HopeRunner",
+        "--runner HopeRunner: cannot be had",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_and_status_2(corpus, tmp_path, capsys, mistake):
+    (tmp_path / "file").write_text("in the way")
+    argv, message = MISTAKES[mistake]
+    assert run(*argv.format(corpus=corpus, tmp=tmp_path).split()) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1, err
+    assert re.search(message, err), err
+
+
+def test_another_config_on_the_same_output_is_refused_and_named(corpus, undisturbed, capsys):
+    assert run("--input", corpus, "--output", undisturbed) == 2
+    assert "--target-shard-bytes (20000, now 67108864)" in capsys.readouterr().err
+
+
+def test_rejects_above_the_limit_fail_with_status_1_and_keep_the_work(tmp_path, capsys):
+    (tmp_path / "in.jsonl").write_text('{"text": "good"}\n{"text": 7}\nnot json\n')
+    argv = ("--input", tmp_path / "in.jsonl", "--output", tmp_path / "bytes")
+    assert run(*argv) == 1
+    assert "2 of 3 records were rejected" in capsys.readouterr().err
+    assert not (tmp_path / "bytes" / "manifest.json").exists()
+    rejects = pq.read_table(tmp_path / "bytes" / "rejects.parquet").to_pylist()
+    assert [(row["position"], row["reason"]) for row in rejects] == [
+        (17, "text_not_string"),
+        (29, "invalid_json"),
+    ]
+    assert run(*argv, "--max-reject-fraction", "0.7") == 0
+    assert read_manifest(tmp_path / "bytes").totals["documents"] == 1
+
+
+def test_a_damaged_file_is_named(tmp_path, capsys):
+    data = gzip.compress(b"".join(b'{"text": "%d"}\n' % i for i in range(5000)), mtime=0)
+    (tmp_path / "cut.jsonl.gz").write_bytes(data[: len(data) // 2])
+    argv = ("--input", tmp_path / "cut.jsonl.gz", "--output", tmp_path / "bytes")
+    assert run(*argv) == 0
+    out = capsys.readouterr().out
+    assert "1 input files are damaged" in out
+    assert "cut.jsonl.gz" in out
