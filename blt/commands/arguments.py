@@ -17,7 +17,7 @@ def add_output_arguments(
     )
     group.add_argument(
         "--output",
-        type=Path,
+        type=local_path,
         required=True,
         metavar=metavar,
         help=f"Where {what} go{'es' if metavar != 'DIR' else ''}."
@@ -48,6 +48,15 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=DEFAULT_SEED, metavar="N", help="The seed of that hash."
     )
+
+
+def local_path(text: str) -> Path:
+    """Reads a path; an address such as gs://bucket/folder is refused rather than made a folder."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text} is not a local path; only local and mounted filesystems are supported yet"
+        )
+    return Path(text)
 
 
 def fraction(text: str) -> float:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from blt.command import Summary
+from blt.commands.arguments import local_path
 from blt.console import Console, format_bytes
 from blt.corpus.decode import decode_dataset
 
@@ -17,10 +18,10 @@ files with id and text (or bytes_base64, for a text that is not UTF-8)."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data", type=Path, required=True, metavar="BYTES", help="Byte shards, from blt encode."
+        "--data", type=local_path, required=True, metavar="BYTES", help="Byte shards, from blt encode."
     )
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="The folder for the corpus."
+        "--output", type=local_path, required=True, metavar="DIR", help="The folder for the corpus."
     )
 
 

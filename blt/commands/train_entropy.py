@@ -6,7 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from blt.command import Summary
-from blt.commands.arguments import add_output_arguments, add_split_arguments, positive_int
+from blt.commands.arguments import (
+    add_output_arguments,
+    add_split_arguments,
+    local_path,
+    positive_int,
+)
 from blt.commands.sidecar import find_finished, note_finished
 from blt.console import Console
 from blt.manifest import read_manifest
@@ -22,7 +27,7 @@ of those. Training ends after a number of steps, so that the same command gives 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data", type=Path, required=True, metavar="BYTES", help="Byte shards, from blt encode."
+        "--data", type=local_path, required=True, metavar="BYTES", help="Byte shards, from blt encode."
     )
     add_output_arguments(parser, "the model", metavar="FILE.keras")
     add_split_arguments(parser)

@@ -1,0 +1,157 @@
+"""Byte shards to patch boundaries.
+
+Reads byte shards and an entropy model; writes `patches-*.parquet`, in which row i is about record i
+of the byte shard of the same number.
+
+    blt patch --data bytes --entropy-model entropy.keras --threshold-nats 1.3 --output patches
+    python -m pipelines.patch --data bytes --rule space --output patches --direct_num_workers 2
+"""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from blt import command
+from blt.command import Summary
+from blt.commands.arguments import add_output_arguments, local_path
+from blt.commands.rule_arguments import add_rule_arguments
+from blt.console import Console, format_bytes
+from blt.manifest import Manifest, read_manifest
+from blt.patching.rules import PatchRule
+from blt.quiet import import_keras, silence
+from blt.stage import Stage, make_units
+from blt.units import Progress, Unit, UnitResult
+from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
+from pipelines.run_units import describe_plan, run_stage
+from pipelines.shard_units import read_payload, shard_payloads, sizes
+
+NAME = "patch"
+HELP = "patch boundaries of byte shards, by an entropy model or a rule"
+DESCRIPTION = """\
+Finds where the patches of every document begin and writes their lengths to Parquet, row i for
+record i of the byte shard of the same number. The rules entropy, monotonic and combined need an
+entropy model; static, space and byte do not. A document's boundaries do not depend on the documents
+it shares a batch with."""
+
+KEPT = ("f16", "u8")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", type=local_path, required=True, metavar="BYTES", help="Byte shards, from blt encode."
+    )
+    parser.add_argument(
+        "--entropy-model", type=local_path, metavar="FILE.keras", help="From blt train-entropy."
+    )
+    add_output_arguments(parser, "the boundaries")
+    add_rule_arguments(parser)
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="FILE.yaml",
+        help="Take the rule and its numbers from this file, made by blt calibrate.",
+    )
+    parser.add_argument(
+        "--keep-entropies",
+        choices=KEPT,
+        help="Also store the entropies, as float16 or in 256 steps over [0, ln 260] nats; "
+        "boundaries are then made from the stored values.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _PatchShard:
+    data: Path
+    entropy_model: Path | None
+    rule: PatchRule
+    keep_entropies: str | None
+
+    def __call__(self, unit: Unit, output: Path, progress: Progress) -> UnitResult:
+        silence()
+        import_keras()
+        from blt.engine import get_entropy_engine
+        from blt.patching.shard import patch_shard
+
+        shard = read_payload(unit.payload)
+        return patch_shard(
+            shard.checked_path(self.data),
+            output,
+            engine=get_entropy_engine(self.entropy_model) if self.entropy_model else None,
+            rule=self.rule,
+            keep_entropies=self.keep_entropies,
+            unit_index=shard.unit,
+            roll=shard.roll,
+            metadata={"byte_shard_sha256": shard.info.sha256},
+            progress=progress,
+        )
+
+
+def run(args: argparse.Namespace, console: Console) -> Summary:
+    """Finds boundaries; see `DESCRIPTION`."""
+    data = read_manifest(args.data, "byte_shards")
+    import_keras(verbose=console.verbose)
+    from blt.engine import get_entropy_engine
+    from blt.patching.shard import check_patch_options
+
+    fingerprint = None
+    if args.entropy_model is not None:
+        fingerprint = get_entropy_engine(args.entropy_model).fingerprint
+    rule = _rule(args, fingerprint)
+    check_patch_options(rule, args.keep_entropies, has_model=fingerprint is not None)
+    stage = Stage(
+        kind="boundaries",
+        output=args.output,
+        config={**dataclasses.asdict(rule), "keep_entropies": args.keep_entropies},
+        fingerprints={"entropy_model": fingerprint} if fingerprint else {},
+        parents={"byte_shards": data.sha256},
+        run_unit=_PatchShard(
+            args.data.resolve(),
+            args.entropy_model and args.entropy_model.resolve(),
+            rule,
+            args.keep_entropies,
+        ),
+        shard_patterns=("patches-*.parquet",),
+    )
+    units = make_units(stage, shard_payloads(data), sizes(data.shards))
+    manifest, how = run_stage(stage, units, args, console)
+    if manifest is None:
+        from blt.formats.boundaries import patches_name
+
+        shards = [read_payload(unit.payload) for unit in units]
+        outputs = [patches_name(shard.unit, shard.roll) for shard in shards]
+        return describe_plan(stage, units, [*outputs, "manifest.json"])
+    return _summarize(manifest, how)
+
+
+def _rule(args: argparse.Namespace, fingerprint: str | None) -> PatchRule:
+    """Returns the rule that the flags or the calibration ask for."""
+    names = [field.name for field in dataclasses.fields(PatchRule)]
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.calibration is not None:
+        from blt.patching.calibrate import read_calibration
+
+        return read_calibration(args.calibration, fingerprint, **given)
+    return PatchRule(**given)
+
+
+def _summarize(manifest: Manifest, how: str) -> Summary:
+    totals = manifest.totals
+    mean = totals["bytes"] / totals["patches"] if totals["patches"] else None
+    words = f"{totals['patches']:,} patches"
+    if mean is not None:
+        words += f" of {mean:.2f} bytes on average"
+    data = {"stage": NAME, "how": how, "output": str(manifest.folder), "mean_patch_bytes": mean}
+    return Summary(
+        {**data, **totals},
+        [
+            f"patch: {how}. {totals['documents']:,} documents, {format_bytes(totals['bytes'])} in "
+            f"{words} -> {manifest.folder}"
+        ],
+    )
+
+
+if __name__ == "__main__":
+    from pipelines import patch  # what workers unpickle must not come from __main__
+
+    sys.exit(command.main(patch))

@@ -1,0 +1,122 @@
+"""The small modules that everything stands on: vocabulary, split, storage, console."""
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blt.console import Console, format_bytes, format_seconds, progress_text
+from blt.errors import UserError, WorkError, near_names
+from blt.splits import is_held_out, seeded_hash
+from blt.storage import atomic_path, prepare_output_folder, remove_temporaries, sha256_json
+from blt.tokenizer import ByteTokenizer, frame_tokens, tokens_to_bytes
+
+
+def test_all_256_bytes_have_ids_of_their_own_above_the_special_ones():
+    tokens = frame_tokens(bytes(range(256)))
+    assert tokens.tolist() == [1, *range(4, 260), 2]
+    assert tokens.dtype == np.uint16
+
+
+@given(st.binary(max_size=300))
+def test_decoding_gives_any_bytes_back(raw):
+    assert tokens_to_bytes(frame_tokens(raw)) == raw
+
+
+def test_the_tokenizer_speaks_text():
+    tokenizer = ByteTokenizer()
+    ids = tokenizer.text_to_bytes("é")
+    assert ids == [1, 0xC3 + 4, 0xA9 + 4]
+    assert tokenizer.bytes_to_text(ids) == "é"
+    assert tokenizer.bytes_to_text(ids[:-1]) == "\ufffd"
+
+
+def test_the_split_depends_on_id_and_seed_alone_and_keeps_its_share():
+    ids = [f"doc-{i}" for i in range(10_000)]
+    held_out = {i for i in ids if is_held_out(i, fraction=0.1, seed=0)}
+    assert 900 < len(held_out) < 1100
+    assert {i for i in reversed(ids) if is_held_out(i, fraction=0.1, seed=0)} == held_out
+    other_seed = {i for i in ids if is_held_out(i, fraction=0.1, seed=1)}
+    assert 50 < len(held_out & other_seed) < 150  # one in a hundred is in both by chance
+    assert not any(is_held_out(i, fraction=0.0, seed=0) for i in ids)
+    assert all(is_held_out(i, fraction=1.0, seed=0) for i in ids)
+
+
+def test_hashes_know_where_one_part_ends():
+    assert seeded_hash(0, "ab", "c") != seeded_hash(0, "a", "bc")
+    assert seeded_hash(0, "\ud800") != seeded_hash(0, "?")
+    # Pinned: another value would change every split and every shuffle.
+    assert seeded_hash(0, "split", "doc-1") == 0x9E071B479D85FDDE
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "deep" / "file.txt"
+    with atomic_path(path) as temporary:
+        temporary.write_text("whole")
+        assert not path.exists()
+    with pytest.raises(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "whole"
+    assert [p.name for p in path.parent.iterdir()] == ["file.txt"]
+
+
+def test_what_a_kill_left_is_swept(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / ".tmp-123-x").write_text("")
+    (tmp_path / "kept.tmp-x").write_text("")
+    assert remove_temporaries(tmp_path) == 1
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["kept.tmp-x"]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--output .*file/out: cannot be written to"):
+        prepare_output_folder(tmp_path / "file" / "out")
+
+
+def test_an_error_while_writing_names_the_file(tmp_path):
+    with (
+        pytest.raises(WorkError, match=r"x.txt: cannot be written \(No space left"),
+        atomic_path(tmp_path / "x.txt"),
+    ):
+        raise OSError(28, "No space left on device")
+
+
+def test_the_digest_of_json_does_not_depend_on_the_order_of_keys():
+    assert sha256_json({"a": 1, "b": [2]}) == sha256_json({"b": [2], "a": 1})
+    assert sha256_json({"a": 1}) != sha256_json({"a": "1"})
+
+
+def test_near_names_are_offered():
+    assert near_names("txt", ["text", "id"]) == " Did you mean 'text'?"
+    assert near_names("zzz", ["text", "id"]) == ""
+
+
+def test_progress_is_readable():
+    assert progress_text("patch", 500, 2000, 10.0) == (
+        "patch: 25%, 500 B of 2.0 KB, 50 B/s, 30 s left"
+    )
+    assert progress_text("patch", 0, 0, 0.0) == "patch: 100%, 0 B of 0 B"
+    assert [format_bytes(n) for n in (0, 999, 1000, 1_700_000)] == ["0 B", "999 B", "1.0 KB", "1.7 MB"]
+    assert [format_seconds(s) for s in (5, 200, 7500)] == ["5 s", "3 min 20 s", "2 h 5 min"]
+
+
+def test_a_log_gets_whole_lines_and_a_terminal_one_live_line():
+    log = io.StringIO()
+    console = Console(log)
+    console.show("10 %")
+    console.say("done")
+    assert log.getvalue() == "10 %\ndone\n"
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    console = Console(terminal)
+    console.show("10 %")
+    console.say("done")
+    assert terminal.getvalue() == "10 %\r    \rdone\n"
