@@ -1,0 +1,238 @@
+"""Boundaries: `patches-00012-000.parquet` for byte shard `bytes-00012-000.tfrecord`.
+
+Row i describes record i of the byte shard:
+
+    doc_id         string
+    part           int32
+    num_tokens     int32
+    patch_lengths  list<uint16>, or list<int32> when a patch has 65,536 tokens or more
+    nats           float64, the entropy model's -ln p summed over the record's bytes; null without
+                   a model
+    eos_nats       float64, the same for EOS; 0 if the record has none (it is not the last part)
+    entropies      list<float16> or list<uint8>, only if kept; entry t is about token t, in nats
+                   (uint8: 255 is ln 260)
+
+The schema's metadata says how they were made; all its values are strings.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from blt.errors import WorkError
+from blt.manifest import FORMAT_VERSION
+from blt.tokenizer import VOCAB_SIZE
+
+KEEP_ENTROPIES = ("f16", "u8")
+_U8_SCALE_NATS = math.log(VOCAB_SIZE)
+_ENTROPY_TYPES = {"f16": pa.float16(), "u8": pa.uint8()}
+_NUMPY_TYPES = {
+    pa.uint16(): np.uint16,
+    pa.int32(): np.int32,
+    pa.float16(): np.float16,
+    pa.uint8(): np.uint8,
+}
+_ROW_GROUP_TOKENS = 1 << 20
+_MAX_UINT16 = 2**16 - 1
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BoundariesRow:
+    """The boundaries of a document, or of a part of a long one.
+
+    Attributes:
+      doc_id, part: of the record.
+      num_tokens: in the record, BOS and EOS included.
+      patch_lengths: [num_patches] int32; sums to num_tokens.
+      nats: the entropy model's -ln p summed over the bytes; None without a model.
+      eos_nats: the same for EOS, 0.0 if it is in another part; None without a model.
+      entropies: [num_tokens], as stored (see `restore_entropies`), or None.
+    """
+
+    doc_id: str
+    part: int
+    num_tokens: int
+    patch_lengths: np.ndarray
+    nats: float | None = None
+    eos_nats: float | None = None
+    entropies: np.ndarray | None = None
+
+
+def patches_name(unit: int, roll: int) -> str:
+    """Returns the name of a shard of boundaries.
+
+    >>> patches_name(12, 0)
+    'patches-00012-000.parquet'
+    """
+    return f"patches-{unit:05d}-{roll:03d}.parquet"
+
+
+def store_entropies(entropies: np.ndarray, kept_as: str) -> np.ndarray:
+    """Quantises entropies (nats) as they are stored: "f16" or "u8"."""
+    if kept_as == "f16":
+        return entropies.astype(np.float16)
+    scaled = np.rint(entropies * (255 / _U8_SCALE_NATS))
+    return np.clip(scaled, 0, 255).astype(np.uint8)
+
+
+def restore_entropies(stored: np.ndarray) -> np.ndarray:
+    """Returns stored entropies in nats, float32. Boundaries are made from these if any are kept."""
+    if stored.dtype == np.uint8:
+        return stored.astype(np.float32) * np.float32(_U8_SCALE_NATS / 255)
+    return stored.astype(np.float32)
+
+
+def _schema(keep_entropies: str | None, lengths: pa.DataType, metadata: Mapping) -> pa.Schema:
+    fields = [
+        pa.field("doc_id", pa.string(), nullable=False),
+        pa.field("part", pa.int32(), nullable=False),
+        pa.field("num_tokens", pa.int32(), nullable=False),
+        pa.field("patch_lengths", pa.list_(lengths), nullable=False),
+        pa.field("nats", pa.float64()),
+        pa.field("eos_nats", pa.float64()),
+    ]
+    described = {"format_version": str(FORMAT_VERSION), "kind": "boundaries", **metadata}
+    if keep_entropies:
+        fields.append(pa.field("entropies", pa.list_(_ENTROPY_TYPES[keep_entropies])))
+        described["entropies"] = keep_entropies
+        if keep_entropies == "u8":
+            described["entropies_scale_nats"] = repr(_U8_SCALE_NATS)
+    return pa.schema(fields, metadata=described)
+
+
+class BoundariesWriter:
+    """Writes one shard of boundaries; to be used inside `blt.storage.atomic_path`.
+
+    Args:
+      path: the file to make.
+      metadata: strings, for the schema.
+      keep_entropies: how rows' entropies are stored, "f16" or "u8"; None if they have none.
+    """
+
+    def __init__(
+        self, path: Path, *, metadata: Mapping[str, str], keep_entropies: str | None = None
+    ) -> None:
+        self._path = path
+        self._metadata = dict(metadata)
+        self._keep_entropies = keep_entropies
+        self._rows: list[BoundariesRow] = []
+        self._tokens = 0
+        self._open(path, pa.uint16())
+
+    def _open(self, path: Path, lengths: pa.DataType) -> None:
+        self._schema = _schema(self._keep_entropies, lengths, self._metadata)
+        self._writer = pq.ParquetWriter(
+            path, self._schema, compression="zstd", write_page_checksum=True
+        )
+
+    def write(self, row: BoundariesRow) -> None:
+        self._rows.append(row)
+        self._tokens += row.num_tokens
+        if self._tokens >= _ROW_GROUP_TOKENS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        longest = max(int(row.patch_lengths.max(initial=0)) for row in self._rows)
+        lengths = self._schema.field("patch_lengths").type.value_type
+        if longest > _MAX_UINT16 and lengths == pa.uint16():
+            self._widen()
+        columns: dict[str, Any] = {
+            name: [getattr(row, name) for row in self._rows] for name in self._schema.names
+        }
+        arrays = [
+            _list_array(columns[field.name], field.type)
+            if pa.types.is_list(field.type)
+            else pa.array(columns[field.name], field.type)
+            for field in self._schema
+        ]
+        self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
+        self._rows, self._tokens = [], 0
+
+    def _widen(self) -> None:
+        """Writes the file anew with lengths of 32 bits: a patch has come that 16 do not hold."""
+        self._writer.close()
+        narrow = self._path.with_name(f"{self._path.name}.narrow")
+        self._path.replace(narrow)
+        try:
+            self._open(self._path, pa.int32())
+            with pq.ParquetFile(narrow) as file:
+                for index in range(file.num_row_groups):
+                    self._writer.write_table(file.read_row_group(index).cast(self._schema))
+        finally:
+            narrow.unlink()
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+
+def _list_array(values: list[np.ndarray], kind: pa.ListType) -> pa.ListArray:
+    """Makes a column of lists without a Python object for each number."""
+    offsets = np.cumsum([0, *(len(value) for value in values)], dtype=np.int32)
+    flat = np.concatenate(values).astype(_NUMPY_TYPES[kind.value_type], copy=False)
+    return pa.ListArray.from_arrays(offsets, pa.array(flat, kind.value_type), type=kind)
+
+
+def read_boundaries(path: str | Path) -> Iterator[BoundariesRow]:
+    """Yields the rows of a shard of boundaries, holding one row group (about 1 MB of text).
+
+    Raises:
+      WorkError: the file is damaged or of another kind; names it.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for index in range(file.num_row_groups):
+                yield from _rows_of(file.read_row_group(index))
+    except (pa.ArrowException, OSError, KeyError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise WorkError(
+            f"{path}: cannot be read as boundaries ({reason}). Run `blt patch` again."
+        ) from error
+
+
+def _rows_of(table: pa.Table) -> Iterator[BoundariesRow]:
+    table = table.combine_chunks()
+    plain = {
+        name: table[name].to_pylist()
+        for name in ("doc_id", "part", "num_tokens", "nats", "eos_nats")
+    }
+    lengths = _lists_of(table["patch_lengths"])
+    has_entropies = "entropies" in table.column_names
+    entropies = _lists_of(table["entropies"]) if has_entropies else [None] * len(lengths)
+    for index, (row_lengths, row_entropies) in enumerate(zip(lengths, entropies, strict=True)):
+        yield BoundariesRow(
+            **{name: values[index] for name, values in plain.items()},
+            patch_lengths=row_lengths.astype(np.int32),
+            entropies=row_entropies,
+        )
+
+
+def _lists_of(column: pa.ChunkedArray) -> list[np.ndarray]:
+    lists = column.combine_chunks()
+    offsets = lists.offsets.to_numpy()
+    values = lists.values.to_numpy(zero_copy_only=False)
+    return [values[start:end] for start, end in itertools.pairwise(offsets)]
+
+
+def read_boundaries_metadata(path: str | Path) -> dict[str, str]:
+    """Returns what the schema says about how the boundaries were made.
+
+    Raises:
+      WorkError: the file is damaged or of another kind; names it.
+    """
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (pa.ArrowException, OSError) as error:
+        raise WorkError(f"{path}: cannot be read as boundaries ({error}).") from error
+    return {
+        key.decode(): value.decode() for key, value in metadata.items() if key != b"ARROW:schema"
+    }

@@ -1,0 +1,5 @@
+"""Patches: the rules that find their boundaries, thresholds for them, and shards of boundaries."""
+
+from blt.patching.rules import RULES, PatchRule, count_byte_patches, find_patch_lengths
+
+__all__ = ["RULES", "PatchRule", "count_byte_patches", "find_patch_lengths"]
