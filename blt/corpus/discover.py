@@ -89,6 +89,8 @@ def discover_inputs(arguments: Sequence[str | os.PathLike[str]]) -> Discovery:
 
 
 def _nothing_found(argument: str, skipped: list[Skipped]) -> str:
+    if not skipped and "\0" not in argument and os.path.isdir(argument):
+        return f"--input {argument}: is a folder without files. Give one that holds the corpus."
     if not skipped:
         kind = "matches no file" if glob.has_magic(argument) else "no such file or folder"
         return f"--input {argument}: {kind}. Check the path; it is taken from {os.getcwd()}."

@@ -15,6 +15,8 @@ from blt.corpus.parquet_reader import UnusableFileError, check_text_column
 from blt.corpus.plan import Entry
 from blt.errors import UserError, near_names
 
+_MAX_FIRST_LINE_BYTES = 64 << 20  # a longer first line is left to encode to judge
+
 
 def check_inputs(payloads: Sequence[dict[str, Any]], config: EncodeConfig) -> None:
     """Checks that the text field is there, in one JSONL and one Parquet file at least.
@@ -68,7 +70,7 @@ def _jsonl_fields(entry: Entry, text_field: str) -> list[str] | None:
     first = b""
     for block in read_blocks(entry["path"], entry["compression"]):
         first = (first + block).removeprefix(BOM).lstrip(JSON_BLANKS)
-        if b"\n" in first or len(first) > len(block):
+        if b"\n" in first or len(first) > _MAX_FIRST_LINE_BYTES:
             break
     row = json.loads(first.partition(b"\n")[0].decode("utf-8", "replace"))
     if not isinstance(row, dict):

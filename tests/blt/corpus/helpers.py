@@ -1,0 +1,75 @@
+"""Encoding in a few words, through the functions that `blt encode` calls."""
+
+import dataclasses
+import functools
+import itertools
+
+import pyarrow.parquet as pq
+
+from blt import stage
+from blt.corpus import EncodeConfig, build_plan, discover_inputs, encode_unit, payload_bytes
+from blt.formats.byte_shard import read_documents
+from blt.tokenizer import tokens_to_bytes
+from blt.units import no_progress
+
+
+@dataclasses.dataclass
+class Encoded:
+    documents: list  # (doc_id, bytes, source, meta)
+    rejects: list  # rows
+    counts: dict
+    folder: object
+
+
+def encode(output, *inputs, **options):
+    """Encodes all units of the inputs, and checks what holds for every unit."""
+    config = EncodeConfig(**options)
+    payloads = build_plan(discover_inputs([str(path) for path in inputs]).files, config)
+    documents, rejects, totals = [], [], {}
+    for index, payload in enumerate(payloads):
+        done = []
+        result = encode_unit(payload, config, output, index, done.append)
+        assert sum(done) == payload_bytes(payload)
+        for shard in result.shards:
+            documents += [read_back(parts) for parts in read_documents(output / shard.name)]
+        path = output / "units" / f"{index:05d}.rejects.parquet"
+        assert path.exists() == (result.counts["rejects"] > 0)
+        rejects += pq.read_table(path).to_pylist() if path.exists() else []
+        totals = {key: totals.get(key, 0) + value for key, value in result.counts.items()}
+    assert totals["documents"] == len(documents)
+    assert totals["rejects"] == len(rejects)
+    assert totals["records"] == len(documents) + len(rejects) + totals["filtered"]
+    assert not list(output.rglob(".tmp-*"))
+    return Encoded(documents, rejects, totals, output)
+
+
+def read_back(parts):
+    tokens = list(itertools.chain.from_iterable(part.tokens.tolist() for part in parts))
+    assert (tokens[0], tokens[-1]) == (1, 2)
+    assert min(tokens[1:-1], default=4) >= 4
+    raw = b"".join(tokens_to_bytes(part.tokens) for part in parts)
+    return parts[0].doc_id, raw, parts[0].source, parts[0].meta
+
+
+def run_unit(config, unit, output, progress):
+    return encode_unit(unit.payload, config, output, unit.index, progress)
+
+
+def make_dataset(output, *inputs, **options):
+    """Encodes to a whole dataset, with plan and manifest."""
+    config = EncodeConfig(**options)
+    payloads = build_plan(discover_inputs([str(path) for path in inputs]).files, config)
+    job = stage.Stage(
+        kind="byte_shards",
+        output=output,
+        config=dataclasses.asdict(config),
+        run_unit=functools.partial(run_unit, config),
+        shard_patterns=("bytes-*.tfrecord*",),
+        reads_foreign_data=True,
+        max_reject_fraction=1.0,
+    )
+    units = stage.make_units(job, payloads, [payload_bytes(payload) for payload in payloads])
+    for unit in stage.start(job, units):
+        assert stage.work_on(job, unit, no_progress) is not None
+    stage.finish(job, units)
+    return output

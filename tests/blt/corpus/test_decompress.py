@@ -1,0 +1,159 @@
+import bz2
+import gzip
+import json
+import lzma
+import random
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blt.corpus.decompress import (
+    DamagedInputError,
+    read_blocks,
+    sniff_compression,
+    strip_compression_suffix,
+)
+from tests.blt.corpus.helpers import encode
+
+COMPRESS = {
+    "gzip": lambda data: gzip.compress(data, mtime=0),
+    "zstd": zstandard.ZstdCompressor(write_checksum=True).compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+}
+SUFFIX = {"gzip": ".gz", "zstd": ".zst", "bz2": ".bz2", "xz": ".xz"}
+KINDS = sorted(COMPRESS)
+LINES = [f"line {i} {random.Random(i).random()}".encode() for i in range(3000)]
+DATA = b"".join(line + b"\n" for line in LINES)
+
+
+def read(path, data, compression):
+    path.write_bytes(data)
+    return b"".join(read_blocks(str(path), compression))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_members_padding_and_nothing_are_read_whole(kind, tmp_path):
+    compress = COMPRESS[kind]
+    path = tmp_path / "x"
+    assert read(path, compress(DATA), kind) == DATA
+    assert read(path, compress(DATA) + compress(b"") + compress(b"more"), kind) == DATA + b"more"
+    assert read(path, compress(DATA) + bytes(5000), kind) == DATA
+    assert read(path, compress(b"a") + bytes(512) + compress(b"b"), kind) == b"ab"
+    assert read(path, compress(b""), kind) == b""
+    assert read(path, b"", kind) == b""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_cut_of_a_small_file_goes_unnoticed(kind, tmp_path):
+    data = COMPRESS[kind](b"some text, " * 20)
+    for length in range(1, len(data)):
+        with pytest.raises(DamagedInputError, match=r"cut short|is not"):
+            read(tmp_path / "x", data[:length], kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_altered_byte_changes_the_content_in_silence(kind, tmp_path):
+    text = b"some text, " * 20
+    data = COMPRESS[kind](text)
+    num_noticed = 0
+    for position in range(len(data)):
+        altered = data[:position] + bytes([data[position] ^ 0x40]) + data[position + 1 :]
+        try:
+            assert read(tmp_path / "x", altered, kind) == text  # a bit that says nothing
+        except DamagedInputError:
+            num_noticed += 1
+    assert num_noticed > 0.7 * len(data)  # gzip's header has bytes that say nothing
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("after", [b"garbage", b"\x00\x00garbage after zeros", b"\x1f"])
+def test_what_follows_the_end_is_damage_after_the_good_bytes(kind, after, tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(COMPRESS[kind](DATA) + after)
+    blocks = read_blocks(str(path), kind)
+    got = b""
+    with pytest.raises(DamagedInputError, match=f"bytes after its end that are not {kind}"):
+        for block in blocks:
+            got += block
+    assert got == DATA
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_another_kind_of_data_under_the_suffix_is_damage(kind, tmp_path):
+    for other in (b"plain text, plain text", *(COMPRESS[k](b"x") for k in KINDS if k != kind)):
+        with pytest.raises(DamagedInputError, match=f"is not {kind} data"):
+            read(tmp_path / "x", other, kind)
+
+
+def test_skippable_frames_of_zstd_are_passed_over(tmp_path):
+    skippable = b"\x5a\x2a\x4d\x18\x04\x00\x00\x00skip"
+    frame = COMPRESS["zstd"](b"text")
+    assert read(tmp_path / "x", skippable + frame + skippable + frame, "zstd") == b"texttext"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_output_comes_in_bounded_blocks(kind, tmp_path):
+    path = tmp_path / "bomb"
+    path.write_bytes(COMPRESS[kind](bytes(40 << 20)))
+    sizes = [len(block) for block in read_blocks(str(path), kind)]
+    assert sum(sizes) == 40 << 20
+    assert max(sizes) <= 16 << 20
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=25, deadline=None)
+@given(pieces=st.lists(st.binary(max_size=300), min_size=1, max_size=4))
+def test_any_bytes_survive_each_compression(kind, pieces, tmp_path_factory):
+    path = tmp_path_factory.mktemp("any") / "x"
+    assert read(path, b"".join(map(COMPRESS[kind], pieces)), kind) == b"".join(pieces)
+
+
+def test_suffixes_and_magic_tell_the_compression():
+    assert strip_compression_suffix("a/b.TXT.GZ") == ("a/b.TXT", "gzip")
+    assert strip_compression_suffix("a.zstd") == ("a", "zstd")
+    assert strip_compression_suffix("a.gz/b.txt") == ("a.gz/b.txt", None)
+    assert [sniff_compression(COMPRESS[kind](b"x")[:16]) for kind in KINDS] == KINDS
+    assert [sniff_compression(COMPRESS[kind](b"")[:16]) for kind in KINDS] == KINDS
+    assert sniff_compression(b"BZh9 is not bz2") == sniff_compression(b"") == "plain"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])
+def test_lines_before_a_cut_are_kept_and_the_cut_is_one_reject(kind, fraction, tmp_path):
+    data = COMPRESS[kind](DATA)
+    path = tmp_path / f"lines.txt{SUFFIX[kind]}"
+    path.write_bytes(data[: int(len(data) * fraction)])
+    result = encode(tmp_path / "out", path, doc_per="line")
+    (reject,) = result.rejects
+    assert (reject["source"], reject["reason"]) == (path.name, "damaged_input")
+    assert "cut short" in reject["detail"]
+    assert result.counts["damaged_files"] == 1
+    num_kept = len(result.documents)
+    assert [raw for _, raw, _, _ in result.documents] == LINES[:num_kept]
+    if num_kept:
+        assert reject["position"] == sum(len(line) + 1 for line in LINES[: num_kept - 1])
+    if kind == "gzip":  # the others have one block here, which is whole or is not
+        assert num_kept > 200
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_damaged_file_that_is_one_document_is_no_document(kind, tmp_path):
+    path = tmp_path / f"a.txt{SUFFIX[kind]}"
+    path.write_bytes(COMPRESS[kind](DATA)[:-3])
+    result = encode(tmp_path / "out", path, max_document_bytes=1000)
+    assert (len(result.documents), len(result.rejects)) == (0, 1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_compression_gives_the_documents_of_the_plain_file(kind, tmp_path):
+    rows = [{"id": f"d{i}", "text": line.decode()} for i, line in enumerate(LINES[:50])]
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    for name in (f"a.jsonl{SUFFIX[kind]}", "b.jsonl"):  # by suffix, and by the first bytes
+        (tmp_path / name).write_bytes(COMPRESS[kind](data))
+        result = encode(tmp_path / f"out-{name}", tmp_path / name)
+        assert [(i, raw.decode()) for i, raw, _, _ in result.documents] == [
+            (row["id"], row["text"]) for row in rows
+        ]

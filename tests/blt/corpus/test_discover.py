@@ -1,0 +1,134 @@
+import os
+
+import pytest
+
+from blt.corpus import discover_inputs
+from blt.errors import UserError
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    for name in ("a.txt", "sub/b.txt", "sub/deep/c.txt", ".hidden", "_SUCCESS", "sub/.git/x"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "in"
+
+
+def sources(*arguments):
+    return [file.source for file in discover_inputs(arguments).files]
+
+
+def skipped(*arguments):
+    return [(skip.path, skip.reason) for skip in discover_inputs(arguments).skipped]
+
+
+def test_a_folder_gives_all_below_it_but_hidden_and_marker_files(tree):
+    assert sources("in") == ["a.txt", "sub/b.txt", "sub/deep/c.txt"]
+    assert skipped("in") == [
+        ("in/.hidden", "hidden"),
+        ("in/_SUCCESS", "marker file"),
+        ("in/sub/.git", "hidden"),
+    ]
+
+
+def test_a_file_is_called_by_its_bare_name_with_size_and_time(tree):
+    (file,) = discover_inputs([tree / "sub/b.txt"]).files
+    assert (file.path, file.source, file.size) == (str(tree / "sub/b.txt"), "b.txt", 9)
+    assert file.mtime_ns == (tree / "sub/b.txt").stat().st_mtime_ns
+    assert sources(tree / ".hidden") == [".hidden"]
+
+
+def test_a_glob_names_files_from_its_fixed_start(tree):
+    assert sources("in/sub/*.txt") == ["b.txt"]
+    assert sources("in/*/b.txt") == ["sub/b.txt"]
+    assert sources("in/**/*.txt") == ["a.txt", "sub/b.txt", "sub/deep/c.txt"]
+    assert sources("in/**") == ["a.txt", "sub/b.txt", "sub/deep/c.txt"]
+    assert sources("in/s*") == ["sub/b.txt", "sub/deep/c.txt"]
+    assert sources("*/a.txt") == ["in/a.txt"]
+    assert sources("in/_*") == ["_SUCCESS"]
+    assert skipped("in/*") == [("in/_SUCCESS", "marker file"), ("in/sub/.git", "hidden")]
+
+
+def test_a_path_that_exists_is_opened_as_it_stands(tree):
+    (tree / "[a].txt").write_text("brackets")
+    (tree / "d*r").mkdir()
+    (tree / "d*r/x?.txt").write_text("x")
+    assert sources("in/[a].txt") == ["[a].txt"]
+    assert sources("in/[a]*txt") == ["a.txt"]
+    assert sources("in/d*r") == ["x?.txt"]
+    assert sources("in/d*r/x?.txt") == ["x?.txt"]
+
+
+def test_the_same_file_counts_once(tree):
+    os.symlink("a.txt", tree / "link.txt")
+    assert sources("in", "in/a.txt", "in/*.txt", tree) == ["a.txt", "sub/b.txt", "sub/deep/c.txt"]
+    assert ("in/link.txt", "the same file as in/a.txt") in skipped("in")
+
+
+def test_equal_names_become_paths_as_given(tree):
+    (tree / "sub/a.txt").write_text("another")
+    assert sources("in/a.txt", "in/sub/a.txt", "in/sub/b.txt") == [
+        "b.txt",
+        "in/a.txt",
+        "in/sub/a.txt",
+    ]
+    assert sources("in/sub", "in/a.txt") == ["b.txt", "deep/c.txt", "in/a.txt", "in/sub/a.txt"]
+
+
+def test_loops_pipes_and_dead_links_are_listed_not_followed(tree):
+    os.symlink("..", tree / "sub/loop")
+    os.symlink("nowhere", tree / "dead")
+    os.mkfifo(tree / "pipe")
+    assert sources("in") == ["a.txt", "sub/b.txt", "sub/deep/c.txt"]
+    assert {
+        ("in/sub/loop", "link to a folder that was read already"),
+        ("in/dead", "No such file or directory"),
+        ("in/pipe", "not a regular file"),
+    } <= set(skipped("in"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_unreadable_files_are_listed(tree):
+    (tree / "a.txt").chmod(0)
+    assert ("in/a.txt", "no permission to read it") in skipped("in")
+
+
+def test_names_that_are_not_utf8_can_be_opened_and_have_a_unicode_source(tree):
+    path = os.fsencode(tree) + b"/caf\xe9.txt"
+    with open(path, "wb") as file:
+        file.write(b"x")
+    found = [f for f in discover_inputs(["in"]).files if f.source.startswith("caf")]
+    assert [file.source for file in found] == ["caf\\xe9.txt"]
+    assert os.path.exists(found[0].path)
+
+
+def test_the_order_of_arguments_does_not_matter_for_distinct_files(tree):
+    assert sources("in/sub", "in/a.txt") == sources("in/a.txt", "in/sub")
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("absent.txt", r"--input absent\.txt: no such file or folder"),
+        ("in/*.parquet", r"--input in/\*\.parquet: matches no file"),
+        ("empty", "--input empty: is a folder without files"),
+        ("only", r"--input only: holds no file that can be read \(only/_SUCCESS: marker file\)"),
+        ("pipe", r"--input pipe: holds no file that can be read \(pipe: not a regular file\)"),
+        ("nul\0", "no such file"),
+        ("", "no such file"),
+    ],
+)
+def test_an_argument_that_leads_nowhere_is_named(tree, argument, message):
+    (tree.parent / "empty").mkdir()
+    (tree.parent / "only").mkdir()
+    (tree.parent / "only/_SUCCESS").touch()
+    os.mkfifo(tree.parent / "pipe")
+    with pytest.raises(UserError, match=message):
+        discover_inputs(["in", argument])
+
+
+def test_no_argument_at_all_is_refused():
+    with pytest.raises(UserError, match="no file was named"):
+        discover_inputs([])

@@ -1,0 +1,59 @@
+import gzip
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from blt.corpus import EncodeConfig, build_plan, check_inputs, discover_inputs
+from blt.errors import UserError
+
+
+def check(*paths, **options):
+    config = EncodeConfig(**options)
+    check_inputs(build_plan(discover_inputs([str(p) for p in paths]).files, config), config)
+
+
+def test_a_misspelt_column_is_named_with_the_nearest(tmp_path):
+    pq.write_table(pa.table({"id": [1], "body": ["x"]}), tmp_path / "a.parquet")
+    message = (
+        r"--text-field bodi: no such column in .*a\.parquet; it has: id, body\. Did you mean 'body'"
+    )
+    with pytest.raises(UserError, match=message):
+        check(tmp_path / "a.parquet", text_field="bodi")
+    check(tmp_path / "a.parquet", text_field="body")
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_a_misspelt_field_is_named_with_the_nearest(tmp_path, suffix):
+    path = tmp_path / f"a.jsonl{suffix}"
+    data = b'\xef\xbb\xbf\n\n{"id": 1, "content": "%s"}\n' % (b"x" * 3_000_000)
+    path.write_bytes(gzip.compress(data) if suffix else data)
+    message = (
+        r"--text-field contents: no such field in .*it has: id, content\. Did you mean 'content'"
+    )
+    with pytest.raises(UserError, match=message):
+        check(path, text_field="contents")
+    check(path, text_field="content")
+
+
+def test_one_file_with_the_field_is_enough(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"body": "x"}\n')
+    (tmp_path / "b.jsonl").write_bytes(b'{"text": "x"}\n')
+    check(tmp_path)
+    with pytest.raises(UserError, match=r"a\.jsonl \(nor in 1 other inputs\)"):
+        check(tmp_path, text_field="missing")
+
+
+@pytest.mark.parametrize("data", [b"", b"\n\n", b"broken\n", b"[1]\n", b"[" * 100_000])
+def test_files_that_cannot_be_judged_are_left_to_encode(tmp_path, data):
+    (tmp_path / "a.jsonl").write_bytes(data)
+    (tmp_path / "b.jsonl.gz").write_bytes(b"damaged")
+    (tmp_path / "c.parquet").write_bytes(b"damaged")
+    check(tmp_path, text_field="anything")
+
+
+def test_the_start_of_a_split_file_is_judged(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"body": "x"}\n' * 100)
+    with pytest.raises(UserError, match="it has: body"):
+        check(tmp_path, target_shard_bytes=100)
+    check(tmp_path, target_shard_bytes=100, text_field="body")

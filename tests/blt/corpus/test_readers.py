@@ -1,0 +1,201 @@
+import datetime
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from blt.corpus import lines as lines_module
+from blt.corpus import text_reader
+from blt.errors import WorkError
+from tests.blt.corpus.helpers import encode
+
+
+def encode_jsonl(tmp_path, data, **options):
+    (tmp_path / "x.jsonl").write_bytes(data)
+    return encode(tmp_path / "out", tmp_path / "x.jsonl", **options)
+
+
+def encode_table(tmp_path, table, **options):
+    pq.write_table(pa.table(table), tmp_path / "x.parquet")
+    return encode(tmp_path / "out", tmp_path / "x.parquet", **options)
+
+
+def reasons(result):
+    return [(reject["position"], reject["reason"]) for reject in result.rejects]
+
+
+def test_every_kind_of_bad_line_has_its_reason_and_offset(tmp_path):
+    lines = [
+        b'{"text": "good"}',
+        b"{",
+        b"[1]",
+        b"{}",
+        b'{"text": null}',
+        b'{"text": 7}',
+        b'{"text": "\\ud800"}',
+        b'{"text": "a", "id": "\\udfff"}',
+        b'{"text": "\xff", "id": "\xff"}',
+        b'{"text": "\xff \\ud800"}',
+        b"[" * 100_000 + b"]" * 100_000,
+        b'{"text": "a", "id": ' + b"9" * 5000 + b"}",
+        b'{"text": "last"}',
+    ]
+    result = encode_jsonl(tmp_path, b"\n".join(lines))
+    offsets = [sum(len(line) + 1 for line in lines[:index]) for index in range(len(lines))]
+    assert [doc_id for doc_id, _, _, _ in result.documents] == [
+        "x.jsonl#0",
+        f"x.jsonl#{offsets[-1]}",
+    ]
+    assert reasons(result) == list(
+        zip(
+            offsets[1:-1],
+            [
+                "invalid_json",
+                "not_an_object",
+                "missing_text",
+                "null_text",
+                "text_not_string",
+                "lone_surrogate",
+                "invalid_id",
+                "invalid_id",
+                "lone_surrogate",
+                "too_deep",
+                "invalid_json",
+            ],
+            strict=True,
+        )
+    )
+    assert result.rejects[0]["sample"] == b"{"
+    assert len(result.rejects[-2]["sample"]) == 200
+
+
+def test_a_rejected_object_says_which_fields_it_has(tmp_path):
+    result = encode_jsonl(tmp_path, b'{"id": 1, "body": "x"}\n')
+    assert result.rejects[0]["detail"] == "no field 'text'; it has 'id', 'body'"
+
+
+def test_blank_lines_are_filtered_and_counted(tmp_path):
+    result = encode_jsonl(tmp_path, b'\xef\xbb\xbf\r\n \t\n\n{"text": "a"}\r\n')
+    assert result.counts["filtered"] == 3
+    assert [raw for _, raw, _, _ in result.documents] == [b"a"]
+
+
+def test_fields_may_be_nested_or_have_dots_in_their_names(tmp_path):
+    data = b'{"doc": {"text": "in", "id": 7}}\n{"doc.text": "whole", "doc": {"text": "in"}}\n'
+    result = encode_jsonl(tmp_path, data, text_field="doc.text", id_field="doc.id")
+    assert [(i, raw) for i, raw, _, _ in result.documents] == [
+        ("7", b"in"),
+        ("x.jsonl#33", b"whole"),
+    ]
+    table = {"doc": [{"text": "in", "id": 7}], "meta": [{"a": {"b": 1}}]}
+    result = encode_table(
+        tmp_path, table, text_field="doc.text", id_field="doc.id", keep_fields=["meta.a"]
+    )
+    assert result.documents == [("7", b"in", "x.parquet", b'{"meta.a": {"b": 1}}')]
+
+
+def test_kept_fields_become_sorted_json(tmp_path):
+    data = '{"text": "a", "z": 1, "lang": "dé", "n": null}\n{"text": "b"}\n'.encode()
+    result = encode_jsonl(tmp_path, data, keep_fields=("z", "lang", "n"))
+    assert [meta for _, _, _, meta in result.documents] == [
+        '{"lang": "dé", "n": null, "z": 1}'.encode(),
+        None,
+    ]
+    bad = encode_jsonl(tmp_path, b'{"text": "a", "z": "\\ud800"}\n', keep_fields=("z",))
+    assert reasons(bad) == [(0, "lone_surrogate")]
+
+
+def test_parquet_values_that_json_lacks_become_strings(tmp_path):
+    table = {
+        "text": ["a"],
+        "id": [datetime.date(2020, 1, 2)],
+        "raw": [b"\xff"],
+        "name": pa.array([b"caf\xc3\xa9"]).cast(pa.string()),
+    }
+    result = encode_table(tmp_path, table, keep_fields=("raw", "name"))
+    ((doc_id, _, _, meta),) = result.documents
+    assert doc_id == '"2020-01-02"'
+    assert json.loads(meta) == {"raw": "\\xff", "name": "café"}
+
+
+def test_parquet_ids_that_are_not_utf8_are_rejected(tmp_path):
+    result = encode_table(tmp_path, {"text": ["a", "b"], "id": [b"\xff", b"ok"]})
+    assert [doc_id for doc_id, _, _, _ in result.documents] == ["ok"]
+    assert reasons(result) == [(0, "invalid_id")]
+
+
+def test_parquet_text_that_is_not_utf8_keeps_its_bytes(tmp_path):
+    array = pa.StringArray.from_buffers(
+        1, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")
+    )
+    assert encode_table(tmp_path, {"text": array}).documents[0][1] == b"\xff\xfe"
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary(), pa.large_binary()])
+@pytest.mark.parametrize("is_dictionary", [False, True])
+def test_every_type_of_text_is_read(tmp_path, kind, is_dictionary):
+    array = pa.array(["a", None, "ü", ""]).cast(kind)
+    array = array.dictionary_encode() if is_dictionary else array
+    result = encode_table(tmp_path, {"text": array})
+    assert [raw for _, raw, _, _ in result.documents] == [b"a", "ü".encode(), b""]
+    assert reasons(result) == [(1, "null_text")]
+
+
+def test_an_altered_page_of_parquet_is_noticed(tmp_path):
+    path = tmp_path / "x.parquet"
+    table = pa.table({"text": [f"row number {i}" for i in range(1000)]})
+    pq.write_table(
+        table,
+        path,
+        row_group_size=100,
+        compression="none",
+        write_page_checksum=True,
+        use_dictionary=False,
+    )
+    data = bytearray(path.read_bytes())
+    data[data.index(b"row number 555")] ^= 1
+    path.write_bytes(data)
+    result = encode(tmp_path / "out", path)
+    assert len(result.documents) == 500
+    assert reasons(result) == [(499, "damaged_input")]
+
+
+def test_a_bad_file_does_not_stop_the_files_beside_it(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a", "c"):
+        pq.write_table(pa.table({"text": ["x"]}), tmp_path / "in" / f"{name}.parquet")
+    pq.write_table(pa.table({"body": ["x"]}), tmp_path / "in" / "b.parquet")
+    (tmp_path / "in" / "d.parquet.gz").write_bytes(b"whatever")
+    result = encode(tmp_path / "out", tmp_path / "in")
+    assert [source for _, _, source, _ in result.documents] == ["a.parquet", "c.parquet"]
+    assert [(r["source"], r["reason"], r["detail"]) for r in result.rejects] == [
+        ("b.parquet", "missing_column", "no column 'text'; it has 'body'"),
+        (
+            "d.parquet.gz",
+            "damaged_input",
+            "a Parquet file inside gzip cannot be read; decompress it first",
+        ),
+    ]
+
+
+@pytest.mark.parametrize(("name", "options"), [("x.jsonl", {}), ("x.txt", {"doc_per": "line"})])
+def test_a_line_over_the_limit_is_rejected_with_a_sample(tmp_path, monkeypatch, name, options):
+    monkeypatch.setitem(lines_module.read_lines.__kwdefaults__, "max_line_bytes", 1000)
+    (tmp_path / name).write_bytes(b'{"text": "a"}\n' + b"x" * 3_000_000 + b'\n{"text": "b"}\n')
+    result = encode(tmp_path / "out", tmp_path / name, **options)
+    assert len(result.documents) == 2
+    assert reasons(result) == [(14, "too_long")]
+    assert result.rejects[0]["sample"] == b"x" * 200
+    assert result.rejects[0]["detail"] == "the line has 3000000 bytes"
+
+
+def test_a_text_file_that_grows_while_it_is_read_stops_the_unit(tmp_path, monkeypatch):
+    def growing(path, compression, **options):
+        yield b"x" * 1001
+
+    monkeypatch.setattr(text_reader, "read_blocks", growing)
+    (tmp_path / "x.txt").write_bytes(b"x" * 1000)
+    with pytest.raises(WorkError, match=r"x\.txt: changed while it was read"):
+        encode(tmp_path / "out", tmp_path / "x.txt", max_document_bytes=100)
+    assert not list((tmp_path / "out").glob("*"))
