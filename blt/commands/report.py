@@ -1,0 +1,63 @@
+"""One page about what stages gave."""
+
+import argparse
+from pathlib import Path
+
+from blt.command import Summary
+from blt.console import Console, format_bytes
+from blt.errors import UserError
+from blt.storage import prepare_output_folder
+
+NAME = "report"
+HELP = "one HTML page about training runs, boundaries and scores"
+DESCRIPTION = """\
+Makes one HTML file that needs no network and no scripts: headline figures, loss curves, patch
+lengths, bits per byte of documents beside zlib's, where zlib is still ahead, the best and the worst
+documents with their patches coloured by entropy, and how all of it was made. Sections appear for
+what is found. Entropies that were not kept with the boundaries are computed again if the entropy
+model lies in a folder that is given."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="The output folder of blt run, or datasets: boundaries, training runs, scores.",
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="FILE.html",
+        help="The page; one that is there is replaced.",
+    )
+    # The page depends on nothing but its input and is made anew each time; the chain of `blt run`
+    # gives --overwrite to every stage.
+    parser.add_argument("--overwrite", action="store_true", help=argparse.SUPPRESS)
+
+
+def run(args: argparse.Namespace, console: Console) -> Summary:
+    """Writes the page; see `DESCRIPTION`."""
+    if args.output.is_dir():
+        raise UserError(
+            f"--output {args.output}: is a folder; the name of a file such as "
+            f"{args.output / 'report.html'} expected."
+        )
+    from blt.report import collect, headline_figures, write_page
+
+    found = collect(args.folder)
+    prepare_output_folder(args.output.parent)
+    size = write_page(found, args.output)
+    kinds = [dataset.name for dataset in found.datasets]
+    return Summary(
+        {
+            "stage": NAME,
+            "output": str(args.output),
+            "bytes": size,
+            "datasets": kinds,
+            "figures": headline_figures(found),
+        },
+        [f"report: done. {format_bytes(size)} -> {args.output}"],
+    )

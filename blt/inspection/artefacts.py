@@ -1,0 +1,94 @@
+"""Finding what stages made: datasets below a folder, and the datasets that others came from."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from blt.errors import UserError
+from blt.manifest import MANIFEST_NAME, Manifest, read_manifest
+from blt.stage import PLAN_NAME
+from blt.storage import read_json
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A dataset, and what its manifest says beside what `Manifest` holds."""
+
+    manifest: Manifest
+    blt_version: str
+
+    @property
+    def name(self) -> str:
+        return self.manifest.folder.resolve().name
+
+
+def is_dataset(folder: Path) -> bool:
+    return (folder / MANIFEST_NAME).is_file()
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Tells whether a stage was begun here and has not ended."""
+    return (folder / PLAN_NAME).is_file() and not is_dataset(folder)
+
+
+def open_dataset(folder: Path) -> Dataset:
+    """Reads a dataset's manifest; raises UserError as `read_manifest` does."""
+    manifest = read_manifest(folder)
+    return Dataset(manifest, str(read_json(folder / MANIFEST_NAME).get("blt_version", "?")))
+
+
+def subfolders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def find_datasets(folders: Iterable[Path]) -> list[Dataset]:
+    """Returns the datasets that folders are, or hold directly, each once, in order.
+
+    Raises:
+      UserError: a folder does not exist, or neither is nor holds a dataset; names it.
+    """
+    found: dict[Path, Dataset] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(
+                f"{folder}: no such folder. Give the output folder of `blt run`, or datasets."
+            )
+        candidates = [folder] if is_dataset(folder) else subfolders(folder)
+        datasets = [path for path in candidates if is_dataset(path)]
+        if not datasets and not any(folder.glob("*.keras")):
+            raise UserError(
+                f"{folder}: nothing to report on: no {MANIFEST_NAME} in it or in a folder in it. "
+                "Give the output folder of `blt run`, or datasets that stages made."
+            )
+        for path in datasets:
+            found.setdefault(path.resolve(), open_dataset(path))
+    return list(found.values())
+
+
+def find_by_sha256(sha256: str, near: Path) -> Manifest | None:
+    """Returns the dataset with this manifest among those that lie beside the folder `near`."""
+    for path in subfolders(near.resolve().parent):
+        if is_dataset(path):
+            try:
+                manifest = read_manifest(path)
+            except UserError:  # of another program, or unreadable: not the one
+                continue
+            if manifest.sha256 == sha256:
+                return manifest
+    return None
+
+
+def find_parent(manifest: Manifest, kind: str) -> Manifest | None:
+    """Returns the parent of this kind if it lies beside the dataset, else None."""
+    sha256 = manifest.parents.get(kind)
+    return find_by_sha256(sha256, manifest.folder) if sha256 else None
+
+
+def flatten(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields ("model.dim", 128) for nested mappings."""
+    for key, inner in value.items():
+        if isinstance(inner, dict) and inner:
+            yield from flatten(inner, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", inner

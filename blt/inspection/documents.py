@@ -1,0 +1,257 @@
+"""The beginnings of documents with their patch boundaries, from byte shards and boundaries.
+
+Only what is asked for is held: shards are streamed, and those that are not needed are not opened.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from blt.errors import UserError, WorkError
+from blt.formats.boundaries import BoundariesRow, patches_name, read_boundaries, restore_entropies
+from blt.formats.byte_shard import ByteRecord, read_byte_shard
+from blt.manifest import Manifest
+from blt.tokenizer import BYTE_OFFSET, tokens_to_bytes
+from blt.units import ShardInfo
+
+Numbers = tuple[int, int]  # of a shard: unit and roll
+
+
+@dataclasses.dataclass(frozen=True)
+class Patch:
+    """A patch of a document's beginning.
+
+    Attributes:
+      raw_bytes: its bytes; never empty (patches of BOS or EOS alone are left out).
+      nats: [num_bytes] float32, the entropies of these bytes; None if they are not known.
+    """
+
+    raw_bytes: bytes
+    nats: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """The beginning of a document.
+
+    Attributes:
+      doc_id, source: as in its byte shard.
+      num_bytes: of the whole record (the document, or the first part of a long one).
+      num_parts: parts of the document.
+      tokens: [num_tokens] uint16, of the beginning, BOS first.
+      patch_lengths: [num_patches] of the same tokens, the last one cut; None without boundaries.
+      entropies: [num_tokens] float32 nats; None if they were not kept.
+    """
+
+    doc_id: str
+    source: str
+    num_bytes: int
+    num_parts: int
+    tokens: np.ndarray
+    patch_lengths: np.ndarray | None = None
+    entropies: np.ndarray | None = None
+
+    def patches(self) -> Iterator[Patch]:
+        """Yields the patches that hold bytes; the whole beginning as one without boundaries."""
+        lengths = [len(self.tokens)] if self.patch_lengths is None else self.patch_lengths
+        start = 0
+        for length in lengths:
+            tokens = self.tokens[start : start + length]
+            if raw_bytes := tokens_to_bytes(tokens):
+                nats = None
+                if self.entropies is not None:
+                    nats = self.entropies[start : start + length][tokens >= BYTE_OFFSET]
+                yield Patch(raw_bytes, nats)
+            start += length
+
+
+def shard_numbers(name: str) -> Numbers | None:
+    """Returns (unit, roll) of a shard's name, None if it has none.
+
+    >>> shard_numbers("bytes-00012-003.tfrecord.gz")
+    (12, 3)
+    """
+    parts = name.partition(".")[0].split("-")
+    if len(parts) != 3 or not (parts[1].isdecimal() and parts[2].isdecimal()):
+        return None
+    return int(parts[1]), int(parts[2])
+
+
+def first_documents(
+    data: Manifest, patches: Manifest | None, *, count: int, num_bytes: int
+) -> Iterator[Document]:
+    """Yields the beginnings of a dataset's first documents.
+
+    Args:
+      data: byte shards.
+      patches: their boundaries, or None.
+      count: documents.
+      num_bytes: bytes of each, at most.
+
+    Raises:
+      WorkError: a shard is damaged, or boundaries are not those of these byte shards.
+    """
+    left = count
+    for shard in data.shards:
+        if left <= 0:
+            return
+        rows = _rows_for(shard, patches)
+        for record in read_byte_shard(data.shard_path(shard)):
+            row = next(rows, None) if rows is not None else None
+            if record.part:
+                continue
+            yield beginning(record, row, num_bytes)
+            left -= 1
+            if left <= 0:
+                return
+
+
+def find_documents(
+    data: Manifest, patches: Manifest, wanted: Sequence[tuple[str, int]], *, num_bytes: int
+) -> dict[tuple[str, int], Document]:
+    """Finds documents by id and size in byte shards, with their boundaries.
+
+    Args:
+      data, patches: byte shards and boundaries of one another.
+      wanted: (doc_id, bytes of the document) of each; the first such document is taken.
+      num_bytes: bytes of each beginning, at most.
+
+    Returns:
+      What was found, by (doc_id, bytes).
+    """
+    found: dict[tuple[str, int], Document] = {}
+    missing = set(wanted)
+    shards = {shard_numbers(shard.name): shard for shard in data.shards}
+    for info in patches.shards:
+        numbers = shard_numbers(info.name)
+        if not missing or numbers not in shards:
+            continue
+        places = _places(patches.shard_path(info), {doc_id for doc_id, _ in missing})
+        if not places:
+            continue
+        rows = read_boundaries(patches.shard_path(info))
+        open_ids: dict[str, Document] = {}
+        for index, record in enumerate(read_byte_shard(data.shard_path(shards[numbers]))):
+            row = next(rows, None)
+            if index in places:
+                if record.part == 0:
+                    open_ids[record.doc_id] = beginning(record, row, num_bytes)
+                    size = 0
+                size += _count_bytes(record)
+                if record.part == record.num_parts - 1:
+                    key = (record.doc_id, size)
+                    document = open_ids.pop(record.doc_id)
+                    if key in missing:
+                        found[key] = document
+                        missing.discard(key)
+            if index >= places[-1]:
+                break
+    return found
+
+
+def _places(path: Path, doc_ids: set[str]) -> list[int]:
+    """Returns the rows of a shard of boundaries that have one of these ids."""
+    places, first = [], 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(columns=["doc_id"]):
+            is_wanted = pc.is_in(batch["doc_id"], pa.array(sorted(doc_ids), pa.string()))
+            places += (np.flatnonzero(is_wanted.to_numpy(zero_copy_only=False)) + first).tolist()
+            first += batch.num_rows
+    return places
+
+
+def _rows_for(shard: ShardInfo, patches: Manifest | None) -> Iterator[BoundariesRow] | None:
+    numbers = shard_numbers(shard.name)
+    if patches is None or numbers is None:
+        return None
+    path = patches.folder / patches_name(*numbers)
+    return read_boundaries(path) if path.is_file() else None
+
+
+def beginning(record: ByteRecord, row: BoundariesRow | None, num_bytes: int) -> Document:
+    """Returns a record's beginning, with its boundaries if `row` is given.
+
+    Raises:
+      WorkError: the row is another record's.
+    """
+    tokens = record.tokens[: num_bytes + 1]
+    lengths = entropies = None
+    if row is not None:
+        if (row.doc_id, row.part, row.num_tokens) != (
+            record.doc_id,
+            record.part,
+            len(record.tokens),
+        ):
+            raise WorkError(
+                f"boundaries of document {row.doc_id!a:.80} do not fit document "
+                f"{record.doc_id!a:.80}: they were made from other byte shards. Run `blt patch` "
+                "again, or give the byte shards they were made from with --data."
+            )
+        lengths = cut_lengths(row.patch_lengths, len(tokens))
+        if row.entropies is not None:
+            entropies = restore_entropies(row.entropies[: len(tokens)])
+    return Document(
+        doc_id=record.doc_id,
+        source=record.source,
+        num_bytes=_count_bytes(record),
+        num_parts=record.num_parts,
+        tokens=tokens,
+        patch_lengths=lengths,
+        entropies=entropies,
+    )
+
+
+def cut_lengths(patch_lengths: np.ndarray, num_tokens: int) -> np.ndarray:
+    """Returns the lengths of the patches of the first `num_tokens` tokens.
+
+    >>> cut_lengths(np.array([1, 4, 3]), 6).tolist()
+    [1, 4, 1]
+    """
+    ends = np.minimum(np.cumsum(patch_lengths), num_tokens)
+    lengths = np.diff(ends, prepend=0)
+    return lengths[lengths > 0]
+
+
+def _count_bytes(record: ByteRecord) -> int:
+    return int(np.count_nonzero(record.tokens >= BYTE_OFFSET))
+
+
+def check_related(patches: Manifest, data: Manifest) -> None:
+    """Raises UserError unless these boundaries were made from these byte shards."""
+    if patches.parents.get("byte_shards") != data.sha256:
+        raise UserError(
+            f"--data {data.folder}: not the byte shards that {patches.folder} was made from "
+            "(another manifest). Give those."
+        )
+
+
+def decode_sequence(features: Mapping[str, object], num_bytes: int) -> Iterator[Document]:
+    """Yields the documents of a training sequence, as far as `num_bytes` goes in all.
+
+    Args:
+      features: of a training shard's record: tokens, patch_lengths, segment_ids, doc_ids.
+      num_bytes: tokens shown, at most.
+    """
+    tokens = np.asarray(features["tokens"])
+    lengths = np.asarray(features["patch_lengths"])
+    segments = np.asarray(features["segment_ids"])
+    patch_starts = np.cumsum(lengths) - lengths
+    for number, doc_id in enumerate(features["doc_ids"], 1):
+        places = np.flatnonzero(segments == number)
+        if not len(places) or places[0] >= num_bytes:
+            return
+        start, end = int(places[0]), min(int(places[-1]) + 1, num_bytes)
+        inside = (patch_starts >= start) & (patch_starts <= places[-1])
+        yield Document(
+            doc_id=bytes(doc_id).decode("utf-8", "replace"),
+            source="",
+            num_bytes=int(np.count_nonzero(tokens[places] >= BYTE_OFFSET)),
+            num_parts=1,
+            tokens=tokens[start:end],
+            patch_lengths=cut_lengths(lengths[inside], end - start),
+        )

@@ -1,0 +1,188 @@
+"""Charts as SVG inside the page: the same figures give the same text, in the page's colours.
+
+Matplotlib draws with stand-in colours, which become the page's CSS variables, so that one chart
+serves light, dark and paper. Identifiers are made unique to the chart, as a page has many.
+"""
+
+import html
+import io
+import itertools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+
+from blt.report.measures import BIN_BITS, MAX_BITS, MAX_PATCH_BIN
+
+# Stand-ins, and the variables of `style.py` that take their place.
+_INK, _GRID = "#010203", "#040506"
+_SERIES = ("#0a0b01", "#0a0b02", "#0a0b03", "#0a0b04")
+_VARIABLES = {
+    _INK: "var(--ink-soft)",
+    _GRID: "var(--line)",
+    **{color: f"var(--series-{number})" for number, color in enumerate(_SERIES, 1)},
+}
+# One colour and, for paper and the colour-blind, one dash and marker for each method.
+_METHOD_STYLES = {"zlib": (_SERIES[2], "-.", "^"), "xz": (_SERIES[3], ":", "D")}
+_MODEL_STYLES = ((_SERIES[0], "-", "o"), (_SERIES[1], "--", "s"), (_SERIES[3], ":", "D"))
+_SIZE_INCHES = (5.0, 3.1)
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "blt",
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.edgecolor": _GRID,
+    "axes.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "xtick.labelcolor": _INK,
+    "ytick.labelcolor": _INK,
+    "legend.frameon": False,
+    "legend.labelcolor": _INK,
+    "lines.linewidth": 1.6,
+}
+
+
+def _draw(name: str, description: str, plot: Callable[[Axes], None]) -> str:
+    """Returns the SVG element of a chart.
+
+    Args:
+      name: unique on the page, an identifier.
+      description: what the chart shows, for those who cannot see it.
+      plot: draws on the axes.
+    """
+    # No pyplot: it holds figures, and looks for a display. The defaults are matplotlib's own, not
+    # those of a file that the user may have.
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE, "backend": "svg"}):
+        figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+        FigureCanvasSVG(figure)
+        figure.patch.set_alpha(0)
+        axes = figure.add_subplot()
+        axes.patch.set_alpha(0)
+        plot(axes)
+        buffer = io.StringIO()
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", metadata=nothing)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for stand_in, variable in _VARIABLES.items():
+        svg = svg.replace(stand_in, variable)
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
+    label = html.escape(description, quote=True)
+    head, body = svg.split(">", 1)
+    head = re.sub(r' (width|height|xmlns:xlink|xmlns|version)="[^"]*"', "", head)
+    body = body.replace("xlink:href", "href")
+    return f'{head} role="img" aria-label="{label}">{body.strip()}'
+
+
+def _styles(labels: Iterable[str]) -> dict[str, tuple[str, str, str]]:
+    """Returns colour, dash and marker by label: models in order, compressors always the same."""
+    models = itertools.cycle(_MODEL_STYLES)
+    return {label: _METHOD_STYLES.get(label) or next(models) for label in labels}
+
+
+def draw_losses(
+    name: str, title: str, history: Sequence[Mapping[str, float]], baseline: float | None = None
+) -> str:
+    """Draws bits per byte against the text trained on (thousands of bytes).
+
+    Args:
+      name: unique on the page.
+      title: of the model.
+      history: records with kilobytes, bits_per_byte and, in some, held_out_bits_per_byte.
+      baseline: zlib's bits per byte, drawn as a level; None for none.
+    """
+
+    def plot(axes: Axes) -> None:
+        seen = [record["kilobytes"] for record in history]
+        axes.plot(seen, [r["bits_per_byte"] for r in history], color=_SERIES[0], label="training")
+        judged = [record for record in history if "held_out_bits_per_byte" in record]
+        if judged:
+            axes.plot(
+                [record["kilobytes"] for record in judged],
+                [record["held_out_bits_per_byte"] for record in judged],
+                color=_SERIES[1],
+                linestyle="--",
+                marker="o",
+                markersize=4,
+                label="held out",
+            )
+        if baseline is not None:
+            color, dash, _ = _METHOD_STYLES["zlib"]
+            axes.axhline(baseline, color=color, linestyle=dash, label="zlib, held out")
+        axes.set(xlabel="text trained on (KB)", ylabel="bits per byte")
+        axes.set_ylim(bottom=0, top=min(9.0, axes.get_ylim()[1]))
+        axes.set_xlim(left=0)
+        axes.legend()
+
+    return _draw(name, f"{title}: bits per byte against the text trained on", plot)
+
+
+def draw_patch_lengths(name: str, lengths: np.ndarray) -> str:
+    """Draws the share of patches of each length; `lengths` as in `PatchMeasures`."""
+
+    def plot(axes: Axes) -> None:
+        used = np.flatnonzero(lengths)
+        last = min(max(int(used[-1]), 8), MAX_PATCH_BIN) if len(used) else 8
+        shares = 100 * lengths[1 : last + 1] / max(1, lengths.sum())
+        axes.bar(np.arange(1, last + 1), shares, color=_SERIES[0], width=0.8)
+        axes.set(xlabel="bytes in the patch", ylabel="share of patches (%)")
+        axes.grid(visible=False, axis="x")
+        axes.set_xlim(0.3, last + 0.7)
+        ticks = [1, *range(4, last + 1, 4)]
+        labels = [f"≥{t}" if t == MAX_PATCH_BIN else str(t) for t in ticks]
+        axes.set_xticks(ticks, labels)
+
+    return _draw(name, "Share of patches by their length in bytes", plot)
+
+
+def draw_distributions(name: str, histograms: Mapping[str, np.ndarray]) -> str:
+    """Draws the documents by bits per byte, one outline for each model or compressor."""
+
+    def plot(axes: Axes) -> None:
+        used = np.flatnonzero(sum(histograms.values()))
+        first, last = int(used[0]), int(used[-1]) + 1
+        edges = np.arange(first, last + 1) * BIN_BITS
+        for label, (color, dash, _) in _styles(histograms).items():
+            counts = histograms[label]
+            values = 100 * counts[first:last] / max(1, counts.sum())
+            axes.stairs(values, edges, label=label, linewidth=1.5, color=color, linestyle=dash)
+        axes.set(xlabel="bits per byte", ylabel="share of documents (%)")
+        if last * BIN_BITS > MAX_BITS:
+            axes.set_xlabel(f"bits per byte (from {MAX_BITS:g} on in one bin)")
+        axes.set_ylim(bottom=0)
+        axes.legend()
+
+    return _draw(name, "Distribution of bits per byte over documents", plot)
+
+
+def draw_sizes(name: str, points: Mapping[str, np.ndarray]) -> str:
+    """Draws each document's bits per byte against its size; `points` are [num_points, 2]."""
+
+    def plot(axes: Axes) -> None:
+        for label, (color, _, marker) in _styles(points).items():
+            sizes, bits = points[label].T
+            axes.scatter(
+                sizes, bits, s=8, color=color, alpha=0.55, linewidths=0, marker=marker, label=label
+            )
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.0f}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set(xlabel="size of the document (bytes)", ylabel="bits per byte")
+        axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_locator(MaxNLocator(6))
+        axes.legend(markerscale=2)
+
+    return _draw(name, "Bits per byte of documents against their size", plot)

@@ -1,0 +1,283 @@
+"""The report: one HTML file that needs nothing else, made from what the stages left.
+
+Sections appear for what was found. The same input gives the same bytes: there is no date in it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from blt.console import format_bytes
+from blt.manifest import describe_kind
+from blt.report.charts import draw_distributions, draw_losses, draw_patch_lengths, draw_sizes
+from blt.report.collect import Artefacts
+from blt.report.examples import render_examples
+from blt.report.made import render_made
+from blt.report.markup import escape, paragraph, table
+from blt.report.measures import MAX_POINTS, ScoreMeasures
+from blt.report.style import STYLE
+from blt.storage import atomic_path
+
+_HEAD = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{title}</title>
+<style>
+{style}</style>
+</head>
+<body>
+"""
+
+
+def render_page(found: Artefacts) -> str:
+    """Returns the whole page."""
+    title = "Byte Latent Transformer: report"
+    sections = [
+        f"<header><h1>{title}</h1>{_headline(found)}</header>",
+        _losses(found),
+        _patch_lengths(found),
+        _distributions(found),
+        *(_compressors_ahead(scores) for scores in found.scores[:1]),
+        render_examples(found),
+        render_made(found),
+    ]
+    body = "\n".join(section for section in sections if section)
+    return _HEAD.format(title=title, style=STYLE) + f"<main>\n{body}\n</main>\n</body>\n</html>\n"
+
+
+def section(identifier: str, heading: str, *parts: str) -> str:
+    """Returns a section of the page."""
+    body = "\n".join(part for part in parts if part)
+    return f'<section id="{identifier}">\n<h2>{escape(heading)}</h2>\n{body}\n</section>'
+
+
+def figure(svg: str, caption: str) -> str:
+    """Returns a chart with its caption, which is markup."""
+    return f"<figure>{svg}<figcaption>{caption}</figcaption></figure>"
+
+
+def headline_figures(found: Artefacts) -> dict[str, Any]:
+    """Returns the figures at the head of the page, as data; what is not known is left out."""
+    figures: dict[str, Any] = {}
+    for kind in ("byte_shards", "boundaries", "scores"):
+        datasets = found.of_kind(kind)
+        if datasets:
+            totals = datasets[0].manifest.totals
+            figures["documents"] = totals.get("documents", 0)
+            figures["bytes"] = totals.get("bytes", 0)
+            break
+    for measured in found.patches[:1]:
+        totals = measured.dataset.manifest.totals
+        if totals.get("patches"):
+            figures["mean_patch_bytes"] = totals["bytes"] / totals["patches"]
+    figures["bits_per_byte"] = {
+        scores.label: scores.summary["bits_per_byte"]
+        for scores in found.scores
+        if scores.summary.get("bits_per_byte") is not None
+    }
+    for scores in found.scores[:1]:
+        for name in ("zlib", "xz"):
+            if scores.summary.get(f"{name}_bits_per_byte") is not None:
+                figures["bits_per_byte"][name] = scores.summary[f"{name}_bits_per_byte"]
+    return figures
+
+
+def which_documents(scores: ScoreMeasures) -> str:
+    """Returns what was scored, in words: "held-out documents"."""
+    split = scores.dataset.manifest.config.get("split")
+    return {"valid": "held-out documents", "train": "training documents"}.get(split, "documents")
+
+
+def _headline(found: Artefacts) -> str:
+    figures = headline_figures(found)
+    cards = []
+    if "documents" in figures:
+        cards.append((f"{figures['documents']:,}", "documents"))
+        cards.append((format_bytes(figures["bytes"]), "of text"))
+    if "mean_patch_bytes" in figures:
+        cards.append((f"{figures['mean_patch_bytes']:.2f}", "bytes in a patch, on average"))
+    bits = figures["bits_per_byte"]
+    for scores in found.scores[:1]:
+        if scores.label in bits:
+            words = f"bits per byte, {scores.label}, {which_documents(scores)}"
+            cards.append((f"{bits[scores.label]:.3f}", words))
+    items = [f"<li><b>{escape(value)}</b><span>{escape(name)}</span></li>" for value, name in cards]
+    parts = [f'<ul class="figures">{"".join(items)}</ul>'] if items else []
+    if bits:
+        parts.append(_comparison(found.scores, bits))
+    kinds = dict.fromkeys(describe_kind(d.manifest.kind) for d in found.datasets)
+    if kinds:
+        made_of = f'Made from {escape(", ".join(kinds))}; <a href="#made">how they were made</a>.'
+        parts.append(paragraph(made_of, "note"))
+    return "\n".join(parts)
+
+
+def _comparison(scores: Sequence[ScoreMeasures], bits: dict[str, float]) -> str:
+    documents = {
+        measured.label: (measured.summary.get("documents"), measured.summary.get("bytes"))
+        for measured in scores
+    }
+    first = scores[0]
+    rows = []
+    for name, value in sorted(bits.items(), key=lambda item: item[1]):
+        count, size = documents.get(name, documents[first.label])
+        against = f"{value - bits['zlib']:+.3f}" if "zlib" in bits and name != "zlib" else ""
+        rows.append(
+            (
+                name,
+                f"{value:.3f}",
+                against,
+                "" if count is None else f"{count:,}",
+                "" if size is None else format_bytes(size),
+            )
+        )
+    return table(
+        ("", "bits per byte", "against zlib", "documents", "text"),
+        rows,
+        caption=f"Bits per byte of {which_documents(first)}: all bits over all bytes. zlib (level "
+        "6) and xz compress each document alone.",
+    )
+
+
+def _losses(found: Artefacts) -> str:
+    charts = []
+    zlib = None
+    for scores in found.scores[:1]:
+        zlib = scores.summary.get("zlib_bits_per_byte")
+    for index, history in enumerate(found.histories):
+        if not history.records:
+            continue
+        last = history.records[-1]
+        steps = last.get("step")
+        held_out = [
+            record["held_out_bits_per_byte"]
+            for record in history.records
+            if "held_out_bits_per_byte" in record
+        ]
+        caption = f"<b>{escape(history.title)}</b>: "
+        caption += f"{steps:,} steps, " if isinstance(steps, int) else ""
+        caption += f"{format_bytes(last['kilobytes'] * 1000)} of text seen; training ended at "
+        caption += f"{last['bits_per_byte']:.3f} bits per byte"
+        caption += f", held out {held_out[-1]:.3f}." if held_out else "."
+        svg = draw_losses(f"loss{index}", history.title, history.records, zlib)
+        charts.append(figure(svg, caption))
+    if not charts:
+        return ""
+    note = paragraph(
+        "Held-out text is never trained on; while training goes on, only a part of it is looked "
+        "at, so these figures differ a little from the scores.",
+        "note",
+    )
+    return section("losses", "Training", f'<div class="charts">{"".join(charts)}</div>', note)
+
+
+def _patch_lengths(found: Artefacts) -> str:
+    charts = []
+    for index, measured in enumerate(found.patches):
+        manifest = measured.dataset.manifest
+        num_patches = int(measured.lengths.sum())
+        if not num_patches:
+            continue
+        rule = manifest.config.get("rule", "")
+        caption = f"{num_patches:,} patches of <code>{escape(measured.dataset.name)}</code>"
+        caption += f", rule {escape(rule)}" if rule else ""
+        caption += f"; the longest has {measured.longest:,} bytes. BOS is not counted, EOS is."
+        if measured.is_sampled:
+            caption += f" From {measured.num_rows:,} documents, a part of the dataset."
+        charts.append(figure(draw_patch_lengths(f"patches{index}", measured.lengths), caption))
+    if not charts:
+        return ""
+    return section("patches", "Patch lengths", f'<div class="charts">{"".join(charts)}</div>')
+
+
+def _distributions(found: Artefacts) -> str:
+    measured = [scores for scores in found.scores if scores.num_scored]
+    if not measured:
+        return ""
+    first = measured[0]
+    histograms = {scores.label: scores.histograms[scores.label] for scores in measured[:3]}
+    if "zlib" in first.histograms:
+        histograms["zlib"] = first.histograms["zlib"]
+    shown = {name: first.points[name] for name in (first.label, "zlib") if name in first.points}
+    sampled = "".join(
+        f" Of the {escape(scores.label)}'s scores, {scores.num_rows:,} rows were read, not all."
+        for scores in measured
+        if scores.is_sampled
+    )
+    over = f"{first.num_scored:,} {which_documents(first)}"
+    count = min(first.num_scored, MAX_POINTS)
+    some = "Every" if count == first.num_scored else f"A random sample of {count:,}: every"
+    charts = [
+        figure(
+            draw_distributions("distribution", histograms),
+            f"How many bits a byte takes, over {over}.{sampled}",
+        ),
+        figure(
+            draw_sizes("sizes", shown),
+            f"{some} document is a point for each method; zlib is ahead where its points are the "
+            "lower ones.",
+        ),
+    ]
+    return section("scores", "Bits per byte", f'<div class="charts">{"".join(charts)}</div>')
+
+
+def _compressors_ahead(scores: ScoreMeasures) -> str:
+    if not scores.ahead:
+        return ""
+    parts = []
+    context = scores.score_spec.get("context")
+    for name, count in scores.ahead.items():
+        share = count / max(1, scores.num_scored)
+        size = scores.ahead_bytes[name]
+        if not count:
+            parts.append(paragraph(f"{name} is ahead of the {scores.label} at no document."))
+            continue
+        parts.append(
+            paragraph(
+                f"<b>{name}</b> needs fewer bits than the {escape(scores.label)} for {count:,} of "
+                f"{scores.num_scored:,} documents ({share:.1%}), which hold {format_bytes(size)} "
+                f"of {format_bytes(scores.bytes)} ({size / max(1, scores.bytes):.1%})."
+            )
+        )
+    if any(scores.ahead.values()):
+        sees = f"sees {context} bytes at most" if context else "sees a window of bytes only"
+        parts.append(
+            paragraph(
+                "Why: these are the long and repetitive documents. A compressor looks back over "
+                f"the whole document (zlib 32 KB), while the {escape(scores.label)} {sees}, and "
+                "its training was short: what a text repeats, a compressor copies, and a small model "
+                "must have learned to."
+            )
+        )
+    for name, largest in list(scores.largest_ahead.items())[:1]:
+        others = [other for other in scores.largest_ahead if other != name]
+        rows = [
+            (
+                score.doc_id,
+                f"{score.num_bytes:,}",
+                f"{score.bits_per_byte:.3f}",
+                *(_figure(score.baselines[compressor]) for compressor in (name, *others)),
+            )
+            for score in largest
+        ]
+        if rows:
+            header = ("document", "bytes", scores.label, name, *others)
+            caption = f"The largest documents at which {name} is ahead, in bits per byte"
+            parts.append(table(header, rows, caption=caption))
+    return section("ahead", "Where compressors are still ahead", *parts)
+
+
+def _figure(bits: float | None) -> str:
+    return "" if bits is None else f"{bits:.3f}"
+
+
+def write_page(found: Artefacts, output: Path) -> int:
+    """Writes the page to `output`, atomically; returns its size in bytes."""
+    data = render_page(found).encode("utf-8")
+    with atomic_path(output) as temporary:
+        temporary.write_bytes(data)
+    return len(data)
