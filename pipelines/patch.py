@@ -17,6 +17,7 @@ from blt.command import Summary
 from blt.commands.arguments import add_output_arguments, local_path
 from blt.commands.rule_arguments import add_rule_arguments
 from blt.console import Console, format_bytes
+from blt.errors import UserError
 from blt.manifest import Manifest, read_manifest
 from blt.patching.rules import PatchRule
 from blt.quiet import import_keras, silence
@@ -51,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE.yaml",
         help="Take the rule and its numbers from this file, made by blt calibrate.",
+    )
+    parser.add_argument(
+        "--target-patch-bytes",
+        type=float,
+        metavar="BYTES",
+        help="Which of the calibration's targets; needed if it has several.",
     )
     parser.add_argument(
         "--keep-entropies",
@@ -131,7 +138,11 @@ def _rule(args: argparse.Namespace, fingerprint: str | None) -> PatchRule:
     if args.calibration is not None:
         from blt.patching.calibrate import read_calibration
 
-        return read_calibration(args.calibration, fingerprint, **given)
+        return read_calibration(
+            args.calibration, fingerprint, target_patch_bytes=args.target_patch_bytes, **given
+        )
+    if args.target_patch_bytes is not None:
+        raise UserError("--target-patch-bytes: needs --calibration, made by `blt calibrate`.")
     return PatchRule(**given)
 
 

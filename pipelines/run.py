@@ -168,7 +168,12 @@ def _steps(paths: _Paths, inputs: list[str], config: dict[str, Any]) -> list[_St
         _Step(
             calibrate,
             "calibrate",
-            {**data, **entropy_model, **split, "output": paths.threshold},
+            {
+                **data,
+                **entropy_model,
+                "seed": config["seed"],
+                "output": paths.threshold,
+            },
             "calibrate",
         ),
         _Step(
