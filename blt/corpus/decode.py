@@ -116,7 +116,9 @@ class _Names:
         if not is_text:
             wanted = [n if n.lower().endswith(".jsonl") else n + ".jsonl" for n in wanted]
             wanted.append(source + ".jsonl")
-        numbered = (f"{wanted[0]}~{number}" for number in itertools.count(2))
+        # A number does not help below a file that stands where a folder must be: leave the folder.
+        flat = wanted[0].replace("/", "__")
+        numbered = (f"{flat}~{number}" for number in itertools.count(2))
         for name in itertools.chain(wanted, numbered):
             path = self._folder.joinpath(*(_safe(part) for part in name.split("/") if part))
             if path == self._folder or path.exists():
