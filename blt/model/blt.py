@@ -45,7 +45,7 @@ BLT_PRESETS: dict[str, dict[str, Any]] = {
 
 
 def _hidden_dim(dim: int) -> int:
-    """Returns 8/3 of a width, rounded up to 64: a SwiGLU as large as an MLP of 4 times the width."""
+    """Returns 8/3 of a width, rounded up to 64: a SwiGLU as large as a common MLP."""
     return math.ceil(dim * 8 / 3 / 64) * 64
 
 
