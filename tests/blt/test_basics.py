@@ -85,6 +85,15 @@ def test_an_error_while_writing_names_the_file(tmp_path):
         raise OSError(28, "No space left on device")
 
 
+def test_a_parent_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(WorkError, match="file/x.txt: cannot be written"),
+        atomic_path(tmp_path / "file" / "x.txt"),
+    ):
+        pass
+
+
 def test_the_digest_of_json_does_not_depend_on_the_order_of_keys():
     assert sha256_json({"a": 1, "b": [2]}) == sha256_json({"b": [2], "a": 1})
     assert sha256_json({"a": 1}) != sha256_json({"a": "1"})
