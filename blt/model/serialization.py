@@ -177,7 +177,9 @@ def _canonical(value: Any) -> Any:
     if isinstance(value, dict):
         if "class_name" in value and "config" in value:
             return {"class": value["class_name"], "config": _canonical(value["config"])}
-        return {k: _canonical(v) for k, v in value.items() if k not in ("name", "trainable")}
+        # Only layers are both named and trainable; a precision policy's name is what it is.
+        left_out = {"name", "trainable"} if "trainable" in value else set()
+        return {k: _canonical(v) for k, v in value.items() if k not in left_out}
     if isinstance(value, list | tuple):
         return [_canonical(inner) for inner in value]
     return value

@@ -1,0 +1,155 @@
+import itertools
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blt.errors import UserError
+from blt.formats.byte_shard import ByteRecord
+from blt.model.serialization import fingerprint, load_entropy_model
+from blt.splits import is_held_out
+from blt.tokenizer import frame_tokens
+from blt.training import entropy
+from blt.training.common import next_targets, record_every, token_nats
+from blt.training.entropy import EntropyTrainingConfig, make_rows, train_entropy_model
+from tests.blt.datasets import write_byte_dataset
+
+SMALL = {
+    "model": {
+        "dim": 16,
+        "num_layers": 1,
+        "num_heads": 2,
+        "window": 16,
+        "ngram_sizes": [2],
+        "ngram_table_size": 64,
+    },
+    "steps": 12,
+    "batch_size": 4,
+    "seq_len": 32,
+    "learning_rate": 1e-2,
+}
+
+
+def as_records(text, doc_id, part_bytes):
+    pieces = [text[i : i + part_bytes] for i in range(0, len(text), part_bytes)] or [b""]
+    return [
+        ByteRecord(doc_id, frame_tokens(p, add_bos=i == 0, add_eos=i == len(pieces) - 1), i)
+        for i, p in enumerate(pieces)
+    ]
+
+
+def test_rows_of_the_documented_example():
+    records = [ByteRecord("1", frame_tokens(b"AB")), ByteRecord("2", frame_tokens(b"C"))]
+    a, b, c = (byte + 4 for byte in b"ABC")
+    rows = [[part.tolist() for part in row] for row in make_rows(records, 4)]
+    assert rows == [
+        [[1, a, b, 1], [a, b, 2, c], [1, 1, 1, 2]],
+        [[c, 0, 0, 0], [2, 0, 0, 0], [1, 0, 0, 0]],
+    ]
+
+
+@settings(deadline=None)
+@given(
+    texts=st.lists(st.binary(max_size=40), max_size=8),
+    part_bytes=st.integers(1, 50),
+    seq_len=st.integers(1, 20),
+)
+def test_every_token_but_bos_is_a_target_once(texts, part_bytes, seq_len):
+    records = [r for i, t in enumerate(texts) for r in as_records(t, str(i), part_bytes)]
+    rows = list(make_rows(records, seq_len))
+    expected = [id_ for text in texts for id_ in frame_tokens(text)[1:].tolist()]
+    targets = [id_ for row in rows for id_ in row[1].tolist() if id_]
+    assert targets == expected
+    for tokens, row_targets, segment_ids in rows:
+        assert tokens.shape == row_targets.shape == segment_ids.shape == (seq_len,)
+        assert ((segment_ids == 0) == (row_targets == 0)).all()
+        for t in range(seq_len - 1):
+            if segment_ids[t] and segment_ids[t] == segment_ids[t + 1]:
+                assert row_targets[t] == tokens[t + 1]
+
+
+def test_targets_and_nats():
+    tokens = np.array([[1, 70, 71, 2, 1, 80, 2, 0]], np.int32)
+    segment_ids = np.array([[1, 1, 1, 1, 2, 2, 2, 0]], np.int32)
+    targets = np.asarray(next_targets(tokens, segment_ids))
+    assert targets.tolist() == [[70, 71, 2, 0, 80, 2, 0, 0]]
+    nats = np.asarray(token_nats(np.zeros((1, 8, 260), np.float32), targets))
+    np.testing.assert_allclose(nats, np.log(260), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("steps", "num_records", "stretch"), [(300, 50, 6), (7, 50, 1), (101, 10, 1), (1, 1, 1)]
+)
+def test_record_every(steps, num_records, stretch):
+    assert record_every(steps, num_records) == stretch
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    text = b"Bytes are predicted from the bytes before them, one after the other. "
+    documents = {f"doc-{i}": text[i % 7 :] * (1 + i % 3) for i in range(60)}
+    folder = tmp_path_factory.mktemp("data") / "bytes"
+    write_byte_dataset(folder, documents, num_shards=2, part_bytes=100)
+    return folder
+
+
+def test_training_learns_and_is_the_same_again(data, tmp_path):
+    config = EntropyTrainingConfig(**SMALL)
+    lines = []
+    summary = train_entropy_model(data, tmp_path / "a.keras", config, lines.append)
+    again = train_entropy_model(data, tmp_path / "b.keras", config)
+    assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
+    histories = [(tmp_path / f"{n}.keras.history.jsonl").read_text() for n in "ab"]
+    assert histories[0] == histories[1]
+    records = [json.loads(line) for line in histories[0].splitlines()]
+    assert [record["step"] for record in records] == list(range(1, 13))
+    assert records[0]["bits_per_byte"] > 7.5
+    assert records[-1]["held_out_bits_per_byte"] == summary["held_out_bits_per_byte"] < 6.5
+    assert sum("held_out_nats" in record for record in records) == 2
+    assert records[-1]["kilobytes"] == 12 * 4 * 32 / 1000
+    model = load_entropy_model(tmp_path / "a.keras")
+    assert fingerprint(model) == summary["fingerprint"] == again["fingerprint"]
+    assert any("held out" in line for line in lines)
+
+
+def test_held_out_documents_are_not_trained_on(data):
+    corpus = entropy._Corpus(entropy.read_manifest(data), EntropyTrainingConfig(**SMALL))
+    trained = {r.doc_id for r in corpus._records(corpus._paths, held_out=False)}
+    judged = {r.doc_id for r in corpus._records(corpus._paths, held_out=True)}
+    assert trained | judged == {f"doc-{i}" for i in range(60)}
+    assert judged == {doc_id for doc_id in trained | judged if is_held_out(doc_id)} != set()
+    assert not trained & judged
+
+
+def test_epochs_differ_in_order_alone(data):
+    config = EntropyTrainingConfig(**SMALL)
+    corpus = entropy._Corpus(entropy.read_manifest(data), config)
+    paths = corpus._paths
+    one_epoch = len(list(make_rows(corpus._records(paths, held_out=False), config.seq_len)))
+    rows = list(itertools.islice(corpus._training_rows(), 2 * one_epoch))
+    first, second = (
+        sorted(np.bincount(row[1], minlength=260).tolist() for row in half)
+        for half in (rows[:one_epoch], rows[one_epoch:])
+    )
+    total = np.sum(first, axis=0)[1:], np.sum(second, axis=0)[1:]
+    np.testing.assert_array_equal(*total)
+    assert any((a[1] != b[1]).any() for a, b in zip(rows, rows[one_epoch:], strict=False))
+    config = EntropyTrainingConfig(**SMALL, seed=1)
+    others = entropy._Corpus(entropy.read_manifest(data), config)._training_rows()
+    assert any((a[1] != b[1]).any() for a, b in zip(rows, others, strict=False))
+
+
+def test_wrong_use_is_refused(data, tmp_path):
+    config = EntropyTrainingConfig(**SMALL)
+    with pytest.raises(UserError, match=r"ends with \.keras"):
+        train_entropy_model(data, tmp_path / "model", config)
+    empty = tmp_path / "empty"
+    write_byte_dataset(empty, {})
+    with pytest.raises(UserError, match="no documents to train on"):
+        train_entropy_model(empty, tmp_path / "m.keras", config)
+    with pytest.raises(UserError, match="Did you mean 'tiny'"):
+        EntropyTrainingConfig(preset="tny")
+    with pytest.raises(UserError, match="steps must be at least 1"):
+        EntropyTrainingConfig(steps=0)
