@@ -10,6 +10,9 @@ from blt.manifest import MANIFEST_NAME, Manifest, read_manifest
 from blt.stage import PLAN_NAME
 from blt.storage import read_json
 
+# The kinds of datasets in the order of the way of the data.
+_WAY = ("corpus", "byte_shards", "boundaries", "training_shards", "blt_run", "scores")
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -42,8 +45,17 @@ def subfolders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir())
 
 
+def in_order(datasets: Iterable[Dataset]) -> list[Dataset]:
+    """Returns datasets in the order of the way of the data."""
+    return sorted(datasets, key=lambda dataset: (_place(dataset.manifest.kind), dataset.name))
+
+
+def _place(kind: str) -> int:
+    return _WAY.index(kind) if kind in _WAY else len(_WAY)
+
+
 def find_datasets(folders: Iterable[Path]) -> list[Dataset]:
-    """Returns the datasets that folders are, or hold directly, each once, in order.
+    """Returns the datasets that folders are, or hold directly, each once.
 
     Raises:
       UserError: a folder does not exist, or neither is nor holds a dataset; names it.
@@ -63,7 +75,7 @@ def find_datasets(folders: Iterable[Path]) -> list[Dataset]:
             )
         for path in datasets:
             found.setdefault(path.resolve(), open_dataset(path))
-    return list(found.values())
+    return in_order(found.values())
 
 
 def find_by_sha256(sha256: str, near: Path) -> Manifest | None:

@@ -4,7 +4,7 @@ Only what is asked for is held: shards are streamed, and those that are not need
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +13,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from blt.errors import UserError, WorkError
-from blt.formats.boundaries import BoundariesRow, patches_name, read_boundaries, restore_entropies
+from blt.formats.boundaries import (
+    BoundariesRow,
+    patches_name,
+    read_boundaries,
+    read_boundaries_metadata,
+    restore_entropies,
+)
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
-from blt.manifest import Manifest
+from blt.inspection.artefacts import is_dataset
+from blt.manifest import Manifest, read_manifest
+from blt.packing import PackedSequence
 from blt.tokenizer import BYTE_OFFSET, tokens_to_bytes
 from blt.units import ShardInfo
 
@@ -154,6 +162,32 @@ def find_documents(
     return found
 
 
+def matching_records(
+    path: Path, data: Path | None
+) -> Iterator[tuple[ByteRecord, BoundariesRow]] | None:
+    """Pairs the rows of one shard of boundaries with the records of its byte shard.
+
+    Args:
+      path: the shard of boundaries.
+      data: the byte shards; None to look for them beside the shard's folder.
+
+    Returns:
+      None if the byte shards were not found.
+    """
+    digest = read_boundaries_metadata(path).get("byte_shard_sha256")
+    folder = path.resolve().parent
+    candidates = [data] if data is not None else sorted(folder.parent.iterdir())
+    for candidate in candidates:
+        if not is_dataset(candidate):
+            continue
+        manifest = read_manifest(candidate)
+        for shard in manifest.shards:
+            if shard.sha256 == digest:
+                records = read_byte_shard(manifest.shard_path(shard))
+                return zip(records, read_boundaries(path), strict=False)
+    return None
+
+
 def _places(path: Path, doc_ids: set[str]) -> list[int]:
     """Returns the rows of a shard of boundaries that have one of these ids."""
     places, first = [], 0
@@ -230,28 +264,21 @@ def check_related(patches: Manifest, data: Manifest) -> None:
         )
 
 
-def decode_sequence(features: Mapping[str, object], num_bytes: int) -> Iterator[Document]:
-    """Yields the documents of a training sequence, as far as `num_bytes` goes in all.
-
-    Args:
-      features: of a training shard's record: tokens, patch_lengths, segment_ids, doc_ids.
-      num_bytes: tokens shown, at most.
-    """
-    tokens = np.asarray(features["tokens"])
-    lengths = np.asarray(features["patch_lengths"])
-    segments = np.asarray(features["segment_ids"])
+def sequence_documents(sequence: PackedSequence, num_bytes: int) -> Iterator[Document]:
+    """Yields the documents (or their pieces) in a training sequence, `num_bytes` tokens in all."""
+    lengths = sequence.patch_lengths
     patch_starts = np.cumsum(lengths) - lengths
-    for number, doc_id in enumerate(features["doc_ids"], 1):
-        places = np.flatnonzero(segments == number)
+    for number, doc_id in enumerate(sequence.doc_ids, 1):
+        places = np.flatnonzero(sequence.segment_ids == number)
         if not len(places) or places[0] >= num_bytes:
             return
         start, end = int(places[0]), min(int(places[-1]) + 1, num_bytes)
         inside = (patch_starts >= start) & (patch_starts <= places[-1])
         yield Document(
-            doc_id=bytes(doc_id).decode("utf-8", "replace"),
+            doc_id=doc_id,
             source="",
-            num_bytes=int(np.count_nonzero(tokens[places] >= BYTE_OFFSET)),
+            num_bytes=int(np.count_nonzero(sequence.tokens[places] >= BYTE_OFFSET)),
             num_parts=1,
-            tokens=tokens[start:end],
+            tokens=sequence.tokens[start:end],
             patch_lengths=cut_lengths(lengths[inside], end - start),
         )

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from blt.report.measures import BIN_BITS, MAX_BITS, MAX_PATCH_BIN
+from blt.inspection.measures import BIN_BITS, MAX_BITS, MAX_PATCH_BIN
 
 # Stand-ins, and the variables of `style.py` that take their place.
 _INK, _GRID = "#010203", "#040506"

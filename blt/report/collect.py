@@ -1,15 +1,12 @@
 """What a report is made from: the artefacts found in the folders that were given."""
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from blt.errors import UserError
 from blt.inspection.artefacts import Dataset, find_by_sha256, find_datasets, open_dataset
-from blt.manifest import Manifest
-from blt.report.measures import (
+from blt.inspection.history import HISTORY_SUFFIX, RUN_HISTORY, read_history
+from blt.inspection.measures import (
     BLT,
     ENTROPY_MODEL,
     PatchMeasures,
@@ -18,10 +15,7 @@ from blt.report.measures import (
     measure_patches,
     measure_scores,
 )
-
-HISTORY_SUFFIX = ".history.jsonl"
-RUN_HISTORY = "history.jsonl"
-MAX_HISTORY_RECORDS = 20_000
+from blt.manifest import Manifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,28 +131,3 @@ def _blt_histories(folders: Sequence[Path]) -> list[History]:
         for folder in folders
         if (folder / RUN_HISTORY).is_file()
     ]
-
-
-def read_history(path: Path) -> list[dict[str, Any]]:
-    """Reads the course of a training; of a very long one, evenly spaced records.
-
-    Raises:
-      UserError: a line is not a record; names it.
-    """
-    records = []
-    with open(path, encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                record = json.loads(line)
-                float(record["kilobytes"]), float(record["bits_per_byte"])
-            except (ValueError, TypeError, KeyError, RecursionError):
-                if not line.endswith("\n"):  # the training was stopped while it wrote
-                    break
-                raise UserError(
-                    f"{path}: line {number} is not a record of a training (JSON with kilobytes "
-                    "and bits_per_byte expected). Train again, or remove the file."
-                ) from None
-            records.append(record)
-            if len(records) > MAX_HISTORY_RECORDS:
-                records = records[::2]
-    return records

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from blt.console import format_bytes
+from blt.inspection.measures import MAX_POINTS, ScoreMeasures
 from blt.manifest import describe_kind
 from blt.report.charts import draw_distributions, draw_losses, draw_patch_lengths, draw_sizes
 from blt.report.collect import Artefacts
 from blt.report.examples import render_examples
 from blt.report.made import render_made
 from blt.report.markup import escape, paragraph, table
-from blt.report.measures import MAX_POINTS, ScoreMeasures
 from blt.report.style import STYLE
 from blt.storage import atomic_path
 
@@ -249,8 +249,8 @@ def _compressors_ahead(scores: ScoreMeasures) -> str:
             paragraph(
                 "Why: these are the long and repetitive documents. A compressor looks back over "
                 f"the whole document (zlib 32 KB), while the {escape(scores.label)} {sees}, and "
-                "its training was short: what a text repeats, a compressor copies, and a small model "
-                "must have learned to."
+                "its training was short: what a text repeats, a compressor copies, and a small "
+                "model must have learned to."
             )
         )
     for name, largest in list(scores.largest_ahead.items())[:1]:

@@ -1,4 +1,4 @@
-"""The figures behind the report: one streamed pass over scores and boundaries, bounded in memory.
+"""The figures behind report and inspect: one streamed pass, bounded in memory.
 
 Counts and histograms are of every row read. Of datasets larger than `MAX_ROWS` a part is read, the
 first rows of shards that lie evenly over the dataset; the report then says so.

@@ -1,0 +1,89 @@
+"""Whether a dataset is what its manifest says: every shard's sha256, and totals that add up."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from blt.errors import BltError
+from blt.inspection.artefacts import is_dataset, is_unfinished, subfolders
+from blt.manifest import Manifest, check_shard, read_manifest
+from blt.stage import REJECTS_NAME, read_plan, read_result
+from blt.units import ShardInfo
+
+# Kinds whose shards hold each document once, so that shards add up to the totals.
+_ADDITIVE = ("byte_shards", "boundaries", "scores", "training_shards")
+
+
+def check_folder(folder: Path) -> tuple[int, list[str]]:
+    """Checks a dataset, an unfinished one, or the datasets in a folder.
+
+    Returns:
+      The number of shards checked, and what is wrong, a sentence each.
+    """
+    if is_dataset(folder):
+        return check_dataset(read_manifest(folder))
+    if is_unfinished(folder):
+        return _check_unfinished(folder)
+    checked, problems = 0, []
+    for path in subfolders(folder):
+        if is_dataset(path) or is_unfinished(path):
+            more, found = check_folder(path)
+            checked += more
+            problems += found
+    return checked, problems
+
+
+def check_dataset(manifest: Manifest) -> tuple[int, list[str]]:
+    """Checks one dataset; see `check_folder`."""
+    problems = _check_shards(manifest.folder, manifest.shards)
+    totals = manifest.totals
+    if manifest.kind in _ADDITIVE:
+        for name in ("documents", "bytes", "tokens"):
+            summed = sum(getattr(shard, name) for shard in manifest.shards)
+            if name in totals and totals[name] != summed:
+                problems.append(
+                    f"{manifest.folder}: totals say {totals[name]} {name}, its shards {summed}."
+                )
+    if "records" in totals:
+        accounted = sum(totals.get(name, 0) for name in ("documents", "rejects", "filtered"))
+        if totals["records"] != accounted:
+            problems.append(
+                f"{manifest.folder}: {totals['records']} records were read, but {accounted} are "
+                "documents, rejects or filtered."
+            )
+    problems += _check_rejects(manifest)
+    return len(manifest.shards), problems
+
+
+def _check_rejects(manifest: Manifest) -> list[str]:
+    path = manifest.folder / REJECTS_NAME
+    stated = manifest.totals.get("rejects", 0)
+    try:
+        rows = pq.read_metadata(path).num_rows if path.is_file() else 0
+    except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
+        return [f"{path}: cannot be read ({error})."]
+    if rows != stated:
+        return [f"{path}: {rows} rejects, but the totals say {stated}."]
+    return []
+
+
+def _check_shards(folder: Path, shards: tuple[ShardInfo, ...]) -> list[str]:
+    problems = []
+    for shard in shards:
+        try:
+            check_shard(folder / shard.name, shard)
+        except BltError as error:
+            problems.append(str(error))
+        except OSError as error:
+            problems.append(f"{folder / shard.name}: cannot be read ({error.strerror}).")
+    return problems
+
+
+def _check_unfinished(folder: Path) -> tuple[int, list[str]]:
+    checked, problems = 0, []
+    for unit in read_plan(folder):
+        result = read_result(folder, unit, verify=False)
+        if result is not None:
+            checked += len(result.shards)
+            problems += _check_shards(folder, result.shards)
+    return checked, problems

@@ -1,0 +1,279 @@
+"""What a dataset holds: its manifest in words, and its first documents."""
+
+import dataclasses
+import itertools
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from blt.command import Summary
+from blt.console import format_bytes
+from blt.errors import WorkError
+from blt.formats.rejects import REASONS
+from blt.formats.training_shard import read_training_shard
+from blt.inspection.artefacts import Dataset, find_by_sha256, find_parent, flatten
+from blt.inspection.documents import (
+    Document,
+    check_related,
+    first_documents,
+    sequence_documents,
+)
+from blt.inspection.history import RUN_HISTORY, read_history
+from blt.inspection.measures import (
+    BLT,
+    ENTROPY_MODEL,
+    MIN_RANKED_BYTES,
+    Score,
+    is_blt_scores,
+    measure_scores,
+)
+from blt.inspection.visible import visible_text
+from blt.inspection.words import (
+    BAR,
+    SHORT_HEX,
+    document_data,
+    document_lines,
+    join,
+    table_lines,
+)
+from blt.manifest import KINDS, Manifest, read_manifest
+from blt.packing import PackedSequence
+from blt.stage import REJECTS_NAME
+from blt.storage import read_json
+
+_MAX_SHARDS_LISTED = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """How much to show of an artefact's content.
+
+    Attributes:
+      documents: the first documents that are shown.
+      num_bytes: bytes of each, at most.
+      data: byte shards for boundaries; None to look for them beside the dataset.
+    """
+
+    documents: int = 3
+    num_bytes: int = 300
+    data: Path | None = None
+
+
+def describe_dataset(dataset: Dataset, look: Look) -> Summary:
+    """Describes any dataset.
+
+    Raises:
+      UserError: `look.data` is not what the boundaries were made from.
+      WorkError: a shard that is looked into is damaged.
+    """
+    parts = [_describe_manifest(dataset), describe_rejects(dataset.manifest.folder)]
+    content = {
+        "byte_shards": _describe_bytes,
+        "boundaries": _describe_boundaries,
+        "training_shards": _describe_sequences,
+        "scores": _describe_scores,
+        "blt_run": _describe_run,
+    }.get(dataset.manifest.kind)
+    if content is not None:
+        parts.append(content(dataset, look))
+    return join(*parts)
+
+
+def _describe_manifest(dataset: Dataset) -> Summary:
+    manifest = dataset.manifest
+    name, command = KINDS.get(manifest.kind, (manifest.kind, "another program"))
+    lines = [
+        f"{visible_text(manifest.folder)}: {visible_text(name)}, made by `{command}` of blt "
+        f"{visible_text(dataset.blt_version)}.",
+        "",
+        "How much:",
+        *table_lines(_totals(manifest)),
+    ]
+    if manifest.config:
+        lines += ["Made with:", *table_lines(flatten(manifest.config))]
+    if manifest.parents or manifest.fingerprints:
+        lines += ["Made from:", *table_lines(_origins(manifest))]
+    lines += [f"Shards: {len(manifest.shards):,}"]
+    shown = manifest.shards[:_MAX_SHARDS_LISTED]
+    lines += table_lines(
+        (shard.name, f"{shard.documents:,} documents, {format_bytes(shard.bytes)}")
+        for shard in shown
+    )
+    if len(manifest.shards) > len(shown):
+        lines.append(f"  … and {len(manifest.shards) - len(shown):,} more")
+    data = {
+        "what": manifest.kind,
+        "folder": str(manifest.folder),
+        "blt_version": dataset.blt_version,
+        "sha256": manifest.sha256,
+        "config": manifest.config,
+        "fingerprints": manifest.fingerprints,
+        "parents": manifest.parents,
+        "totals": manifest.totals,
+        "shards": [dataclasses.asdict(shard) for shard in manifest.shards],
+    }
+    return Summary(data, lines)
+
+
+def _totals(manifest: Manifest) -> list[tuple[str, Any]]:
+    totals: dict[str, Any] = dict(manifest.totals)
+    if totals.get("patches"):
+        totals["mean_patch_bytes"] = f"{totals['bytes'] / totals['patches']:.2f}"
+    return [(name.replace("_", " "), value) for name, value in totals.items()]
+
+
+def _origins(manifest: Manifest) -> list[tuple[str, str]]:
+    origins = []
+    for kind, sha256 in manifest.parents.items():
+        found = find_by_sha256(sha256, manifest.folder)
+        where = f" ({visible_text(found.folder.name)}, beside it)" if found else ""
+        origins.append((KINDS.get(kind, (kind,))[0], f"manifest {sha256[:SHORT_HEX]}…{where}"))
+    for role, value in manifest.fingerprints.items():
+        origins.append((f"the {role.replace('_', ' ')}", f"fingerprint {value[:SHORT_HEX]}…"))
+    return origins
+
+
+def describe_rejects(folder: Path) -> Summary:
+    """Describes `rejects.parquet` of a dataset by reason; nothing if there is none."""
+    path = folder / REJECTS_NAME
+    if not path.is_file():
+        return Summary({}, [])
+    counts = count_rejects(path)
+    if not counts:
+        return Summary({"rejects": {}}, ["Rejects: none."])
+    lines = ["Rejects, by reason:"]
+    lines += table_lines(
+        (reason, f"{count:,}: {REASONS.get(reason, '')}".rstrip(": "))
+        for reason, count in counts.most_common()
+    )
+    return Summary({"rejects": dict(counts)}, lines)
+
+
+def count_rejects(path: Path) -> Counter[str]:
+    """Counts rejects by reason.
+
+    Raises:
+      WorkError: the file is damaged or of another kind.
+    """
+    counts: Counter[str] = Counter()
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(columns=["reason"]):
+                counts.update(batch.column("reason").to_pylist())
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise WorkError(f"{path}: cannot be read as rejects ({error}).") from error
+    return counts
+
+
+def _describe_documents(documents: list[Document], what: str, hint: str = "") -> Summary:
+    lines = [what]
+    for document in documents:
+        lines += document_lines(document)
+    data = {"documents": [document_data(document) for document in documents]}
+    return Summary(data, [*lines, hint] if hint else lines)
+
+
+def _describe_bytes(dataset: Dataset, look: Look) -> Summary:
+    found = first_documents(dataset.manifest, None, count=look.documents, num_bytes=look.num_bytes)
+    return _describe_documents(list(found), "The first documents:")
+
+
+def _describe_boundaries(dataset: Dataset, look: Look) -> Summary:
+    manifest = dataset.manifest
+    if look.data is not None:
+        data = read_manifest(look.data, "byte_shards")
+        check_related(manifest, data)
+    else:
+        data = find_parent(manifest, "byte_shards")
+    if data is None:
+        lines = [
+            "The documents cannot be shown: the byte shards that these boundaries were made from "
+            "do not lie beside them. Give their folder with --data."
+        ]
+        return Summary({"documents": None}, lines)
+    found = first_documents(data, manifest, count=look.documents, num_bytes=look.num_bytes)
+    return _describe_documents(list(found), f"The first documents, patches between {BAR}:")
+
+
+def _describe_sequences(dataset: Dataset, look: Look) -> Summary:
+    manifest = dataset.manifest
+    lines, data = [], []
+    paths = [manifest.shard_path(shard) for shard in manifest.shards]
+    sequences = itertools.chain.from_iterable(map(read_training_shard, paths))
+    for index, sequence in enumerate(itertools.islice(sequences, look.documents)):
+        shown = describe_sequence(sequence, f"Sequence {index}", look.num_bytes)
+        lines += shown.lines
+        data.append(shown.data)
+    return Summary({"sequences": data}, lines)
+
+
+def describe_sequence(sequence: PackedSequence, name: str, num_bytes: int) -> Summary:
+    """Describes a training sequence and shows the beginnings of its documents."""
+    documents = list(sequence_documents(sequence, num_bytes))
+    counts = {
+        "tokens": len(sequence.tokens),
+        "patches": len(sequence.patch_lengths),
+        "documents": len(sequence.doc_ids),
+    }
+    words = ", ".join(f"{value:,} {what}" for what, value in counts.items())
+    lines = [f"{name}: {words}; patches between {BAR}"]
+    for document in documents:
+        lines += document_lines(document, " in this sequence")
+    return Summary({**counts, "first": [document_data(document) for document in documents]}, lines)
+
+
+def _describe_scores(dataset: Dataset, look: Look) -> Summary:
+    measured = measure_scores(dataset, BLT if is_blt_scores(dataset) else ENTROPY_MODEL)
+    lines = [f"Scores of the {measured.label}:"]
+    summary_path = dataset.manifest.folder / "summary.json"
+    summary = read_json(summary_path) if summary_path.is_file() else {}
+    lines += table_lines(
+        (name.replace("_", " "), _rounded(v)) for name, v in flatten(measured.summary)
+    )
+    if measured.is_sampled:
+        lines.append(f"  (what follows is from {measured.num_rows:,} rows, a part of all)")
+    for name, ranked in (("Best", measured.best), ("Worst", measured.worst)):
+        lines.append(f"{name}, of documents of {MIN_RANKED_BYTES} bytes or more, in bits per byte:")
+        lines += table_lines((score.doc_id, _score_words(score)) for score in ranked)
+    for name, count in measured.ahead.items():
+        lines.append(f"{name} is ahead at {count:,} of {measured.num_scored:,} documents.")
+    data = {
+        "summary": summary,
+        "best": [dataclasses.asdict(score) for score in measured.best],
+        "worst": [dataclasses.asdict(score) for score in measured.worst],
+        "compressors_ahead": measured.ahead,
+    }
+    return Summary(data, lines)
+
+
+def _score_words(score: Score) -> str:
+    others = [f"{name} {bits:.3f}" for name, bits in score.baselines.items() if bits is not None]
+    return f"{score.bits_per_byte:.3f}; {', '.join(others)}; {score.num_bytes:,} bytes"
+
+
+def _rounded(value: Any) -> Any:
+    return f"{value:.4f}" if isinstance(value, float) else value
+
+
+def _describe_run(dataset: Dataset, look: Look) -> Summary:
+    path = dataset.manifest.folder / RUN_HISTORY
+    if not path.is_file():
+        return Summary({}, [])
+    records = read_history(path)
+    if not records:
+        return Summary({}, ["Training history: empty."])
+    return describe_history(records)
+
+
+def describe_history(records: list[dict[str, Any]]) -> Summary:
+    """Describes the course of a training."""
+    lines = [f"Training history, {len(records):,} records; the last:"]
+    lines += table_lines((name, _rounded(value)) for name, value in records[-1].items())
+    held_out = [r["held_out_bits_per_byte"] for r in records if "held_out_bits_per_byte" in r]
+    if held_out:
+        shown = ", ".join(f"{bits:.3f}" for bits in held_out[-8:])
+        lines.append(f"  held out, in bits per byte, over time: {shown}")
+    return Summary({"history": {"records": len(records), "last": records[-1]}}, lines)

@@ -1,0 +1,138 @@
+"""What a folder holds: a dataset, one that is not finished, many of them, or a raw corpus."""
+
+import shlex
+from pathlib import Path
+
+from blt.command import Summary
+from blt.console import format_bytes
+from blt.corpus.detect import detect
+from blt.corpus.discover import discover_inputs
+from blt.errors import BltError, UserError
+from blt.inspection.artefacts import (
+    Dataset,
+    in_order,
+    is_dataset,
+    is_unfinished,
+    open_dataset,
+    subfolders,
+)
+from blt.inspection.datasets import Look, describe_dataset
+from blt.inspection.visible import visible_text
+from blt.inspection.words import counts_words, table_lines
+from blt.manifest import KINDS, describe_kind
+from blt.stage import PLAN_NAME, UNITS_FOLDER, count_finished_bytes, read_plan
+from blt.storage import read_json
+
+_FILE_KINDS = {
+    ".keras": "a model",
+    ".yaml": "a calibrated threshold or a config",
+    ".html": "a report",
+    ".jsonl": "the history of a training",
+    ".json": "the note beside a finished file",
+}
+_MAX_FILES_LISTED = 10
+
+
+def describe_folder(folder: Path, look: Look) -> Summary:
+    """Describes any folder.
+
+    Raises:
+      UserError: there is nothing in it that is known.
+    """
+    if is_dataset(folder):
+        return describe_dataset(open_dataset(folder), look)
+    if is_unfinished(folder):
+        return _describe_unfinished(folder)
+    inner = [path for path in subfolders(folder) if is_dataset(path) or is_unfinished(path)]
+    if inner:
+        return _describe_run_folder(folder, inner)
+    return _describe_corpus_folder(folder)
+
+
+def _describe_unfinished(folder: Path) -> Summary:
+    units = read_plan(folder)
+    plan = read_json(folder / PLAN_NAME)
+    markers = {path.stem for path in (folder / UNITS_FOLDER).glob("*.json")}
+    done = sum(f"{unit.index:05d}" in markers for unit in units)
+    failed = sorted((folder / UNITS_FOLDER).glob("*.failed.json"))
+    kind = str(plan.get("kind"))
+    name, command = KINDS.get(kind, (kind, "the command that made it"))
+    finished_bytes = count_finished_bytes(folder, units)
+    all_bytes = sum(unit.num_bytes for unit in units)
+    lines = [
+        f"{visible_text(folder)}: {visible_text(name)}, not finished: {done:,} of {len(units):,} "
+        f"units are done, {format_bytes(finished_bytes)} of {format_bytes(all_bytes)}.",
+    ]
+    reasons = {}
+    for path in failed:
+        reasons[path.name.partition(".")[0]] = str(read_json(path).get("reason"))
+    lines += [f"  unit {unit} failed: {visible_text(why, 300)}" for unit, why in reasons.items()]
+    lines.append(f"Run the same `{command}` again to finish it; what is done is kept.")
+    lines += ["Made with:", *table_lines(sorted(plan.get("config", {}).items()))]
+    data = {
+        "what": "unfinished",
+        "kind": kind,
+        "folder": str(folder),
+        "units": len(units),
+        "units_done": done,
+        "failed": reasons,
+        "config": plan.get("config", {}),
+    }
+    return Summary(data, lines)
+
+
+def _describe_run_folder(folder: Path, inner: list[Path]) -> Summary:
+    rows, data = [], {}
+    datasets = in_order(open_dataset(path) for path in inner if is_dataset(path))
+    for dataset in datasets:
+        rows.append((f"{dataset.name}/", _one_line(dataset)))
+        data[dataset.name] = dataset.manifest.kind
+    for path in inner:
+        if is_unfinished(path):
+            rows.append((f"{path.name}/", "not finished"))
+            data[path.name] = "unfinished"
+    for path in sorted(folder.iterdir()):
+        what = _FILE_KINDS.get(path.suffix)
+        if path.is_file() and what:
+            rows.append((path.name, f"{what}, {format_bytes(path.stat().st_size)}"))
+            data[path.name] = "file"
+    lines = [
+        f"{visible_text(folder)}: the output of stages, {len(inner)} datasets:",
+        *table_lines(rows),
+        f"Look at one with: blt inspect {shlex.quote(str(inner[0]))}",
+    ]
+    return Summary({"what": "run", "folder": str(folder), "content": data}, lines)
+
+
+def _one_line(dataset: Dataset) -> str:
+    totals = dataset.manifest.totals
+    counts = {
+        name: totals.get(name, 0) for name in ("documents", "sequences", "patches", "rejects")
+    }
+    words = [counts_words(counts), format_bytes(totals["bytes"]) if totals.get("bytes") else ""]
+    described = ", ".join(word for word in words if word)
+    return f"{describe_kind(dataset.manifest.kind)}{': ' * bool(described)}{described}"
+
+
+def _describe_corpus_folder(folder: Path) -> Summary:
+    try:
+        files = discover_inputs([folder]).files
+        found = [(file, detect(file.path)) for file in files[:_MAX_FILES_LISTED]]
+    except (BltError, OSError) as error:
+        raise UserError(
+            f"{folder}: holds nothing that blt knows; a folder that a stage of blt made (with "
+            "manifest.json or plan.json), or a folder of text, JSONL or Parquet, expected."
+        ) from error
+    lines = [
+        f"{visible_text(folder)}: not made by blt; as a raw corpus: {len(files):,} files, "
+        f"{format_bytes(sum(file.size for file in files))}.",
+    ]
+    for file, detected in found:
+        words = detected.format
+        words += "" if detected.compression == "plain" else f", {detected.compression}"
+        lines.append(f"  {visible_text(file.source)}: {words}, {format_bytes(file.size)}")
+    if len(files) > len(found):
+        lines.append(f"  … and {len(files) - len(found):,} more")
+    lines += ["Encode it with:", f"  blt encode --input {shlex.quote(str(folder))} --output bytes"]
+    data = {"what": "corpus", "folder": str(folder), "files": len(files)}
+    return Summary(data, lines)
