@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import json
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from blt import stage as stages
@@ -25,6 +25,7 @@ from blt.units import Unit
 from pipelines.beam_flags import make_options, make_runner, runs_in_this_process
 
 if TYPE_CHECKING:
+    import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 
 
@@ -54,8 +55,16 @@ class _BytesDone:
 _BYTES_DONE = _BytesDone()
 
 
+# Makes the transform from pending units (JSON) to the numbers of those done.
+MakeTransform = Callable[[Stage, Sequence[Unit]], "beam.PTransform"]
+
+
 def run_stage(
-    stage: Stage, units: Sequence[Unit], args: argparse.Namespace, console: Console
+    stage: Stage,
+    units: Sequence[Unit],
+    args: argparse.Namespace,
+    console: Console,
+    make_transform: MakeTransform | None = None,
 ) -> tuple[Manifest | None, str]:
     """Runs a stage to its manifest: plan, pending units on Beam, checks.
 
@@ -64,6 +73,8 @@ def run_stage(
       units: all of its units, from `blt.stage.make_units`.
       args: with `dry_run`, `overwrite` and `beam_flags`.
       console: for progress.
+      make_transform: for a stage whose units need more than their payload; given the stage and the
+        pending units. None works on each unit alone.
 
     Returns:
       The manifest (None after a dry run), and how it went: "done", "already done" or "dry run".
@@ -85,16 +96,16 @@ def run_stage(
             "going on with the rest."
         )
     if pending:
-        _run_pipeline(stage, units, pending, args.beam_flags, console)
+        _run_pipeline(stage, pending, args.beam_flags, console, make_transform)
     return _conclude(stage, units), "done"
 
 
 def _run_pipeline(
     stage: Stage,
-    units: Sequence[Unit],
     pending: Sequence[Unit],
     beam_flags: list[str],
     console: Console,
+    make_transform: MakeTransform | None,
 ) -> None:
     import apache_beam as beam
 
@@ -110,6 +121,7 @@ def _run_pipeline(
         finished_bytes = sum(pending_by_index[i].num_bytes for i in finished)
         return _BYTES_DONE.total(finished_bytes, finished)
 
+    work = make_transform(stage, pending) if make_transform else WorkOnUnits(stage)
     label = stage.output.name
     total = sum(unit.num_bytes for unit in pending)
     try:
@@ -119,7 +131,7 @@ def _run_pipeline(
                 pipeline
                 | "Plan" >> beam.Create([json.dumps(dataclasses.asdict(u)) for u in pending])
                 | "SpreadUnits" >> beam.Reshuffle()
-                | "WorkOnUnits" >> WorkOnUnits(stage)
+                | "WorkOnUnits" >> work
                 | "FinishStage" >> FinishStage(stage)
             )
             pipeline.run().wait_until_finish()

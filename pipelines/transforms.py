@@ -31,14 +31,18 @@ class _WorkOnUnit(beam.DoFn):
         self._stage = stage
 
     def process(self, element: str) -> Iterator[int]:
-        unit = Unit(**json.loads(element))
-        result = stages.work_on(self._stage, unit, lambda n: report_progress(unit, n))
-        if result is None:
-            Metrics.counter(_NAMESPACE, "failed_units").inc()
-            return
-        for name, count in result.counts.items():
-            Metrics.counter(_NAMESPACE, name).inc(count)
-        yield unit.index
+        yield from work_on_unit(self._stage, Unit(**json.loads(element)))
+
+
+def work_on_unit(stage: Stage, unit: Unit) -> Iterator[int]:
+    """Does a unit, counts what it gave in Beam's metrics, and yields its number if it was done."""
+    result = stages.work_on(stage, unit, lambda n: report_progress(unit, n))
+    if result is None:
+        Metrics.counter(_NAMESPACE, "failed_units").inc()
+        return
+    for name, count in result.counts.items():
+        Metrics.counter(_NAMESPACE, name).inc(count)
+    yield unit.index
 
 
 class FinishStage(beam.PTransform):

@@ -1,0 +1,122 @@
+"""Writes docs/formats.md from a finished quickstart: schema and first row of every artefact, as
+plain pyarrow, tf.data and DuckDB read them. Nothing of this project is imported.
+
+    python docs/make_formats.py quickstart > docs/formats.md
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import duckdb
+import pyarrow.parquet as pq
+import tensorflow as tf
+
+WIDTH = 96
+
+INTRO = """\
+# Formats, as a plain reader sees them
+
+Made by `python docs/make_formats.py quickstart` from a quickstart's output, with `pyarrow`, `tf.data` and
+DuckDB alone. Long values are cut with `…`.
+
+Token ids (vocabulary 260): `0` PAD, `1` BOS, `2` EOS, `3` SEP, byte `b` is `b + 4`. A document is
+`BOS bytes EOS`. Entropies are in nats, scores in bits per byte.
+"""
+
+SECTIONS = {
+    "bytes": (
+        "Byte shards",
+        "`bytes-UUUUU-RRR.tfrecord`: unit of the plan, and roll. One `tf.train.Example` a document, or a "
+        "part of one that is longer than `--max-document-bytes`: then BOS is in part 0 only and EOS in the "
+        "last. A document's parts follow one another in one shard. `meta` (bytes, JSON of passed-through "
+        "columns) is there if there are any.",
+    ),
+    "patches": (
+        "Boundaries",
+        "`patches-UUUUU-RRR.parquet`: row *i* is about record *i* of the byte shard of the same number. "
+        "`patch_lengths` sum to `num_tokens`; BOS is a patch of its own. `nats` and `eos_nats` are the "
+        "entropy model's own cross-entropy of the bytes and of EOS. With `--keep-entropies` there is a "
+        "column `entropies`. The rule and the model are in the schema's metadata.",
+    ),
+    "train": (
+        "Training shards",
+        "`train-NNNNN.tfrecord` and `valid-NNNNN.tfrecord`: packed sequences. `segment_ids` tell which "
+        "document of the sequence, from 1, a token belongs to; `doc_ids` name them. A document that does "
+        "not fit goes on in the next sequence.",
+    ),
+    "scores-blt": (
+        "Scores",
+        "`scores-UUUUU-RRR.parquet`: one row a document. `bits_per_byte` is null for an empty document. "
+        "`summary.json` holds the corpus figures: Σ bits / Σ bytes.",
+    ),
+}
+
+
+def main(root: Path) -> None:
+    print(INTRO)
+    for folder, (title, text) in SECTIONS.items():
+        manifest = json.loads((root / folder / "manifest.json").read_text())
+        shard = root / folder / manifest["shards"][0]["name"]
+        print(f"## {title}\n\n{text}\n")
+        if shard.suffix == ".parquet":
+            show_parquet(shard)
+        else:
+            show_tfrecord(shard)
+    print("## Rejects\n\n`rejects.parquet`, always written by `encode`; `reason` is one of a closed list")
+    print("(`blt/formats/rejects.py`).\n")
+    show_parquet(root / "bytes" / "rejects.parquet")
+    print("## Manifest\n\n`manifest.json`, written last in every dataset:\n")
+    manifest = json.loads((root / "patches" / "manifest.json").read_text())
+    block(json.dumps(manifest, indent=2), "json")
+    print("`plan.json` lists the units, `units/NNNNN.json` what each gave; both serve resuming only.\n")
+    print("## Models\n\n`entropy.keras` and `blt/model.keras` are Keras 3 files (a zip of JSON and HDF5),")
+    print("read with `keras.models.load_model(path)` once `blt.model` is imported. `*.history.jsonl` is")
+    print("the training history, one JSON object a line:\n")
+    block((root / "blt" / "history.jsonl").read_text().splitlines()[-1], "json")
+    print("## Calibration\n\n`threshold.yaml`, which `blt patch --calibration` takes:\n")
+    block((root / "threshold.yaml").read_text().strip(), "yaml")
+
+
+def show_parquet(path: Path) -> None:
+    file = pq.ParquetFile(path)
+    print(f"`pyarrow.parquet.ParquetFile({path.name!r})`, schema, metadata and first row:\n")
+    schema = file.schema_arrow
+    lines = [f"{field.name}: {field.type}" for field in schema]
+    for key, value in (schema.metadata or {}).items():
+        if not key.startswith((b"ARROW", b"pandas")):
+            lines.append(f"-- {key.decode()}: {cut(value.decode())}")
+    rows = file.read().slice(0, 1).to_pylist()
+    lines += [f"{name} = {cut(repr(value))}" for row in rows for name, value in row.items()]
+    block("\n".join(lines))
+    relation = duckdb.sql(f"SELECT * FROM read_parquet('{path}') LIMIT 1")
+    print("DuckDB, `DESCRIBE SELECT * FROM read_parquet(…)`:\n")
+    block("\n".join(f"{n}: {t}" for n, t in zip(relation.columns, relation.types, strict=True)))
+
+
+def show_tfrecord(path: Path) -> None:
+    print(f"`tf.data.TFRecordDataset({path.name!r})`, first record as `tf.train.Example`:\n")
+    record = next(iter(tf.data.TFRecordDataset(str(path)))).numpy()
+    example = tf.train.Example.FromString(record)
+    lines = []
+    for name in sorted(example.features.feature):
+        feature = example.features.feature[name]
+        kind = feature.WhichOneof("kind")
+        values = list(getattr(feature, kind).value)
+        lines.append(f"{name}: {kind}[{len(values)}] = {cut(repr(values))}")
+    block("\n".join(lines))
+
+
+def cut(text: str) -> str:
+    return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
+
+
+def block(text: str, language: str = "") -> None:
+    print(f"```{language}\n{text}\n```\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

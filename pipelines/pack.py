@@ -1,0 +1,177 @@
+"""Byte shards and their boundaries to training shards.
+
+Shuffles all documents, splits them into train and valid by a hash of their id, and packs them into
+sequences; writes `train-*.tfrecord` and `valid-*.tfrecord`.
+
+    blt pack --data bytes --patches patches --output train --seq-len 1024 --max-patches 320
+"""
+
+import argparse
+import dataclasses
+import functools
+import math
+import sys
+from pathlib import Path
+
+from blt import command
+from blt.command import Summary
+from blt.commands.arguments import (
+    add_output_arguments,
+    add_split_arguments,
+    byte_size,
+    local_path,
+    positive_int,
+)
+from blt.console import Console, format_bytes
+from blt.errors import UserError
+from blt.manifest import Manifest, check_shard, read_manifest
+from blt.packing import PackConfig
+from blt.stage import Stage, make_units
+from blt.units import Progress, Unit, UnitResult
+from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
+from pipelines.run_units import describe_plan, run_stage
+
+NAME = "pack"
+HELP = "training shards, from byte shards and their boundaries"
+DESCRIPTION = """\
+Shuffles all documents globally, splits them into train and valid, and lays them end to end in
+sequences under two budgets: tokens and patches. A document that does not fit goes on in the next
+sequence, cut between patches; nothing is lost. The local runner holds the shuffled text in memory,
+about six times over."""
+
+DEFAULT_SEQ_LEN = 1024
+DEFAULT_TARGET_SHARD_BYTES = 64 << 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", type=local_path, required=True, metavar="BYTES", help="Byte shards."
+    )
+    parser.add_argument(
+        "--patches",
+        type=local_path,
+        required=True,
+        metavar="PATCHES",
+        help="Their boundaries, from blt patch.",
+    )
+    add_output_arguments(parser, "the training shards")
+    group = parser.add_argument_group("sequences")
+    group.add_argument(
+        "--seq-len",
+        type=positive_int,
+        default=DEFAULT_SEQ_LEN,
+        metavar="TOKENS",
+        help="Most tokens (bytes, BOS and EOS) in a sequence.",
+    )
+    group.add_argument(
+        "--max-patches",
+        type=positive_int,
+        metavar="N",
+        help="Most patches in a sequence. Default: what --seq-len tokens need at the mean patch "
+        "size of these boundaries, and a quarter more.",
+    )
+    add_split_arguments(parser)
+    parser.add_argument(
+        "--target-shard-bytes",
+        type=byte_size,
+        default=DEFAULT_TARGET_SHARD_BYTES,
+        metavar="BYTES",
+        help="About how much text goes into a shard.",
+    )
+
+
+def run(args: argparse.Namespace, console: Console) -> Summary:
+    """Packs; see `DESCRIPTION`."""
+    data = read_manifest(args.data, "byte_shards")
+    patches = read_manifest(args.patches, "boundaries")
+    if patches.parents.get("byte_shards") != data.sha256:
+        raise UserError(
+            f"--patches {args.patches}: made from other byte shards than --data {args.data}. "
+            "Run `blt patch` on these."
+        )
+    config = PackConfig(
+        seq_len=args.seq_len,
+        max_patches=args.max_patches or _default_max_patches(args.seq_len, patches),
+        valid_fraction=args.valid_fraction,
+        seed=args.seed,
+    )
+    num_buckets = max(1, math.ceil(data.totals["bytes"] / args.target_shard_bytes))
+    rule = {f"patches_{key}": value for key, value in patches.config.items()}
+    stage = Stage(
+        kind="training_shards",
+        output=args.output,
+        config={
+            **dataclasses.asdict(config),
+            "target_shard_bytes": args.target_shard_bytes,
+            **rule,
+        },
+        fingerprints=patches.fingerprints,
+        parents={"byte_shards": data.sha256, "boundaries": patches.sha256},
+        run_unit=_documents_must_travel,
+        shard_patterns=("train-*.tfrecord", "valid-*.tfrecord"),
+    )
+    payloads = [{"bucket": i, "num_buckets": num_buckets} for i in range(num_buckets)]
+    share = math.ceil(data.totals["bytes"] / num_buckets)
+    units = make_units(stage, payloads, [share] * num_buckets)
+    make_transform = functools.partial(
+        _make_transform, data=data, patches=patches, num_buckets=num_buckets, config=config
+    )
+    manifest, how = run_stage(stage, units, args, console, make_transform)
+    if manifest is None:
+        outputs = [f"{split}-NNNNN.tfrecord" for split in ("train", "valid")]
+        return describe_plan(stage, units, [*outputs, "manifest.json"])
+    return _summarize(manifest, how)
+
+
+def _documents_must_travel(unit: Unit, output: Path, progress: Progress) -> UnitResult:
+    raise NotImplementedError("a bucket's documents come through the shuffle: see PackShuffled")
+
+
+def _make_transform(
+    stage: Stage,
+    pending: list[Unit],
+    *,
+    data: Manifest,
+    patches: Manifest,
+    num_buckets: int,
+    config: PackConfig,
+) -> "PackShuffled":  # noqa: F821
+    from pipelines.pack_transform import PackShuffled
+
+    pairs = []
+    for shard, boundaries in zip(data.shards, patches.shards, strict=True):
+        for manifest, info in ((data, shard), (patches, boundaries)):
+            check_shard(manifest.shard_path(info), info)
+        pairs.append((data.shard_path(shard).resolve(), patches.shard_path(boundaries).resolve()))
+    return PackShuffled(stage, pending, pairs=pairs, num_buckets=num_buckets, config=config)
+
+
+def _default_max_patches(seq_len: int, patches: Manifest) -> int:
+    """Patches for `seq_len` tokens at the mean size of these boundaries, and a quarter more."""
+    totals = patches.totals
+    if not totals["bytes"]:
+        return seq_len
+    # BOS and EOS have patches of their own, mostly.
+    per_token = (totals["patches"] + 2 * totals["documents"]) / totals["tokens"]
+    return min(seq_len, max(2, math.ceil(seq_len * per_token * 1.25)))
+
+
+def _summarize(manifest: Manifest, how: str) -> Summary:
+    totals = manifest.totals
+    config = manifest.config
+    filled = totals["tokens"] / max(1, totals["sequences"] * config["seq_len"])
+    return Summary(
+        {"stage": NAME, "how": how, "output": str(manifest.folder), **totals},
+        [
+            f"pack: {how}. {totals['documents']:,} documents "
+            f"({totals['held_out_documents']:,} held out), {format_bytes(totals['bytes'])} in "
+            f"{totals['sequences']:,} sequences of up to {config['seq_len']} tokens and "
+            f"{config['max_patches']} patches ({filled:.0%} filled) -> {manifest.folder}"
+        ],
+    )
+
+
+if __name__ == "__main__":
+    from pipelines import pack  # what workers unpickle must not come from __main__
+
+    sys.exit(command.main(pack))

@@ -1,0 +1,103 @@
+"""`blt pack` on real shards and runners."""
+
+import numpy as np
+import pytest
+
+from blt import command
+from blt.formats.byte_shard import read_byte_shard
+from blt.formats.training_shard import read_training_shard
+from blt.manifest import read_manifest
+from blt.splits import is_held_out
+from pipelines import pack, patch
+from tests.pipelines.conftest import read_files
+
+FLAGS = ("--seq-len", "128", "--max-patches", "60", "--target-shard-bytes", "6KB")
+
+
+def run(*argv):
+    return command.main(pack, [str(arg) for arg in argv])
+
+
+@pytest.fixture(scope="module")
+def patches(small_bytes, tmp_path_factory):
+    output = tmp_path_factory.mktemp("space") / "patches"
+    argv = ["--data", small_bytes, "--rule", "space", "--output", output]
+    assert command.main(patch, [str(arg) for arg in argv]) == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def packed(small_bytes, patches, tmp_path_factory):
+    output = tmp_path_factory.mktemp("packed") / "train"
+    assert run("--data", small_bytes, "--patches", patches, "--output", output, *FLAGS) == 0
+    return output
+
+
+def read_documents(folder):
+    """doc_id -> the tokens of its pieces, put together in the order they lie in the shards."""
+    documents, splits = {}, {}
+    manifest = read_manifest(folder, "training_shards")
+    for shard in manifest.shards:
+        for sequence in read_training_shard(folder / shard.name):
+            assert len(sequence.tokens) <= 128
+            assert len(sequence.patch_lengths) <= 60
+            assert sequence.patch_lengths.sum() == len(sequence.tokens)
+            for segment, doc_id in enumerate(sequence.doc_ids, 1):
+                piece = sequence.tokens[sequence.segment_ids == segment]
+                documents.setdefault(doc_id, []).append(piece)
+                splits[doc_id] = shard.name.split("-")[0]
+    return {doc_id: np.concatenate(pieces) for doc_id, pieces in documents.items()}, splits
+
+
+def test_every_document_arrives_whole_and_in_its_split(packed, small_bytes):
+    documents, splits = read_documents(packed)
+    for path in small_bytes.glob("bytes-*"):
+        for record in read_byte_shard(path):
+            np.testing.assert_array_equal(documents.pop(record.doc_id), record.tokens)
+            held_out = is_held_out(record.doc_id, fraction=0.1, seed=0)
+            assert splits[record.doc_id] == ("valid" if held_out else "train")
+    assert documents == {}
+    assert set(splits.values()) == {"train", "valid"}
+
+
+def test_documents_are_shuffled(packed):
+    order = [
+        doc_id
+        for shard in read_manifest(packed).shards
+        for sequence in read_training_shard(packed / shard.name)
+        for doc_id in sequence.doc_ids
+    ]
+    files = [doc_id.split("/")[0] for doc_id in order]
+    assert files != sorted(files)
+
+
+def test_runner_workers_and_reruns_do_not_show(packed, small_bytes, patches, tmp_path):
+    argv = ("--data", small_bytes, "--patches", patches, *FLAGS)
+    assert run(*argv, "--output", tmp_path / "again", "--direct_num_workers", "2") == 0
+    assert read_files(tmp_path / "again") == read_files(packed)
+
+
+def test_a_missing_bucket_alone_is_packed_again(packed, small_bytes, patches, tmp_path, capsys):
+    argv = ("--data", small_bytes, "--patches", patches, *FLAGS, "--output", tmp_path / "train")
+    assert run(*argv) == 0
+    (tmp_path / "train" / "train-00001.tfrecord").unlink()
+    capsys.readouterr()
+    assert run(*argv) == 0
+    assert "units are finished" in capsys.readouterr().err
+    assert read_files(tmp_path / "train") == read_files(packed)
+
+
+def test_another_seed_gives_another_order(packed, small_bytes, patches, tmp_path):
+    argv = ("--data", small_bytes, "--patches", patches, *FLAGS)
+    assert run(*argv, "--output", tmp_path / "train", "--seed", "1") == 0
+    name = "train-00000.tfrecord"
+    assert read_files(tmp_path / "train")[name] != read_files(packed)[name]
+
+
+def test_boundaries_of_other_shards_are_refused(small_corpus, patches, tmp_path, capsys):
+    from pipelines import encode
+
+    argv = ["--input", small_corpus / "0.jsonl", "--output", tmp_path / "bytes"]
+    assert command.main(encode, [str(arg) for arg in argv]) == 0
+    assert run("--data", tmp_path / "bytes", "--patches", patches, "--output", tmp_path / "t") == 2
+    assert "made from other byte shards" in capsys.readouterr().err
