@@ -96,14 +96,13 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         seed=args.seed,
     )
     num_buckets = max(1, math.ceil(data.totals["bytes"] / args.target_shard_bytes))
-    rule = {f"patches_{key}": value for key, value in patches.config.items()}
     stage = Stage(
         kind="training_shards",
         output=args.output,
         config={
             **dataclasses.asdict(config),
             "target_shard_bytes": args.target_shard_bytes,
-            **rule,
+            "patch_rule": patches.config,  # a model trained on these keeps it
         },
         fingerprints=patches.fingerprints,
         parents={"byte_shards": data.sha256, "boundaries": patches.sha256},

@@ -86,14 +86,15 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         note_finished(args.output, identity, result)
     return Summary(
         {"stage": NAME, "how": how, "output": str(args.output), **result},
-        [f"train-entropy: {how}. {_words(result)} -> {args.output}"],
+        [f"train-entropy: {how}. {training_words(result, 'rows')} -> {args.output}"],
     )
 
 
-def _words(result: dict[str, Any]) -> str:
+def training_words(result: dict[str, Any], what: str) -> str:
+    """Says what a training gave; `what` its held-out figure is of, "rows" or "sequences"."""
     held_out = result["held_out_bits_per_byte"]
-    figure = "no held-out text to judge it by" if held_out is None else f"{held_out:.3f} bits/byte"
+    figure = "none to judge it by" if held_out is None else f"{held_out:.3f} bits/byte"
     return (
-        f"{result['parameters']:,} parameters, {result['steps']} steps in {result['seconds']:.0f} s; "
-        f"held-out rows: {figure}"
+        f"{result['parameters']:,} parameters, {result['steps']} steps in "
+        f"{result['seconds']:.0f} s; held-out {what}: {figure}"
     )

@@ -1,0 +1,101 @@
+"""Trains a Byte Latent Transformer on training shards."""
+
+import argparse
+import dataclasses
+from pathlib import Path
+
+from blt.command import Summary
+from blt.commands.arguments import add_output_arguments, local_path, positive_int
+from blt.commands.sidecar import find_finished, note_finished
+from blt.commands.train_entropy import training_words
+from blt.console import Console
+from blt.manifest import read_manifest
+from blt.quiet import import_keras
+
+NAME = "train"
+HELP = "a Byte Latent Transformer, from training shards"
+DESCRIPTION = """\
+Trains a BLT on packed sequences, whose patches were made beforehand. The folder gets the model
+(model.keras), its history and a manifest. Training ends after a number of steps, so that the same
+command gives the same model; the figure at the end is of the held-out sequences, in bits per byte."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data", type=local_path, required=True, metavar="TRAIN", help="From blt pack."
+    )
+    parser.add_argument(
+        "--entropy-model",
+        type=local_path,
+        metavar="FILE.keras",
+        help="The model that made the patches. It is kept, frozen, in the BLT's file, which can "
+        "then score text alone. Any other model is refused.",
+    )
+    add_output_arguments(parser, "the run")
+    group = parser.add_argument_group("model and training")
+    group.add_argument(
+        "--preset", default="tiny", help="Size of the model: tiny (for a CPU and a minute)."
+    )
+    group.add_argument(
+        "--steps", type=positive_int, help="Optimizer steps; the preset's if not given."
+    )
+    group.add_argument(
+        "--batch-size", type=positive_int, help="Sequences in a step; the preset's if not given."
+    )
+    group.add_argument(
+        "--learning-rate",
+        type=float,
+        help="Peak of the schedule (warm-up, then cosine decay); the preset's if not given.",
+    )
+    group.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="Of the weights and the order of the data."
+    )
+
+
+def run(args: argparse.Namespace, console: Console) -> Summary:
+    """Trains; see `DESCRIPTION`."""
+    data = read_manifest(args.data, "training_shards")
+    import_keras(verbose=console.verbose)
+    from blt.model.serialization import fingerprint, load_entropy_model
+    from blt.training.blt import MODEL_NAME, BltTrainingConfig, train_blt
+
+    config = BltTrainingConfig(
+        preset=args.preset,
+        steps=args.steps,
+        batch_size=args.batch_size,
+        learning_rate=args.learning_rate,
+        seed=args.seed,
+    )
+    kept = None
+    if args.entropy_model is not None:
+        kept = fingerprint(load_entropy_model(args.entropy_model))
+    identity = {
+        "command": NAME,
+        "config": dataclasses.asdict(config),
+        "fingerprints": {"entropy_model": kept},
+        "parents": {"training_shards": data.sha256},
+    }
+    model = args.output / MODEL_NAME
+    _check_folder(args.output)
+    how = "already done"
+    result = find_finished(model, identity, overwrite=args.overwrite)
+    if args.dry_run:
+        lines = [f"train would train {args.preset} for {config.steps} steps (dry run)."]
+        return Summary({"dry_run": True, "outputs": [str(model)]}, lines)
+    if result is None:
+        how = "done"
+        result = train_blt(
+            args.data, args.output, config, entropy_model=args.entropy_model, report=console.show
+        )
+        console.end_progress()
+        note_finished(model, identity, result)
+    words = training_words(result, "sequences")
+    return Summary(
+        {"stage": NAME, "how": how, **result}, [f"train: {how}. {words} -> {model}"]
+    )
+
+
+def _check_folder(output: Path) -> None:
+    """Refuses a folder that holds the result of another command."""
+    if (output / "manifest.json").exists():
+        read_manifest(output, "blt_run")
