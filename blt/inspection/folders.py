@@ -99,9 +99,16 @@ def _describe_run_folder(folder: Path, inner: list[Path]) -> Summary:
     lines = [
         f"{visible_text(folder)}: the output of stages, {len(inner)} datasets:",
         *table_lines(rows),
-        f"Look at one with: blt inspect {shlex.quote(str(inner[0]))}",
+        f"Look at one with: blt inspect {shlex.quote(str(_most_telling(datasets, inner)))}",
     ]
     return Summary({"what": "run", "folder": str(folder), "content": data}, lines)
+
+
+def _most_telling(datasets: list[Dataset], inner: list[Path]) -> Path:
+    for dataset in datasets:
+        if dataset.manifest.kind == "boundaries":
+            return dataset.manifest.folder
+    return inner[0]
 
 
 def _one_line(dataset: Dataset) -> str:

@@ -7,6 +7,7 @@ first rows of shards that lie evenly over the dataset; the report then says so.
 import dataclasses
 import heapq
 import itertools
+import json
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -69,7 +70,7 @@ class ScoreMeasures:
     label: str
     is_blt: bool
     summary: dict[str, Any]
-    score_spec: dict[str, str]
+    score_spec: dict[str, Any]
     num_rows: int = 0
     num_scored: int = 0
     bytes: int = 0
@@ -207,16 +208,16 @@ def is_blt_scores(dataset: Dataset) -> bool:
     return "blt" in dataset.manifest.fingerprints
 
 
-def _score_spec(dataset: Dataset) -> dict[str, str]:
+def _score_spec(dataset: Dataset) -> dict[str, Any]:
     manifest = dataset.manifest
     if not manifest.shards:
         return {}
     metadata = pq.read_schema(manifest.shard_path(manifest.shards[0])).metadata or {}
-    return {
-        key.decode(): value.decode("utf-8", "replace")
-        for key, value in metadata.items()
-        if key not in (b"ARROW:schema", b"pandas")
-    }
+    try:
+        spec = json.loads(metadata[b"score_spec"])
+    except (KeyError, ValueError):
+        return {}
+    return spec if isinstance(spec, dict) else {}
 
 
 def _count(histograms: dict[str, np.ndarray], name: str, bits: float) -> None:
