@@ -42,7 +42,6 @@ from blt.inspection.words import (
 from blt.manifest import KINDS, Manifest, read_manifest
 from blt.packing import PackedSequence
 from blt.stage import REJECTS_NAME
-from blt.storage import read_json
 
 _MAX_SHARDS_LISTED = 5
 
@@ -228,10 +227,9 @@ def describe_sequence(sequence: PackedSequence, name: str, num_bytes: int) -> Su
 def _describe_scores(dataset: Dataset, look: Look) -> Summary:
     measured = measure_scores(dataset, BLT if is_blt_scores(dataset) else ENTROPY_MODEL)
     lines = [f"Scores of the {measured.label}:"]
-    summary_path = dataset.manifest.folder / "summary.json"
-    summary = read_json(summary_path) if summary_path.is_file() else {}
+    figures = {name: value for name, value in measured.summary.items() if name != "by"}
     lines += table_lines(
-        (name.replace("_", " "), _rounded(v)) for name, v in flatten(measured.summary)
+        (name.replace("_", " "), _rounded(value)) for name, value in flatten(figures)
     )
     if measured.is_sampled:
         lines.append(f"  (what follows is from {measured.num_rows:,} rows, a part of all)")
@@ -241,7 +239,7 @@ def _describe_scores(dataset: Dataset, look: Look) -> Summary:
     for name, count in measured.ahead.items():
         lines.append(f"{name} is ahead at {count:,} of {measured.num_scored:,} documents.")
     data = {
-        "summary": summary,
+        "summary": measured.summary,
         "best": [dataclasses.asdict(score) for score in measured.best],
         "worst": [dataclasses.asdict(score) for score in measured.worst],
         "compressors_ahead": measured.ahead,

@@ -30,6 +30,7 @@ BIN_BITS = 0.1
 MAX_BITS = 12.0  # the last bin takes all above
 MAX_PATCH_BIN = 32  # the last bin takes all above
 
+SUMMARY_NAME = "summary.json"
 BLT, ENTROPY_MODEL = "BLT", "entropy model"
 _BASELINES = ("zlib", "xz")
 
@@ -52,7 +53,7 @@ class ScoreMeasures:
       dataset: the scores.
       label: of the model that was scored, for charts and tables.
       is_blt: whether that is a BLT.
-      summary: `overall` of `summary.json`.
+      summary: the figures of all documents, as `summary.json` has them.
       score_spec: how documents were scored, as the schema's metadata says.
       num_rows, num_scored: rows read, and those of them that have a figure.
       is_sampled: whether rows were left unread.
@@ -133,8 +134,12 @@ class RowSource:
                 present = [name for name in self._columns if name in file.schema_arrow.names]
                 yield from file.iter_batches(8192, columns=present)
         except (pa.ArrowException, OSError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise WorkError(f"{path}: cannot be read ({reason}). Make it again.") from error
+            raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> WorkError:
+    reason = " ".join(str(error).split())[:200]
+    return WorkError(f"{path}: cannot be read ({reason}). Make it again.")
 
 
 def measure_patches(dataset: Dataset, max_rows: int = MAX_ROWS) -> PatchMeasures:
@@ -157,10 +162,9 @@ def measure_patches(dataset: Dataset, max_rows: int = MAX_ROWS) -> PatchMeasures
 
 def measure_scores(dataset: Dataset, label: str, max_rows: int = MAX_ROWS) -> ScoreMeasures:
     """Reads a dataset of scores once; see `ScoreMeasures`."""
-    manifest = dataset.manifest
-    summary_path = manifest.folder / "summary.json"
-    summary = read_json(summary_path).get("overall", {}) if summary_path.is_file() else {}
-    measures = ScoreMeasures(dataset, label, is_blt_scores(dataset), summary, _score_spec(dataset))
+    measures = ScoreMeasures(
+        dataset, label, is_blt_scores(dataset), read_summary(dataset), read_score_spec(dataset)
+    )
     columns = ["doc_id", "num_bytes", "bits_per_byte"]
     columns += [f"{name}_bits_per_byte" for name in _BASELINES]
     rows = RowSource(dataset, columns, max_rows)
@@ -204,15 +208,29 @@ def measure_scores(dataset: Dataset, label: str, max_rows: int = MAX_ROWS) -> Sc
     return measures
 
 
+def read_summary(dataset: Dataset) -> dict[str, Any]:
+    """Returns the figures of all documents, from `summary.json`; {} if there is none."""
+    path = dataset.manifest.folder / SUMMARY_NAME
+    summary = read_json(path) if path.is_file() else {}
+    return summary.get("overall", summary)
+
+
 def is_blt_scores(dataset: Dataset) -> bool:
-    return "blt" in dataset.manifest.fingerprints
+    """Tells whether these are scores of a BLT, not of an entropy model."""
+    spec = read_score_spec(dataset)
+    return spec["model"] == "blt" if "model" in spec else "blt" in dataset.manifest.fingerprints
 
 
-def _score_spec(dataset: Dataset) -> dict[str, Any]:
+def read_score_spec(dataset: Dataset) -> dict[str, Any]:
+    """Returns how documents were scored, from the first shard's metadata; {} if it is unknown."""
     manifest = dataset.manifest
     if not manifest.shards:
         return {}
-    metadata = pq.read_schema(manifest.shard_path(manifest.shards[0])).metadata or {}
+    path = manifest.shard_path(manifest.shards[0])
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
     try:
         spec = json.loads(metadata[b"score_spec"])
     except (KeyError, ValueError):

@@ -225,11 +225,22 @@ def _distributions(found: Artefacts) -> str:
     return section("scores", "Bits per byte", f'<div class="charts">{"".join(charts)}</div>')
 
 
+def context_bytes(score_spec: dict[str, Any]) -> int | None:
+    """Returns how far back a model sees, from how it was scored; None if that is not known.
+
+    A BLT sees its window alone; each layer of an entropy model sees a window of the layer below.
+    """
+    window = score_spec.get("window")
+    if not isinstance(window, int):
+        return None
+    return 1 + score_spec.get("num_layers", 1) * (window - 1)
+
+
 def _compressors_ahead(scores: ScoreMeasures) -> str:
     if not scores.ahead:
         return ""
     parts = []
-    context = scores.score_spec.get("context")
+    reach = context_bytes(scores.score_spec)
     for name, count in scores.ahead.items():
         share = count / max(1, scores.num_scored)
         size = scores.ahead_bytes[name]
@@ -244,7 +255,7 @@ def _compressors_ahead(scores: ScoreMeasures) -> str:
             )
         )
     if any(scores.ahead.values()):
-        sees = f"sees {context} bytes at most" if context else "sees a window of bytes only"
+        sees = f"sees {reach:,} bytes at most" if reach else "sees a window of bytes only"
         parts.append(
             paragraph(
                 "Why: these are the long and repetitive documents. A compressor looks back over "

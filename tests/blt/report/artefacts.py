@@ -6,13 +6,13 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from blt.formats.boundaries import BoundariesRow, BoundariesWriter, store_entropies
 from blt.formats.byte_shard import ByteRecord, ByteShardWriter
 from blt.formats.rejects import merge_rejects, open_rejects
+from blt.formats.scores import ScoresRow, ScoresWriter
 from blt.manifest import Manifest, write_manifest
+from blt.scoring.summary import summarize_scores
 from blt.storage import atomic_path, sha256_file, write_json
 from blt.tokenizer import frame_tokens
 from blt.units import ShardInfo
@@ -113,35 +113,24 @@ def write_scores(
     """Writes scores in which each document takes `bits` per byte, and its place in 1/100 more."""
     folder.mkdir(parents=True)
     path = folder / "scores-00000-000.parquet"
-    rows, total_bits, total_zlib = [], 0.0, 0.0
+    spec = {"model": role, "window": 512, **({} if role == "blt" else {"num_layers": 2})}
+    writer = ScoresWriter(path, metadata={"score_spec": json.dumps(spec)})
     for place, (doc_id, text) in enumerate(DOCUMENTS.items()):
-        zlib_bits = 8 * len(zlib.compress(text, 6))
-        figure = bits + place / 100 if text else None
-        total_bits += len(text) * (figure or 0.0)
-        total_zlib += zlib_bits if text else 0
-        rows.append(
-            {
-                "doc_id": doc_id,
-                "num_bytes": len(text),
-                "scored_bytes": len(text),
-                "nats": (figure or 0.0) * math.log(2) * len(text),
-                "eos_nats": 1.0,
-                "bits_per_byte": figure,
-                "num_patches": math.ceil(len(text) / PATCH_BYTES),
-                "mean_patch_bytes": float(PATCH_BYTES),
-                "zlib_bits_per_byte": zlib_bits / len(text) if text else None,
-                "source": "in.jsonl",
-            }
+        writer.write(
+            ScoresRow(
+                doc_id=doc_id,
+                num_bytes=len(text),
+                scored_bytes=len(text),
+                nats=(bits + place / 100) * math.log(2) * len(text),
+                eos_nats=1.0,
+                num_patches=math.ceil(len(text) / PATCH_BYTES),
+                zlib_bytes=len(zlib.compress(text, 6)),
+                source="in.jsonl",
+            )
         )
-    spec = {b"score_spec": json.dumps({"context": 512, "stride": 256}).encode()}
-    pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(spec), path)
-    totals = {"documents": len(rows), "bytes": data.totals["bytes"]}
-    overall = {
-        **totals,
-        "bits_per_byte": total_bits / totals["bytes"],
-        "zlib_bits_per_byte": total_zlib / totals["bytes"],
-    }
-    write_json(folder / "summary.json", {"overall": overall})
+    writer.close()
+    write_json(folder / "summary.json", {"overall": summarize_scores([path])})
+    totals = {"documents": len(DOCUMENTS), "bytes": data.totals["bytes"]}
     shard = ShardInfo(name=path.name, tokens=0, sha256=sha256_file(path), **totals)
     return write_manifest(
         folder,

@@ -12,6 +12,7 @@ from blt.inspection.measures import measure_patches, measure_scores
 from blt.manifest import read_manifest
 from blt.report import collect, headline_figures, render_page
 from blt.report.markup import document, heat_level
+from blt.report.page import context_bytes
 from blt.tokenizer import frame_tokens
 
 from .artefacts import (
@@ -125,6 +126,12 @@ def test_where_zlib_is_ahead_is_said_with_documents(page):
     assert rows == [("repeats", "3,000"), ("zh", "168")]
     assert "for 2 of 4 documents (50.0%)" in section
     assert "sees 512 bytes" in section
+
+
+def test_how_far_a_model_sees_follows_from_how_it_was_scored():
+    assert context_bytes({"window": 512}) == 512
+    assert context_bytes({"window": 128, "num_layers": 2}) == 255
+    assert context_bytes({}) is None
 
 
 def test_patches_are_counted_by_length_without_bos(tmp_path):
