@@ -1,0 +1,90 @@
+"""Scorers by model file: a process makes each once, and its forward passes take turns."""
+
+import dataclasses
+import threading
+from pathlib import Path
+
+from blt.engine import EntropyEngine, get_entropy_engine
+from blt.errors import UserError
+from blt.joining import check_entropy_fingerprint
+from blt.model.blt import load_blt
+from blt.model.serialization import read_model_class
+from blt.patching.rules import PatchRule
+from blt.scoring.blt_scorer import BltScorer
+from blt.scoring.entropy_scorer import EntropyScorer
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedScorer:
+    """A scorer, and what cuts patches for it where no boundaries are given.
+
+    Attributes:
+      scorer: of the model.
+      role: of the model in fingerprints: "blt" or "entropy_model".
+      engine: of the entropy model that belongs to a BLT; None if there is none at hand.
+      rule: of its patches; None if it is not known.
+      lock: to be held while scoring: models are not made for several threads at a time.
+    """
+
+    scorer: BltScorer | EntropyScorer
+    role: str
+    engine: EntropyEngine | None
+    rule: PatchRule | None
+    lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of the model, and of the entropy model that its patches need."""
+        found = {self.role: self.scorer.fingerprint}
+        if self.scorer.entropy_fingerprint:
+            found["entropy_model"] = self.scorer.entropy_fingerprint
+        return found
+
+
+_loaded: dict[tuple, LoadedScorer] = {}
+_lock = threading.Lock()
+
+
+def get_scorer(
+    model: Path,
+    *,
+    entropy_model: Path | None = None,
+    min_context: int | None = None,
+    xz: bool = False,
+) -> LoadedScorer:
+    """Returns the scorer of a model file, which a process loads once.
+
+    Args:
+      model: a BLT or an entropy model.
+      entropy_model: the one that cuts patches for a BLT that does not hold its own.
+      min_context: tokens of context that each byte has in a BLT's windows; None for half a window.
+      xz: also compress documents with xz.
+
+    Raises:
+      UserError: a file is no model, or the entropy model is not the one that the BLT needs.
+    """
+    stat = model.stat() if model.exists() else None
+    key = (model.resolve(), stat and stat.st_mtime_ns, entropy_model, min_context, xz)
+    with _lock:
+        if key not in _loaded:
+            _loaded[key] = _load(model, entropy_model, min_context, xz)
+        return _loaded[key]
+
+
+def _load(
+    model: Path, entropy_model: Path | None, min_context: int | None, xz: bool
+) -> LoadedScorer:
+    if read_model_class(model) == "EntropyModel":
+        if min_context is not None:
+            raise UserError("--min-context: is for a BLT; an entropy model has no windows.")
+        engine = get_entropy_engine(model)
+        return LoadedScorer(EntropyScorer(engine, xz=xz), "entropy_model", engine, None)
+    blt = load_blt(model)
+    scorer = BltScorer(blt, min_context=min_context, xz=xz)
+    engine = None
+    if entropy_model is not None:
+        engine = get_entropy_engine(entropy_model)
+        check_entropy_fingerprint(str(model), scorer.entropy_fingerprint, engine.fingerprint)
+    elif blt.entropy_model is not None:
+        engine = EntropyEngine(blt.entropy_model)
+    return LoadedScorer(scorer, "blt", engine, blt.patch_rule)

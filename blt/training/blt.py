@@ -1,0 +1,257 @@
+"""Training of a BLT, from training shards.
+
+Patches are those of the shards, so no entropy model runs here. One may be given to be kept in the
+model's file, frozen, so that the file alone can score text; it must be the one that made them.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from blt.data import training_dataset
+from blt.errors import UserError
+from blt.joining import check_entropy_fingerprint
+from blt.manifest import MANIFEST_NAME, Manifest, check_shard, read_manifest, write_manifest
+from blt.model.blt import ByteLatentTransformer, check_blt_preset, create_blt
+from blt.model.serialization import fingerprint, load_entropy_model, save_model
+from blt.optimization import learning_rate_schedule_builder, optimizer_builder
+from blt.patching.rules import PatchRule
+from blt.storage import prepare_output_folder, sha256_file
+from blt.training.common import (
+    HistoryWriter,
+    NextTokenTrainer,
+    Report,
+    TrainingReporter,
+    record_every,
+)
+from blt.units import ShardInfo
+
+MODEL_NAME = "model.keras"
+HISTORY_NAME = "history.jsonl"
+
+# How each preset is trained unless the config says otherwise; measured, see docs/benchmarks.md.
+TRAINING_PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {"steps": 400, "batch_size": 8, "learning_rate": 6e-3},
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BltTrainingConfig:
+    """How to train a BLT. What is None is the preset's.
+
+    Attributes:
+      preset: a key of `blt.model.blt.BLT_PRESETS`.
+      model: arguments of `ByteLatentTransformer` that differ from the preset.
+      steps: optimizer steps; they alone end the training.
+      batch_size: sequences in a step.
+      learning_rate: the peak; a tenth of the steps (500 at most) warm up, a cosine follows.
+      weight_decay: of matrices; norms and embeddings have none.
+      gradient_clipping_by_norm: of all gradients together.
+      seed: of the weights and of the order of the data.
+      shuffle_sequences: sequences in the shuffle buffer.
+      max_valid_sequences: held-out sequences that the model is judged by.
+      history_records: records in the history.
+      evaluations: times at which the model is judged by held-out text, the end included.
+    """
+
+    preset: str = "tiny"
+    model: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    steps: int | None = None
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    weight_decay: float = 0.01
+    gradient_clipping_by_norm: float = 1.0
+    seed: int = 0
+    shuffle_sequences: int = 8192
+    max_valid_sequences: int = 512
+    history_records: int = 50
+    evaluations: int = 2
+
+    def __post_init__(self) -> None:
+        check_blt_preset(self.preset)
+        for name, value in TRAINING_PRESETS[self.preset].items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
+        for name in ("steps", "batch_size", "shuffle_sequences", "evaluations"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
+
+
+def train_blt(
+    data: str | Path,
+    output: str | Path,
+    config: BltTrainingConfig,
+    *,
+    entropy_model: str | Path | None = None,
+    report: Report = lambda line: None,
+) -> dict[str, Any]:
+    """Trains a BLT and writes a run: `model.keras`, `history.jsonl` and `manifest.json`.
+
+    Args:
+      data: a dataset of training shards.
+      output: the folder to make.
+      config: how.
+      entropy_model: the model that made the shards' boundaries, to be kept in the model's file.
+      report: takes lines of progress.
+
+    Returns:
+      A summary: `parameters`, `steps`, `bits_per_byte` (training, at the end),
+      `held_out_bits_per_byte` (of held-out sequences; None if there are none), `seconds`,
+      `fingerprint`, `output` (the model's file).
+
+    Raises:
+      UserError: there is nothing to train on, or the entropy model is another one.
+    """
+    start = time.monotonic()
+    data = read_manifest(data, "training_shards")
+    train_paths, valid_paths = _shard_paths(data, "train-"), _shard_paths(data, "valid-")
+    if not train_paths:
+        raise UserError(
+            f"{data.folder}: no documents to train on, all are held out. Encode more text."
+        )
+    kept = _load_matching_entropy_model(data, entropy_model)
+    output = prepare_output_folder(output)
+    (output / MANIFEST_NAME).unlink(missing_ok=True)  # until it is whole again
+
+    keras.utils.set_random_seed(config.seed)
+    model = create_blt(
+        config.preset,
+        **{
+            **config.model,
+            "max_sequence_length": data.config["seq_len"],
+            "max_patches": data.config["max_patches"],
+            "entropy_model": kept,
+            "patch_rule": _patch_rule(data),
+            "entropy_fingerprint": data.fingerprints.get("entropy_model"),
+        },
+    )
+    report(f"BLT {config.preset}: {model.count_params():,} parameters")
+    reporter = TrainingReporter(
+        history=HistoryWriter(output / HISTORY_NAME),
+        report=report,
+        num_steps=config.steps,
+        tokens_per_step=config.batch_size * model.max_sequence_length,
+    )
+    _fit(model, train_paths, valid_paths, config, reporter)
+    save_model(model, output / MODEL_NAME)
+    summary = {
+        "parameters": model.count_params(),
+        "steps": config.steps,
+        "bits_per_byte": reporter.last_record["bits_per_byte"],
+        "held_out_bits_per_byte": reporter.last_record.get("held_out_bits_per_byte"),
+        "seconds": round(time.monotonic() - start, 1),
+        "fingerprint": fingerprint(model),
+        "output": str(output / MODEL_NAME),
+    }
+    _write_manifest(output, data, config, summary["fingerprint"])
+    return summary
+
+
+def _shard_paths(data: Manifest, prefix: str) -> list[Path]:
+    paths = []
+    for shard in data.shards:
+        if shard.name.startswith(prefix):
+            check_shard(data.shard_path(shard), shard)
+            paths.append(data.shard_path(shard))
+    return paths
+
+
+def _load_matching_entropy_model(data: Manifest, path: str | Path | None) -> keras.Model | None:
+    if path is None:
+        return None
+    model = load_entropy_model(path)
+    found = data.fingerprints.get("entropy_model")
+    check_entropy_fingerprint(str(data.folder), found, fingerprint(model))
+    return model
+
+
+def _patch_rule(data: Manifest) -> PatchRule | None:
+    """Returns the rule that the shards' patches were made by, if their config tells it."""
+    names = {field.name for field in dataclasses.fields(PatchRule)}
+    rule = {k: v for k, v in (data.config.get("patch_rule") or {}).items() if k in names}
+    return PatchRule(**rule) if rule else None
+
+
+def _fit(
+    model: ByteLatentTransformer,
+    train_paths: list[Path],
+    valid_paths: list[Path],
+    config: BltTrainingConfig,
+    reporter: TrainingReporter,
+) -> None:
+    warmup_steps = min(500, config.steps // 10)
+    schedule = learning_rate_schedule_builder(
+        {
+            "type": "cosine_decay",
+            "learning_rate": config.learning_rate,
+            "warmup_steps": warmup_steps,
+            "warmup_start_lr": config.learning_rate / 100,
+            "decay_steps": config.steps - warmup_steps,
+            "alpha": 0.02,
+        }
+    )
+    optimizer = optimizer_builder(
+        {
+            "type": "adamw",
+            "weight_decay": config.weight_decay,
+            "gradient_clipping_by_norm": config.gradient_clipping_by_norm,
+        },
+        schedule,
+    )
+    shape = {
+        "batch_size": config.batch_size,
+        "seq_len": model.max_sequence_length,
+        "max_patches": model.max_patches,
+    }
+    training = training_dataset(
+        train_paths,
+        shuffle_seed=config.seed,
+        shuffle_sequences=config.shuffle_sequences,
+        repeat=True,
+        **shape,
+    )
+    held_out = None
+    if valid_paths:
+        num_batches = math.ceil(config.max_valid_sequences / config.batch_size)
+        held_out = training_dataset(valid_paths, **shape).take(num_batches)
+    trainer = NextTokenTrainer(model)
+    trainer.compile(optimizer=optimizer, jit_compile=True)
+    stretch = record_every(config.steps, config.history_records)
+    num_stretches = config.steps // stretch
+    evaluate_after = {
+        math.ceil(num_stretches * (i + 1) / config.evaluations) for i in range(config.evaluations)
+    }
+    trainer.fit(
+        training,
+        epochs=num_stretches,
+        steps_per_epoch=stretch,
+        validation_data=held_out,
+        validation_freq=sorted(evaluate_after),
+        callbacks=[reporter],
+        verbose=0,
+    )
+
+
+def _write_manifest(
+    output: Path, data: Manifest, config: BltTrainingConfig, model_fingerprint: str
+) -> None:
+    """Lists the run's files; documents, bytes and tokens are those of the data."""
+    totals = {name: data.totals[name] for name in ("documents", "bytes", "tokens")}
+    files = [
+        ShardInfo(name=name, **totals, sha256=sha256_file(output / name))
+        for name in (MODEL_NAME, HISTORY_NAME)
+    ]
+    write_manifest(
+        output,
+        kind="blt_run",
+        config={**dataclasses.asdict(config), "model": dict(config.model)},
+        fingerprints={**data.fingerprints, "blt": model_fingerprint},
+        parents={"training_shards": data.sha256},
+        totals={**totals, "rejects": 0, "filtered": 0},
+        shards=files,
+    )
