@@ -51,7 +51,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "recognised by content.",
     )
     add_output_arguments(parser, "byte shards")
-    group = parser.add_argument_group("what a document is")
+    add_document_arguments(parser)
+    group = parser.add_argument_group("sizes and limits")
+    group.add_argument(
+        "--max-document-bytes",
+        type=byte_size,
+        default=default.max_document_bytes,
+        metavar="BYTES",
+        help="Longer documents are stored in parts of this size, and joined again downstream.",
+    )
+    group.add_argument(
+        "--target-shard-bytes",
+        type=byte_size,
+        default=default.target_shard_bytes,
+        metavar="BYTES",
+        help="About how many bytes of input go into one unit of work, and of text into one shard.",
+    )
+    group.add_argument(
+        "--compression",
+        choices=[name for name in COMPRESSIONS if name],
+        help="Compress the shards.",
+    )
+    group.add_argument(
+        "--max-reject-fraction",
+        type=fraction,
+        default=DEFAULT_MAX_REJECT_FRACTION,
+        metavar="F",
+        help="The job fails when more than this share of all records was rejected.",
+    )
+
+
+def add_document_arguments(parser: argparse.ArgumentParser, when: str = "") -> None:
+    """Adds the flags that say how files are read; `when` they matter is put into the heading."""
+    default = EncodeConfig()
+    group = parser.add_argument_group("what a document is" + when)
     group.add_argument(
         "--format", choices=FORMATS, default=default.format, help="What the files are."
     )
@@ -80,33 +113,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=lambda text: [name for name in text.split(",") if name],
         metavar="A,B",
         help="Fields or columns to pass through to the scores, separated by commas.",
-    )
-    group = parser.add_argument_group("sizes and limits")
-    group.add_argument(
-        "--max-document-bytes",
-        type=byte_size,
-        default=default.max_document_bytes,
-        metavar="BYTES",
-        help="Longer documents are stored in parts of this size, and joined again downstream.",
-    )
-    group.add_argument(
-        "--target-shard-bytes",
-        type=byte_size,
-        default=default.target_shard_bytes,
-        metavar="BYTES",
-        help="About how many bytes of input go into one unit of work, and of text into one shard.",
-    )
-    group.add_argument(
-        "--compression",
-        choices=[name for name in COMPRESSIONS if name],
-        help="Compress the shards.",
-    )
-    group.add_argument(
-        "--max-reject-fraction",
-        type=fraction,
-        default=DEFAULT_MAX_REJECT_FRACTION,
-        metavar="F",
-        help="The job fails when more than this share of all records was rejected.",
     )
 
 

@@ -299,8 +299,8 @@ def _make_python_docs(folder: Path, console: Console) -> None:
 def _summarize(paths: _Paths, seconds: dict[str, float], total_sec: float) -> Summary:
     encoded = read_manifest(paths.bytes, "byte_shards").totals
     patches = read_manifest(paths.patches, "boundaries").totals
-    blt_scores = read_json(paths.scores_blt / "summary.json")["overall"]
-    entropy_scores = read_json(paths.scores_entropy / "summary.json")["overall"]
+    blt_scores = read_json(paths.scores_blt / "summary.json")
+    entropy_scores = read_json(paths.scores_entropy / "summary.json")
     mean_patch_bytes = patches["bytes"] / patches["patches"] if patches["patches"] else None
     figures = {
         "BLT": blt_scores["bits_per_byte"],

@@ -1,0 +1,298 @@
+"""Bits per byte of every document.
+
+Reads byte shards, or raw input that is encoded first, and a BLT or an entropy model; writes
+`scores-*.parquet`, a row for each document, and `summary.json`.
+
+    blt score --data bytes --model run/model.keras --patches patches --output scores
+    blt score --input page.txt --model run/model.keras --output scores
+"""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from blt import command
+from blt.command import Summary
+from blt.commands.arguments import (
+    add_output_arguments,
+    add_split_arguments,
+    local_path,
+    positive_int,
+)
+from blt.console import Console, format_bytes
+from blt.errors import UserError
+from blt.manifest import Manifest, check_shard, read_manifest
+from blt.quiet import import_keras, silence
+from blt.stage import Stage, make_units
+from blt.storage import read_json, write_json
+from blt.units import Progress, ShardInfo, Unit, UnitResult
+from pipelines import encode
+from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
+from pipelines.run_units import describe_plan, run_stage
+from pipelines.shard_units import read_payload, shard_payloads, sizes
+
+NAME = "score"
+HELP = "bits per byte of every document"
+DESCRIPTION = """\
+Scores documents by a BLT or an entropy model: for each, the bits that the model needs for a byte,
+beside what zlib needs. The corpus figure in summary.json is the sum of bits over the sum of bytes.
+A document's score does not depend on the documents it shares a batch with. Patches for a BLT come
+from --patches, or are cut by the entropy model that its file holds."""
+
+SUMMARY_NAME = "summary.json"
+BASELINES = ("zlib", "xz")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        "--data", type=local_path, metavar="BYTES", help="Byte shards, from blt encode."
+    )
+    source.add_argument(
+        "--input",
+        nargs="+",
+        metavar="PATH",
+        help="Raw input; it is encoded into OUTPUT-bytes first, as blt encode does.",
+    )
+    parser.add_argument(
+        "--model",
+        type=local_path,
+        required=True,
+        metavar="FILE.keras",
+        help="A BLT, from blt train, or an entropy model.",
+    )
+    parser.add_argument(
+        "--patches", type=local_path, metavar="PATCHES", help="Boundaries of --data."
+    )
+    parser.add_argument(
+        "--entropy-model",
+        type=local_path,
+        metavar="FILE.keras",
+        help="Cuts patches, for a BLT whose file does not hold its own.",
+    )
+    add_output_arguments(parser, "the scores")
+    group = parser.add_argument_group("what is scored, and how")
+    group.add_argument(
+        "--split",
+        choices=("all", "valid", "train"),
+        default="all",
+        help="All documents, the held-out ones (valid), or those that were trained on.",
+    )
+    add_split_arguments(group)
+    group.add_argument(
+        "--min-context",
+        type=positive_int,
+        metavar="TOKENS",
+        help="For documents longer than the BLT's context: what each byte has before it at least. "
+        "Default: half of the context.",
+    )
+    group.add_argument(
+        "--baselines",
+        type=_baselines,
+        default=["zlib"],
+        metavar="A,B",
+        help="Compressors to measure on each document: zlib (always), xz.",
+    )
+    encode.add_document_arguments(parser, " (with --input)")
+
+
+def _baselines(text: str) -> list[str]:
+    names = [name for name in text.split(",") if name]
+    unknown = [name for name in names if name not in BASELINES]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no baseline {unknown[0]!r}; there are zlib and xz")
+    return sorted({"zlib", *names})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Options:
+    """What a worker needs to load the scorer."""
+
+    model: Path
+    entropy_model: Path | None
+    min_context: int | None
+    xz: bool
+
+    def load(self) -> Any:
+        from blt.scoring.loading import get_scorer
+
+        return get_scorer(
+            self.model,
+            entropy_model=self.entropy_model,
+            min_context=self.min_context,
+            xz=self.xz,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _ScoreShard:
+    data: Path
+    patches: Path | None
+    options: _Options
+    split: str
+    valid_fraction: float
+    seed: int
+
+    def __call__(self, unit: Unit, output: Path, progress: Progress) -> UnitResult:
+        silence()
+        import_keras()
+        from blt.scoring import score_shard
+
+        payload = dict(unit.payload)
+        boundaries = None
+        if (described := payload.pop("boundaries", None)) is not None:
+            info = ShardInfo(**described)
+            boundaries = self.patches / info.name
+            check_shard(boundaries, info)
+        shard = read_payload(payload)
+        loaded = self.options.load()
+        with loaded.lock:
+            return score_shard(
+                shard.checked_path(self.data),
+                output,
+                scorer=loaded.scorer,
+                boundaries=boundaries,
+                engine=loaded.engine,
+                rule=loaded.rule,
+                split=self.split,
+                valid_fraction=self.valid_fraction,
+                seed=self.seed,
+                unit_index=shard.unit,
+                roll=shard.roll,
+                progress=progress,
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class _WriteSummary:
+    by: tuple[str, ...]
+
+    def __call__(self, output: Path, results: list[UnitResult]) -> None:
+        from blt.scoring.summary import summarize_scores
+
+        paths = [output / shard.name for result in results for shard in result.shards]
+        write_json(output / SUMMARY_NAME, summarize_scores(paths, by=self.by))
+
+
+def run(args: argparse.Namespace, console: Console) -> Summary:
+    """Scores; see `DESCRIPTION`."""
+    if args.patches is not None and args.data is None:
+        raise UserError("--patches: needs --data, the byte shards that they were made from.")
+    import_keras(verbose=console.verbose)
+    options = _Options(
+        args.model.resolve(),
+        args.entropy_model and args.entropy_model.resolve(),
+        args.min_context,
+        "xz" in args.baselines,
+    )
+    loaded = options.load()
+    data = _read_data(args, console)
+    patches = _read_patches(args, data, loaded)
+    payloads = shard_payloads(data)
+    parents = {"byte_shards": data.sha256}
+    if patches is not None:
+        parents["boundaries"] = patches.sha256
+        for payload, info in zip(payloads, patches.shards, strict=True):
+            payload["boundaries"] = dataclasses.asdict(info)
+    elif loaded.role == "blt":
+        from blt.scoring.shard import check_can_cut
+
+        check_can_cut(loaded.engine, loaded.rule)
+    stage = Stage(
+        kind="scores",
+        output=args.output,
+        config={
+            "split": args.split,
+            "valid_fraction": args.valid_fraction,
+            "seed": args.seed,
+            "baselines": args.baselines,
+            "score_spec": loaded.scorer.score_spec,
+        },
+        fingerprints=loaded.fingerprints,
+        parents=parents,
+        run_unit=_ScoreShard(
+            data.folder.resolve(),
+            args.patches and args.patches.resolve(),
+            options,
+            args.split,
+            args.valid_fraction,
+            args.seed,
+        ),
+        shard_patterns=("scores-*.parquet",),
+        extra_files=(SUMMARY_NAME,),
+        before_manifest=_WriteSummary(tuple(data.config.get("keep_fields", ()))),
+    )
+    share = {"all": 1.0, "valid": args.valid_fraction, "train": 1 - args.valid_fraction}
+    expected = [round(size * share[args.split]) for size in sizes(data.shards)]
+    units = make_units(stage, payloads, expected)
+    manifest, how = run_stage(stage, units, args, console)
+    if manifest is None:
+        return describe_plan(stage, units, ["scores-*.parquet", SUMMARY_NAME, "manifest.json"])
+    return _summarize(manifest, how, args.split)
+
+
+def _read_data(args: argparse.Namespace, console: Console) -> Manifest:
+    """Returns the byte shards to score; raw input is encoded first."""
+    if args.data is not None:
+        return read_manifest(args.data, "byte_shards")
+    folder = args.output.with_name(args.output.name + "-bytes")
+    if args.dry_run:
+        raise UserError("--dry-run: needs --data; with --input nothing is encoded yet to plan by.")
+    names = ("format", "doc_per", "text_field", "id_field", "keep_fields")
+    encode_argv = ["--input", *args.input, "--output", str(folder)]
+    encode_args = command.parse_arguments(encode, encode_argv)
+    for name in (*names, "overwrite", "beam_flags"):
+        setattr(encode_args, name, getattr(args, name))
+    for line in encode.run(encode_args, console).lines:
+        console.say(line)
+    return read_manifest(folder, "byte_shards")
+
+
+def _read_patches(args: argparse.Namespace, data: Manifest, loaded: Any) -> Manifest | None:
+    if args.patches is None:
+        return None
+    from blt.joining import check_entropy_fingerprint
+
+    patches = read_manifest(args.patches, "boundaries")
+    if patches.parents.get("byte_shards") != data.sha256:
+        raise UserError(
+            f"--patches {args.patches}: made from other byte shards than --data {args.data}. "
+            "Run `blt patch` on these."
+        )
+    check_entropy_fingerprint(
+        f"--patches {args.patches}",
+        patches.fingerprints.get("entropy_model"),
+        loaded.scorer.entropy_fingerprint,
+    )
+    return patches
+
+
+def _summarize(manifest: Manifest, how: str, split: str) -> Summary:
+    summary = read_json(manifest.folder / SUMMARY_NAME)
+    figures = {
+        "model": summary["bits_per_byte"],
+        "zlib": summary["zlib_bits_per_byte"],
+        "xz": summary["xz_bits_per_byte"],
+    }
+    words = ", ".join(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
+    what = {"all": "documents", "valid": "held-out documents", "train": "training documents"}[split]
+    return Summary(
+        {
+            "stage": NAME,
+            "how": how,
+            "output": str(manifest.folder),
+            **{key: value for key, value in summary.items() if key != "by"},
+        },
+        [
+            f"score: {how}. {summary['documents']:,} {what}, {format_bytes(summary['bytes'])}; "
+            f"bits per byte: {words or 'none, there are no bytes'} -> {manifest.folder}"
+        ],
+    )
+
+
+if __name__ == "__main__":
+    from pipelines import score  # what workers unpickle must not come from __main__
+
+    sys.exit(command.main(score))
