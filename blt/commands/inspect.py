@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from blt.command import Summary
-from blt.commands.arguments import positive_int
+from blt.commands.arguments import local_path, positive_int
 from blt.console import Console
 from blt.errors import UserError, WorkError
 from blt.manifest import MANIFEST_NAME
@@ -20,7 +20,7 @@ file holds, and how to encode a raw corpus."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", type=Path, metavar="PATH", help="A folder or a file.")
+    parser.add_argument("path", type=local_path, metavar="PATH", help="A folder or a file.")
     parser.add_argument(
         "--documents",
         type=positive_int,
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--data",
-        type=Path,
+        type=local_path,
         metavar="BYTES",
         help="The byte shards that boundaries were made from; found by themselves if they lie "
         "beside the boundaries.",

@@ -1,9 +1,9 @@
 """One page about what stages gave."""
 
 import argparse
-from pathlib import Path
 
 from blt.command import Summary
+from blt.commands.arguments import local_path
 from blt.console import Console, format_bytes
 from blt.errors import UserError
 from blt.storage import prepare_output_folder
@@ -22,13 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder",
         nargs="+",
-        type=Path,
+        type=local_path,
         metavar="DIR",
         help="The output folder of blt run, or datasets: boundaries, training runs, scores.",
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=local_path,
         required=True,
         metavar="FILE.html",
         help="The page; one that is there is replaced.",
