@@ -28,7 +28,7 @@ from blt.model.entropy_model import EntropyModel
 from blt.model.serialization import fingerprint, load_entropy_model
 from blt.tokenizer import PAD_ID
 
-DEFAULT_LANES = 16
+DEFAULT_LANES = 8
 DEFAULT_ROW_LENGTH = 512
 # Tokens that may be read and not yet handed back, so that memory does not follow the input. Each
 # takes 10 bytes. A document longer than this has its lane to itself at the end.

@@ -290,5 +290,6 @@ def _fit(
         validation_data=HeldBatches(valid) if valid else None,
         validation_freq=sorted(evaluate_after),
         callbacks=[reporter],
+        shuffle=False,  # the rows are
         verbose=0,
     )
