@@ -227,10 +227,12 @@ def describe_sequence(sequence: PackedSequence, name: str, num_bytes: int) -> Su
 def _describe_scores(dataset: Dataset, look: Look) -> Summary:
     measured = measure_scores(dataset, BLT if is_blt_scores(dataset) else ENTROPY_MODEL)
     lines = [f"Scores of the {measured.label}:"]
-    figures = {name: value for name, value in measured.summary.items() if name != "by"}
-    lines += table_lines(
-        (name.replace("_", " "), _rounded(value)) for name, value in flatten(figures)
-    )
+    figures = {n: value for n, value in measured.summary.items() if not isinstance(value, dict)}
+    lines += table_lines((name.replace("_", " "), _rounded(v)) for name, v in figures.items())
+    percentiles = measured.summary.get("percentiles", {})
+    if percentiles:
+        shown = ", ".join(f"{q} % {percentiles[q]:.3f}" for q in sorted(percentiles, key=float))
+        lines.append(f"  percentiles of documents, in bits per byte: {shown}")
     if measured.is_sampled:
         lines.append(f"  (what follows is from {measured.num_rows:,} rows, a part of all)")
     for name, ranked in (("Best", measured.best), ("Worst", measured.worst)):

@@ -186,8 +186,7 @@ def _describe_model(path: Path, look: Look) -> Summary:
     else:
         model = load_model_file(path, EntropyModel)
         what = "an entropy model, made by `blt train-entropy`"
-    described_elsewhere = ("name", "trainable", "dtype")
-    config = {k: v for k, v in model.get_config().items() if k not in described_elsewhere}
+    config = _plain_config(model.get_config())
     described = {
         "parameters": model.count_params(),
         "dtype policy": model.dtype_policy.name,
@@ -196,6 +195,16 @@ def _describe_model(path: Path, look: Look) -> Summary:
     lines = [*table_lines(described.items()), "Config:", *table_lines(flatten(config))]
     data = {"class": class_name, **described, "config": json.loads(json.dumps(config, default=str))}
     return _file_summary(path, what, "model", lines, data)
+
+
+def _plain_config(value: Any) -> Any:
+    """Reduces a Keras config to the arguments that somebody chose."""
+    if not isinstance(value, dict):
+        return value
+    if "class_name" in value and "config" in value:
+        value = value["config"]
+    left_out = ("name", "trainable", "dtype")
+    return {key: _plain_config(inner) for key, inner in value.items() if key not in left_out}
 
 
 def _model_class(path: Path) -> str:

@@ -14,7 +14,7 @@ SHORT_HEX = 12
 
 def value_words(value: Any) -> str:
     """Returns a config value in words, printable, on one line."""
-    if value is None or value == []:
+    if value is None or value in ([], {}):
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"

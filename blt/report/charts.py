@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from blt.inspection.measures import BIN_BITS, MAX_BITS, MAX_PATCH_BIN
 
@@ -148,19 +148,28 @@ def draw_patch_lengths(name: str, lengths: np.ndarray) -> str:
     return _draw(name, "Share of patches by their length in bytes", plot)
 
 
+def bins_to_merge(num_documents: int) -> int:
+    """Returns how many bins are drawn as one, so that few documents do not make a ragged line."""
+    return 1 if num_documents >= 2000 else 2 if num_documents >= 500 else 4
+
+
 def draw_distributions(name: str, histograms: Mapping[str, np.ndarray]) -> str:
     """Draws the documents by bits per byte, one outline for each model or compressor."""
 
     def plot(axes: Axes) -> None:
-        used = np.flatnonzero(sum(histograms.values()))
-        first, last = int(used[0]), int(used[-1]) + 1
-        edges = np.arange(first, last + 1) * BIN_BITS
+        total = sum(histograms.values())
+        merged = bins_to_merge(int(total.sum()) // len(histograms))
+        used = np.flatnonzero(total)
+        first = int(used[0]) // merged * merged
+        last = first + -(-(int(used[-1]) + 1 - first) // merged) * merged
+        edges = np.arange(first, last + 1, merged) * BIN_BITS
         for label, (color, dash, _) in _styles(histograms).items():
             counts = histograms[label]
-            values = 100 * counts[first:last] / max(1, counts.sum())
+            counts = np.pad(counts, (0, merged))[first:last].reshape(-1, merged).sum(axis=1)
+            values = 100 * counts / max(1, counts.sum())
             axes.stairs(values, edges, label=label, linewidth=1.5, color=color, linestyle=dash)
         axes.set(xlabel="bits per byte", ylabel="share of documents (%)")
-        if last * BIN_BITS > MAX_BITS:
+        if used[-1] * BIN_BITS >= MAX_BITS:
             axes.set_xlabel(f"bits per byte (from {MAX_BITS:g} on in one bin)")
         axes.set_ylim(bottom=0)
         axes.legend()
@@ -178,6 +187,7 @@ def draw_sizes(name: str, points: Mapping[str, np.ndarray]) -> str:
                 sizes, bits, s=8, color=color, alpha=0.55, linewidths=0, marker=marker, label=label
             )
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.0f}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel="size of the document (bytes)", ylabel="bits per byte")

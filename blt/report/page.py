@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from blt.console import format_bytes
-from blt.inspection.measures import MAX_POINTS, ScoreMeasures
+from blt.inspection.measures import BLT, MAX_POINTS, ScoreMeasures
 from blt.manifest import describe_kind
 from blt.report.charts import draw_distributions, draw_losses, draw_patch_lengths, draw_sizes
 from blt.report.collect import Artefacts
@@ -41,7 +41,7 @@ def render_page(found: Artefacts) -> str:
         _losses(found),
         _patch_lengths(found),
         _distributions(found),
-        *(_compressors_ahead(scores) for scores in found.scores[:1]),
+        *(_compressors_ahead(scores, found) for scores in found.scores[:1]),
         render_examples(found),
         render_made(found),
     ]
@@ -138,8 +138,8 @@ def _comparison(scores: Sequence[ScoreMeasures], bits: dict[str, float]) -> str:
     return table(
         ("", "bits per byte", "against zlib", "documents", "text"),
         rows,
-        caption=f"Bits per byte of {which_documents(first)}: all bits over all bytes. zlib (level "
-        "6) and xz compress each document alone.",
+        caption=f"Bits per byte of {which_documents(first)}: all bits over all bytes. "
+        "Compressors get each document alone.",
     )
 
 
@@ -236,34 +236,26 @@ def context_bytes(score_spec: dict[str, Any]) -> int | None:
     return 1 + score_spec.get("num_layers", 1) * (window - 1)
 
 
-def _compressors_ahead(scores: ScoreMeasures) -> str:
+def _compressors_ahead(scores: ScoreMeasures, found: Artefacts) -> str:
     if not scores.ahead:
         return ""
     parts = []
-    reach = context_bytes(scores.score_spec)
     for name, count in scores.ahead.items():
-        share = count / max(1, scores.num_scored)
         size = scores.ahead_bytes[name]
         if not count:
             parts.append(paragraph(f"{name} is ahead of the {scores.label} at no document."))
             continue
-        parts.append(
-            paragraph(
-                f"<b>{name}</b> needs fewer bits than the {escape(scores.label)} for {count:,} of "
-                f"{scores.num_scored:,} documents ({share:.1%}), which hold {format_bytes(size)} "
-                f"of {format_bytes(scores.bytes)} ({size / max(1, scores.bytes):.1%})."
-            )
+        others = scores.num_scored - count
+        words = (
+            f"<b>{name}</b> needs fewer bits than the {escape(scores.label)} for {count:,} of "
+            f"{scores.num_scored:,} documents ({count / scores.num_scored:.1%}): "
+            f"{size / count:,.0f} bytes long on average"
         )
+        if others:
+            words += f", where the others have {(scores.bytes - size) / others:,.0f}"
+        parts.append(paragraph(f"{words}."))
     if any(scores.ahead.values()):
-        sees = f"sees {reach:,} bytes at most" if reach else "sees a window of bytes only"
-        parts.append(
-            paragraph(
-                "Why: these are the long and repetitive documents. A compressor looks back over "
-                f"the whole document (zlib 32 KB), while the {escape(scores.label)} {sees}, and "
-                "its training was short: what a text repeats, a compressor copies, and a small "
-                "model must have learned to."
-            )
-        )
+        parts.append(paragraph(_why_ahead(scores, found)))
     for name, largest in list(scores.largest_ahead.items())[:1]:
         others = [other for other in scores.largest_ahead if other != name]
         rows = [
@@ -280,6 +272,21 @@ def _compressors_ahead(scores: ScoreMeasures) -> str:
             caption = f"The largest documents at which {name} is ahead, in bits per byte"
             parts.append(table(header, rows, caption=caption))
     return section("ahead", "Where compressors are still ahead", *parts)
+
+
+def _why_ahead(scores: ScoreMeasures, found: Artefacts) -> str:
+    reach = context_bytes(scores.score_spec)
+    sees = f"sees {reach:,} bytes at most" if reach else "sees a window of bytes only"
+    trained = "its training was short"
+    for history in found.histories:
+        if scores.is_blt == history.title.startswith(BLT) and history.records:
+            seen = format_bytes(history.records[-1]["kilobytes"] * 1000)
+            trained = f"its training was short ({seen} of text)"
+    return (
+        "Why: a compressor is good at long, repetitive documents. It looks back over the whole of "
+        f"them (zlib over 32 KB) and copies what comes again, while the {escape(scores.label)} "
+        f"{sees}, and must have learned in training to repeat what it has seen; {trained}."
+    )
 
 
 def _figure(bits: float | None) -> str:

@@ -124,7 +124,7 @@ def test_where_zlib_is_ahead_is_said_with_documents(page):
     section = page[page.index('id="ahead"') : page.index('id="documents"')]
     rows = re.findall(r'<tr><td class="long">(.*?)</td><td class="number">(.*?)</td>', section)
     assert rows == [("repeats", "3,000"), ("zh", "168")]
-    assert "for 2 of 4 documents (50.0%)" in section
+    assert "for 2 of 4 documents (50.0%): 1,584 bytes long on average" in section
     assert "sees 512 bytes" in section
 
 
