@@ -64,6 +64,7 @@ class ScoreMeasures:
       ahead: by compressor, how many documents it takes fewer bits for.
       ahead_bytes: their bytes.
       largest_ahead: the largest documents that a compressor is ahead at, by compressor.
+      nearest: by compressor, the document at which it does best against the model.
       bytes: of all documents read that have a figure.
     """
 
@@ -83,6 +84,7 @@ class ScoreMeasures:
     ahead: dict[str, int] = dataclasses.field(default_factory=dict)
     ahead_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
     largest_ahead: dict[str, list[Score]] = dataclasses.field(default_factory=dict)
+    nearest: dict[str, Score] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass
@@ -171,6 +173,7 @@ def measure_scores(dataset: Dataset, label: str, max_rows: int = MAX_ROWS) -> Sc
     points = _Sample(MAX_POINTS)
     best, worst = _Top(NUM_RANKED), _Top(NUM_RANKED)
     largest: dict[str, _Top] = {}
+    nearest: dict[str, _Top] = {}
     for batch in rows:
         table = batch.to_pydict()
         names = [name for name in _BASELINES if f"{name}_bits_per_byte" in table]
@@ -191,6 +194,7 @@ def measure_scores(dataset: Dataset, label: str, max_rows: int = MAX_ROWS) -> Sc
                     continue
                 _count(measures.histograms, name, baseline)
                 top = largest.setdefault(name, _Top(NUM_AHEAD))
+                nearest.setdefault(name, _Top(1)).add(bits - baseline, score)
                 measures.ahead.setdefault(name, 0)
                 measures.ahead_bytes.setdefault(name, 0)
                 if baseline < bits:
@@ -204,6 +208,7 @@ def measure_scores(dataset: Dataset, label: str, max_rows: int = MAX_ROWS) -> Sc
             [figure for figure in figures if figure[1] is not None], np.float64
         ).reshape(-1, 2)
     measures.best, measures.worst = best.ranked(), worst.ranked()
+    measures.nearest = {name: top.ranked()[0] for name, top in nearest.items()}
     measures.largest_ahead = {name: top.ranked() for name, top in largest.items()}
     return measures
 

@@ -14,7 +14,7 @@ from blt.report.charts import draw_distributions, draw_losses, draw_patch_length
 from blt.report.collect import Artefacts
 from blt.report.examples import render_examples
 from blt.report.made import render_made
-from blt.report.markup import escape, paragraph, table
+from blt.report.markup import MAX_ID_CHARACTERS, escape, paragraph, table
 from blt.report.style import STYLE
 from blt.storage import atomic_path
 
@@ -243,7 +243,16 @@ def _compressors_ahead(scores: ScoreMeasures, found: Artefacts) -> str:
     for name, count in scores.ahead.items():
         size = scores.ahead_bytes[name]
         if not count:
-            parts.append(paragraph(f"{name} is ahead of the {scores.label} at no document."))
+            near = scores.nearest[name]
+            parts.append(
+                paragraph(
+                    f"<b>{name}</b> is ahead of the {escape(scores.label)} at none of "
+                    f"{scores.num_scored:,} documents. It comes nearest at "
+                    f"<code>{escape(near.doc_id, MAX_ID_CHARACTERS)}</code> "
+                    f"({near.num_bytes:,} bytes): {near.baselines[name]:.3f} against "
+                    f"{near.bits_per_byte:.3f} bits per byte."
+                )
+            )
             continue
         others = scores.num_scored - count
         words = (

@@ -128,6 +128,15 @@ def test_where_zlib_is_ahead_is_said_with_documents(page):
     assert "sees 512 bytes" in section
 
 
+def test_where_no_compressor_is_ahead_the_nearest_document_is_named(tmp_path):
+    data = write_bytes(tmp_path / "bytes")
+    patches = write_patches(tmp_path / "patches", data)
+    write_scores(tmp_path / "scores", data, patches, bits=0.01)
+    page = render_page(collect([tmp_path / "scores"]))
+    assert "<b>zlib</b> is ahead of the BLT at none of 4 documents." in page
+    assert "nearest at <code>repeats</code> (3,000 bytes)" in page
+
+
 def test_how_far_a_model_sees_follows_from_how_it_was_scored():
     assert context_bytes({"window": 512}) == 512
     assert context_bytes({"window": 128, "num_layers": 2}) == 255
