@@ -23,6 +23,7 @@ from blt.optimization import learning_rate_schedule_builder, optimizer_builder
 from blt.patching.rules import PatchRule
 from blt.storage import prepare_output_folder, sha256_file
 from blt.training.common import (
+    HeldBatches,
     HistoryWriter,
     NextTokenTrainer,
     Report,
@@ -36,7 +37,7 @@ HISTORY_NAME = "history.jsonl"
 
 # How each preset is trained unless the config says otherwise; measured, see docs/benchmarks.md.
 TRAINING_PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {"steps": 400, "batch_size": 8, "learning_rate": 6e-3},
+    "tiny": {"steps": 400, "batch_size": 8, "learning_rate": 8e-3},
 }
 
 
@@ -215,10 +216,8 @@ def _fit(
         repeat=True,
         **shape,
     )
-    held_out = None
-    if valid_paths:
-        num_batches = math.ceil(config.max_valid_sequences / config.batch_size)
-        held_out = training_dataset(valid_paths, **shape).take(num_batches)
+    num_valid = math.ceil(config.max_valid_sequences / config.batch_size)
+    held_out = training_dataset(valid_paths, **shape).take(num_valid) if valid_paths else None
     trainer = NextTokenTrainer(model)
     trainer.compile(optimizer=optimizer, jit_compile=True)
     stretch = record_every(config.steps, config.history_records)
@@ -230,7 +229,8 @@ def _fit(
         training,
         epochs=num_stretches,
         steps_per_epoch=stretch,
-        validation_data=held_out,
+        shuffle=False,  # the dataset does
+        validation_data=held_out and HeldBatches(list(held_out.as_numpy_iterator())),
         validation_freq=sorted(evaluate_after),
         callbacks=[reporter],
         verbose=0,

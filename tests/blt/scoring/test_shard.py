@@ -151,7 +151,7 @@ def test_no_score_depends_on_what_is_scored_beside_it(tmp_path, scorer, blt):
 
 def test_a_document_in_parts_is_scored_as_the_whole(tmp_path, scorer):
     _, whole = score(tmp_path / "a", {"long": TEXTS["long"]}, scorer, rule=SPACE)
-    _, parts = score(tmp_path / "b", {"long": TEXTS["long"]}, scorer, rule=SPACE, cuts=[44, 179])
+    _, parts = score(tmp_path / "b", {"long": TEXTS["long"]}, scorer, rule=SPACE, cuts=[49, 184])
     assert parts == whole  # both cuts are where patches begin
 
 
