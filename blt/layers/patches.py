@@ -113,6 +113,8 @@ class PatchLayout:
     def readable_patch(self, x: Any) -> Any:
         """Returns for each token the entry of the patch it may read; 0 where there is none.
 
+        What padding reads means nothing.
+
         x: [batch, num_patches, ...]; the result: [batch, num_tokens, ...].
         """
         return self._take(x, [1, 0], self._readable_slots)
