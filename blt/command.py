@@ -79,9 +79,7 @@ def build_parser(command: CommandModule) -> Parser:
     )
     command.add_arguments(parser)
     group = parser.add_argument_group("output of the command itself")
-    group.add_argument(
-        "--json", action="store_true", help="Print the summary as one JSON object."
-    )
+    group.add_argument("--json", action="store_true", help="Print the summary as one JSON object.")
     group.add_argument(
         "--verbose", action="store_true", help="Show log messages, and the traceback of an error."
     )
@@ -113,6 +111,9 @@ def main(command: CommandModule, argv: Sequence[str] | None = None) -> int:
     """Runs a command as a program and returns its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     verbose = "--verbose" in argv
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that lacks a character is no error
+            stream.reconfigure(errors="backslashreplace")
     silence(verbose=verbose)
     try:
         args = parse_arguments(command, argv)

@@ -19,7 +19,9 @@ class Console:
     plain line every few seconds.
     """
 
-    def __init__(self, stream: TextIO | None = None, *, verbose: bool = False, prefix: str = ""):
+    def __init__(
+        self, stream: TextIO | None = None, *, verbose: bool = False, prefix: str = ""
+    ) -> None:
         self.stream = stream or _own_stderr()
         self.verbose = verbose
         self.prefix = prefix
@@ -76,7 +78,7 @@ class ProgressLine:
 
     def __init__(
         self, console: Console, label: str, total_bytes: int, read_done_bytes: Callable[[], int]
-    ):
+    ) -> None:
         self._console = console
         self._label = label
         self._total = total_bytes

@@ -66,15 +66,23 @@ def main(root: Path) -> None:
             show_parquet(shard)
         else:
             show_tfrecord(shard)
-    print("## Rejects\n\n`rejects.parquet`, always written by `encode`; `reason` is one of a closed list")
+    print(
+        "## Rejects\n\n`rejects.parquet`, always written by `encode`; `reason` is one of a closed list"
+    )
     print("(`blt/formats/rejects.py`).\n")
     show_parquet(root / "bytes" / "rejects.parquet")
     print("## Manifest\n\n`manifest.json`, written last in every dataset:\n")
     manifest = json.loads((root / "patches" / "manifest.json").read_text())
     block(json.dumps(manifest, indent=2), "json")
-    print("`plan.json` lists the units, `units/NNNNN.json` what each gave; both serve resuming only.\n")
-    print("## Models\n\n`entropy.keras` and `blt/model.keras` are Keras 3 files (a zip of JSON and HDF5),")
-    print("read with `keras.models.load_model(path)` once `blt.model` is imported. `*.history.jsonl` is")
+    print(
+        "`plan.json` lists the units, `units/NNNNN.json` what each gave; both serve resuming only.\n"
+    )
+    print(
+        "## Models\n\n`entropy.keras` and `blt/model.keras` are Keras 3 files (a zip of JSON and HDF5),"
+    )
+    print(
+        "read with `keras.models.load_model(path)` once `blt.model` is imported. `*.history.jsonl` is"
+    )
     print("the training history, one JSON object a line:\n")
     block((root / "blt" / "history.jsonl").read_text().splitlines()[-1], "json")
     print("## Calibration\n\n`threshold.yaml`, which `blt patch --calibration` takes:\n")

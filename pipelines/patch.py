@@ -40,7 +40,11 @@ KEPT = ("f16", "u8")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data", type=local_path, required=True, metavar="BYTES", help="Byte shards, from blt encode."
+        "--data",
+        type=local_path,
+        required=True,
+        metavar="BYTES",
+        help="Byte shards, from blt encode.",
     )
     parser.add_argument(
         "--entropy-model", type=local_path, metavar="FILE.keras", help="From blt train-entropy."

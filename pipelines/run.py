@@ -35,6 +35,7 @@ keys are the flags of that stage's command, with underscores. Whatever an earlie
 reused."""
 
 PYTHON_DOCS = "python-docs"
+_PYTHON_DOCS_NAME = "python-docs.jsonl.gz"
 _TOP_LEVEL_KEYS = ("input", "output", "seed", "valid_fraction")
 
 
@@ -105,6 +106,9 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         lines += [f"  blt {' '.join(_argv(step, config, args))}" for step in steps]
         return Summary({"dry_run": True, "stages": [step.label for step in steps]}, lines)
 
+    for step, step_args in prepared:
+        if hasattr(step.module, "check"):
+            step.module.check(step_args)
     prepare_output_folder(paths.root)
     start = time.monotonic()
     if inputs == [PYTHON_DOCS]:
@@ -154,7 +158,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _steps(paths: _Paths, inputs: list[str], config: dict[str, Any]) -> list[_Step]:
     split = {"seed": config["seed"], "valid_fraction": config["valid_fraction"]}
-    corpus = [str(paths.corpus)] if inputs == [PYTHON_DOCS] else inputs
+    corpus = [str(paths.corpus / _PYTHON_DOCS_NAME)] if inputs == [PYTHON_DOCS] else inputs
     data = {"data": paths.bytes}
     entropy_model = {"entropy_model": paths.entropy_model}
     return [
@@ -269,7 +273,7 @@ def _flag(key: str) -> str:
 
 def _make_python_docs(folder: Path, console: Console) -> None:
     """Writes the documentation that this Python carries as a raw corpus, unless it is there."""
-    path = folder / "python-docs.jsonl.gz"
+    path = folder / _PYTHON_DOCS_NAME
     if (folder / MANIFEST_NAME).exists() and path.exists():
         console.say(f"corpus: already there, {path}")
         return

@@ -45,7 +45,9 @@ def read_payload(payload: dict[str, Any]) -> ByteShard:
     info = ShardInfo(**payload)
     match = _NAME.fullmatch(info.name)
     if match is None:
-        raise UserError(f"{info.name}: not the name of a byte shard, such as bytes-00012-000.tfrecord")
+        raise UserError(
+            f"{info.name}: not the name of a byte shard, such as bytes-00012-000.tfrecord"
+        )
     return ByteShard(info=info, unit=int(match[1]), roll=int(match[2]))
 
 

@@ -18,7 +18,7 @@ _NAMESPACE = "blt"
 class WorkOnUnits(beam.PTransform):
     """Units (JSON) in; for each that was done, its number out."""
 
-    def __init__(self, stage: Stage):
+    def __init__(self, stage: Stage) -> None:
         super().__init__()
         self._stage = stage
 
@@ -27,7 +27,7 @@ class WorkOnUnits(beam.PTransform):
 
 
 class _WorkOnUnit(beam.DoFn):
-    def __init__(self, stage: Stage):
+    def __init__(self, stage: Stage) -> None:
         self._stage = stage
 
     def process(self, element: str) -> Iterator[int]:
@@ -51,7 +51,7 @@ class FinishStage(beam.PTransform):
     It is part of the pipeline, so that a job whose launcher has gone is finished all the same.
     """
 
-    def __init__(self, stage: Stage):
+    def __init__(self, stage: Stage) -> None:
         super().__init__()
         self._stage = stage
 
@@ -61,7 +61,7 @@ class FinishStage(beam.PTransform):
 
 
 class _Finish(beam.DoFn):
-    def __init__(self, stage: Stage):
+    def __init__(self, stage: Stage) -> None:
         self._stage = stage
 
     def process(self, num_units: int) -> Iterator[int]:
@@ -70,5 +70,3 @@ class _Finish(beam.DoFn):
         except BltError:
             pass  # the launcher, if there still is one, asks `finish` again and shows the reason
         yield num_units
-
-

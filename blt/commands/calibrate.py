@@ -3,7 +3,6 @@
 import argparse
 from typing import Any
 
-
 from blt.command import Summary
 from blt.commands.arguments import add_output_arguments, byte_size, local_path, positive_int
 from blt.commands.sidecar import find_finished, note_finished
@@ -94,8 +93,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         return Summary({"dry_run": True, "outputs": [str(args.output)]}, [line])
     if finished is None:
         how = "done"
-        targets = options.pop("target_patch_bytes")
-        calibration = calibrate(data, engine, targets, report=console.show, **options)
+        calibration = calibrate(data, engine, report=console.show, **options)
         console.end_progress()
         write_calibration(args.output, calibration)
         finished = calibration

@@ -1,7 +1,6 @@
 """Byte shards back to the corpus."""
 
 import argparse
-from pathlib import Path
 
 from blt.command import Summary
 from blt.commands.arguments import local_path
@@ -18,7 +17,11 @@ files with id and text (or bytes_base64, for a text that is not UTF-8)."""
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data", type=local_path, required=True, metavar="BYTES", help="Byte shards, from blt encode."
+        "--data",
+        type=local_path,
+        required=True,
+        metavar="BYTES",
+        help="Byte shards, from blt encode.",
     )
     parser.add_argument(
         "--output", type=local_path, required=True, metavar="DIR", help="The folder for the corpus."

@@ -6,7 +6,6 @@ from blt.commands.arguments import positive_int
 from blt.patching.rules import RULES
 
 
-
 def add_rule_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds --rule and the numbers that rules take."""
     group = parser.add_argument_group("where patches begin")

@@ -1,7 +1,7 @@
 """How commands whose result is a single file know it again: a note beside it.
 
-`model.keras` is accompanied by `model.json`: what it was made from (`identity`), its sha256, and the
-summary that was given then.
+`model.keras` is accompanied by `model.json`: what it was made from (`identity`), its sha256, and
+the summary that was given then.
 """
 
 from pathlib import Path

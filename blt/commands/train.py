@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from blt.command import Summary
 from blt.commands.arguments import add_output_arguments, local_path, positive_int
@@ -12,12 +13,15 @@ from blt.console import Console
 from blt.manifest import read_manifest
 from blt.quiet import import_keras
 
+if TYPE_CHECKING:
+    from blt.training.blt import BltTrainingConfig
+
 NAME = "train"
 HELP = "a Byte Latent Transformer, from training shards"
 DESCRIPTION = """\
 Trains a BLT on packed sequences, whose patches were made beforehand. The folder gets the model
 (model.keras), its history and a manifest. Training ends after a number of steps, so that the same
-command gives the same model; the figure at the end is of the held-out sequences, in bits per byte."""
+command gives the same model; the figure at the end, in bits per byte, is of held-out sequences."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,20 +56,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace, console: Console) -> Summary:
-    """Trains; see `DESCRIPTION`."""
-    data = read_manifest(args.data, "training_shards")
-    import_keras(verbose=console.verbose)
-    from blt.model.serialization import fingerprint, load_entropy_model
-    from blt.training.blt import MODEL_NAME, BltTrainingConfig, train_blt
+def check(args: argparse.Namespace) -> "BltTrainingConfig":
+    """Returns the config that the flags ask for; raises UserError if it will not do."""
+    import_keras()
+    from blt.training.blt import BltTrainingConfig
 
-    config = BltTrainingConfig(
+    return BltTrainingConfig(
         preset=args.preset,
         steps=args.steps,
         batch_size=args.batch_size,
         learning_rate=args.learning_rate,
         seed=args.seed,
     )
+
+
+def run(args: argparse.Namespace, console: Console) -> Summary:
+    """Trains; see `DESCRIPTION`."""
+    data = read_manifest(args.data, "training_shards")
+    import_keras(verbose=console.verbose)
+    from blt.model.serialization import fingerprint, load_entropy_model
+    from blt.training.blt import MODEL_NAME, train_blt
+
+    config = check(args)
     kept = None
     if args.entropy_model is not None:
         kept = fingerprint(load_entropy_model(args.entropy_model))
@@ -90,9 +102,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         console.end_progress()
         note_finished(model, identity, result)
     words = training_words(result, "sequences")
-    return Summary(
-        {"stage": NAME, "how": how, **result}, [f"train: {how}. {words} -> {model}"]
-    )
+    return Summary({"stage": NAME, "how": how, **result}, [f"train: {how}. {words} -> {model}"])
 
 
 def _check_folder(output: Path) -> None:

@@ -2,8 +2,7 @@
 
 import argparse
 import dataclasses
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from blt.command import Summary
 from blt.commands.arguments import (
@@ -17,6 +16,9 @@ from blt.console import Console
 from blt.manifest import read_manifest
 from blt.quiet import import_keras
 
+if TYPE_CHECKING:
+    from blt.training.entropy import EntropyTrainingConfig
+
 NAME = "train-entropy"
 HELP = "an entropy model, from byte shards"
 DESCRIPTION = """\
@@ -27,7 +29,11 @@ of those. Training ends after a number of steps, so that the same command gives 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--data", type=local_path, required=True, metavar="BYTES", help="Byte shards, from blt encode."
+        "--data",
+        type=local_path,
+        required=True,
+        metavar="BYTES",
+        help="Byte shards, from blt encode.",
     )
     add_output_arguments(parser, "the model", metavar="FILE.keras")
     add_split_arguments(parser)
@@ -53,13 +59,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace, console: Console) -> Summary:
-    """Trains; see `DESCRIPTION`."""
-    manifest = read_manifest(args.data, "byte_shards")
-    import_keras(verbose=console.verbose)
-    from blt.training.entropy import EntropyTrainingConfig, train_entropy_model
+def check(args: argparse.Namespace) -> "EntropyTrainingConfig":
+    """Returns the config that the flags ask for; raises UserError if it will not do."""
+    import_keras()
+    from blt.training.entropy import EntropyTrainingConfig
 
-    config = EntropyTrainingConfig(
+    return EntropyTrainingConfig(
         preset=args.preset,
         steps=args.steps,
         batch_size=args.batch_size,
@@ -69,6 +74,15 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         split_seed=args.seed,
         seed=args.seed,
     )
+
+
+def run(args: argparse.Namespace, console: Console) -> Summary:
+    """Trains; see `DESCRIPTION`."""
+    manifest = read_manifest(args.data, "byte_shards")
+    import_keras(verbose=console.verbose)
+    from blt.training.entropy import train_entropy_model
+
+    config = check(args)
     identity = {
         "command": NAME,
         "config": dataclasses.asdict(config),

@@ -107,7 +107,7 @@ class CausalAttention(keras.layers.Layer):
         head_dim: int | None = None,
         rope_theta: float = 10_000.0,
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.num_kv_heads = num_kv_heads or num_heads
@@ -177,7 +177,7 @@ class CausalAttention(keras.layers.Layer):
         return ops.einsum("bhgqk,bkhd->bqhgd", weights, v)
 
     def initial_past(self, batch: int, num_past: int) -> tuple[Any, Any]:
-        """Returns the (keys, values) of nothing; the segment ids beside them must match no token."""
+        """Returns the (keys, values) of nothing; their segment ids must match no token's."""
         shape = (batch, num_past, self.num_kv_heads, self._head_dim)
         return ops.zeros(shape, self.compute_dtype), ops.zeros(shape, self.compute_dtype)
 

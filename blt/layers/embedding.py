@@ -83,7 +83,7 @@ class ByteEmbedding(keras.layers.Layer):
         num_hash_functions: int = 1,
         initializer_stddev: float = 0.02,
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(**kwargs)
         self.vocab_size = vocab_size
         self.dim = dim

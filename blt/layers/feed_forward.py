@@ -15,7 +15,7 @@ class SwiGLU(keras.layers.Layer):
     Call: x [..., dim] -> [..., dim].
     """
 
-    def __init__(self, hidden_dim: int, **kwargs: Any):
+    def __init__(self, hidden_dim: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.hidden_dim = hidden_dim
         self.gate_up = keras.layers.Dense(

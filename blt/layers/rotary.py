@@ -16,7 +16,7 @@ def rotary_tables(
     """Returns cosines and sines of `position * theta ** (-2 j / head_dim)`.
 
     Returns:
-      Two [num_positions, head_dim / 2] float32 arrays, for positions [start, start + num_positions).
+      Two [num_positions, head_dim / 2] float32 arrays, for the positions from `start` on.
     """
     frequencies = theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
     angles = np.arange(start, start + num_positions, dtype=np.float64)[:, None] * frequencies

@@ -25,7 +25,7 @@ class TransformerLayer(keras.layers.Layer):
         rope_theta: float = 10_000.0,
         normalization_type: str = "zero_centered_rms_norm",
         **kwargs: Any,
-    ):
+    ) -> None:
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.hidden_dim = hidden_dim

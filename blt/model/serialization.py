@@ -149,6 +149,18 @@ def _classes_in(value: Any) -> Iterator[tuple[str, str]]:
             yield from _classes_in(inner)
 
 
+def read_model_class(path: str | Path) -> str:
+    """Returns the name of the class of the model in a file, without making the model.
+
+    Raises:
+      UserError: the file is missing or is not a model file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; a model is needed, as made by `blt train`.")
+    return str(_read_config(path).get("class_name"))
+
+
 def load_entropy_model(path: str | Path) -> EntropyModel:
     """Reads an entropy model; raises UserError as `load_model_file` does."""
     return load_model_file(path, EntropyModel)

@@ -50,8 +50,8 @@ class _Sampled:
 def calibrate(
     data: Manifest,
     engine: EntropyEngine,
-    target_patch_bytes: Sequence[float],
     *,
+    target_patch_bytes: Sequence[float],
     rule: str = "entropy",
     threshold_add_nats: float | None = None,
     max_patch_length: int | None = None,

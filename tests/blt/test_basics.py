@@ -109,7 +109,12 @@ def test_progress_is_readable():
         "patch: 25%, 500 B of 2.0 KB, 50 B/s, 30 s left"
     )
     assert progress_text("patch", 0, 0, 0.0) == "patch: 100%, 0 B of 0 B"
-    assert [format_bytes(n) for n in (0, 999, 1000, 1_700_000)] == ["0 B", "999 B", "1.0 KB", "1.7 MB"]
+    assert [format_bytes(n) for n in (0, 999, 1000, 1_700_000)] == [
+        "0 B",
+        "999 B",
+        "1.0 KB",
+        "1.7 MB",
+    ]
     assert [format_seconds(s) for s in (5, 200, 7500)] == ["5 s", "3 min 20 s", "2 h 5 min"]
 
 

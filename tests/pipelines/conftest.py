@@ -8,7 +8,21 @@ import pytest
 from blt import command
 from pipelines import encode
 
-WORDS = "the byte latent transformer reads patches of bytes and der Straße 東京 😀 ".split()
+WORDS = [
+    "the",
+    "byte",
+    "latent",
+    "transformer",
+    "reads",
+    "patches",
+    "of",
+    "bytes",
+    "and",
+    "der",
+    "Straße",
+    "東京",
+    "😀",
+]
 
 
 def make_text(rng: random.Random, num_words: int) -> str:

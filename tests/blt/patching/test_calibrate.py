@@ -19,7 +19,7 @@ from blt.patching.shard import patch_shard
 )
 def test_the_whole_corpus_gets_the_wanted_mean(data, engine, tmp_path, options):
     targets = [2.5, 4.0]
-    found = calibrate(data, engine, targets, sample_bytes=10**9, **options)
+    found = calibrate(data, engine, target_patch_bytes=targets, sample_bytes=10**9, **options)
     assert found["sample"]["documents"] == data.totals["documents"]
     write_calibration(tmp_path / "threshold.yaml", found)
     for target in targets:
@@ -44,18 +44,18 @@ def test_the_whole_corpus_gets_the_wanted_mean(data, engine, tmp_path, options):
 
 def test_a_sample_is_the_same_again_and_smaller(data, engine):
     options = {"sample_bytes": data.totals["bytes"] // 4, "seed": 1}
-    first = calibrate(data, engine, [3.0], **options)
-    assert first == calibrate(data, engine, [3.0], **options)
+    first = calibrate(data, engine, target_patch_bytes=[3.0], **options)
+    assert first == calibrate(data, engine, target_patch_bytes=[3.0], **options)
     assert 0 < first["sample"]["documents"] < data.totals["documents"] / 2
 
 
 def test_what_cannot_be_is_refused(data, engine):
     with pytest.raises(UserError, match=r"--target-patch-bytes 1000: .* gives means from"):
-        calibrate(data, engine, [1000.0])
+        calibrate(data, engine, target_patch_bytes=[1000.0])
     with pytest.raises(UserError, match="--rule space: has no threshold"):
-        calibrate(data, engine, [4.0], rule="space")
+        calibrate(data, engine, target_patch_bytes=[4.0], rule="space")
     with pytest.raises(UserError, match="--threshold-add-nats: missing"):
-        calibrate(data, engine, [4.0], rule="combined")
+        calibrate(data, engine, target_patch_bytes=[4.0], rule="combined")
 
 
 @pytest.fixture

@@ -1,0 +1,195 @@
+"""`blt score` on real shards, models and runners."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from blt import command
+from blt.formats.byte_shard import read_byte_shard
+from blt.manifest import read_manifest
+from blt.splits import is_held_out
+from blt.tokenizer import tokens_to_bytes
+from pipelines import patch, score
+
+REPO = Path(__file__).parents[2]
+
+
+def run(module, *argv):
+    return command.main(module, [str(arg) for arg in argv])
+
+
+def read_rows(folder):
+    manifest = read_manifest(folder, "scores")
+    tables = [pq.read_table(folder / shard.name) for shard in manifest.shards]
+    return [row for table in tables for row in table.to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def patches(small_bytes, small_entropy_model, tmp_path_factory):
+    output = tmp_path_factory.mktemp("patches") / "patches"
+    argv = ("--data", small_bytes, "--entropy-model", small_entropy_model, "--output", output)
+    assert run(patch, *argv, "--threshold-nats", "4.5") == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def small_blt(small_entropy_model, tmp_path_factory):
+    """An untrained BLT that holds the small entropy model."""
+    import keras
+
+    from blt.model.blt import ByteLatentTransformer
+    from blt.model.serialization import fingerprint, load_entropy_model, save_model
+    from blt.patching.rules import PatchRule
+
+    keras.utils.set_random_seed(4)
+    entropy_model = load_entropy_model(small_entropy_model)
+    model = ByteLatentTransformer(
+        local_dim=32,
+        global_dim=48,
+        num_encoder_layers=1,
+        num_global_layers=1,
+        num_decoder_layers=1,
+        local_heads=2,
+        global_heads=2,
+        local_window=16,
+        max_sequence_length=128,
+        max_patches=64,
+        entropy_model=entropy_model,
+        patch_rule=PatchRule(rule="entropy", threshold_nats=4.5),
+        entropy_fingerprint=fingerprint(entropy_model),
+    )
+    path = tmp_path_factory.mktemp("blt") / "model.keras"
+    save_model(model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def blt_scores(small_bytes, patches, small_blt, tmp_path_factory):
+    output = tmp_path_factory.mktemp("scored") / "scores"
+    argv = ("--data", small_bytes, "--patches", patches, "--model", small_blt)
+    assert run(score, *argv, "--output", output) == 0
+    return output
+
+
+def test_every_byte_of_every_document_is_scored_once(blt_scores, small_bytes):
+    sizes = {
+        record.doc_id: len(tokens_to_bytes(record.tokens))
+        for path in small_bytes.glob("bytes-*")
+        for record in read_byte_shard(path)
+    }
+    rows = read_rows(blt_scores)
+    assert {row["doc_id"]: row["num_bytes"] for row in rows} == sizes
+    for row in rows:
+        assert row["scored_bytes"] == row["num_bytes"]
+        if row["num_bytes"]:
+            bits = row["nats"] / math.log(2) / row["num_bytes"]
+            assert row["bits_per_byte"] == pytest.approx(bits, rel=1e-12)
+        else:
+            assert row["bits_per_byte"] is None
+    assert max(sizes.values()) > 5000  # many windows of 128
+
+
+def test_the_corpus_figure_is_the_sum_of_bits_over_the_sum_of_bytes(blt_scores):
+    rows = read_rows(blt_scores)
+    summary = json.loads((blt_scores / "summary.json").read_text())
+    bits = math.fsum(row["nats"] for row in rows) / math.log(2)
+    assert summary["bits_per_byte"] == pytest.approx(bits / sum(r["num_bytes"] for r in rows))
+    by_lang = summary["by"]["lang"]["values"]
+    assert set(by_lang) == {"de", "en"}
+    assert sum(group["bytes"] for group in by_lang.values()) == summary["bytes"]
+
+
+def test_the_entropy_model_held_by_the_blt_cuts_the_same_patches(
+    blt_scores, small_bytes, small_blt, tmp_path
+):
+    argv = ("--data", small_bytes, "--model", small_blt, "--output", tmp_path / "scores")
+    assert run(score, *argv) == 0
+    for ours, theirs in zip(read_rows(tmp_path / "scores"), read_rows(blt_scores), strict=True):
+        assert ours["num_patches"] == theirs["num_patches"]
+        assert ours["nats"] == pytest.approx(theirs["nats"], rel=1e-6)
+
+
+def test_an_entropy_model_scores_too_and_agrees_with_the_boundaries(
+    small_bytes, small_entropy_model, patches, tmp_path
+):
+    argv = ("--data", small_bytes, "--model", small_entropy_model, "--output", tmp_path / "scores")
+    assert run(score, *argv) == 0
+    by_id = {row["doc_id"]: row["nats"] for row in read_rows(tmp_path / "scores")}
+    for path in patches.glob("*.parquet"):
+        for row in pq.read_table(path, columns=["doc_id", "nats"]).to_pylist():
+            assert by_id[row["doc_id"]] == pytest.approx(row["nats"], rel=1e-9)
+
+
+def test_the_held_out_split_is_the_one_of_every_stage(small_bytes, small_blt, tmp_path):
+    argv = ("--data", small_bytes, "--model", small_blt, "--split", "valid")
+    assert run(score, *argv, "--valid-fraction", "0.3", "--output", tmp_path / "scores") == 0
+    ids = [row["doc_id"] for row in read_rows(tmp_path / "scores")]
+    assert 5 < len(ids) < 35
+    assert all(is_held_out(doc_id, fraction=0.3, seed=0) for doc_id in ids)
+
+
+def test_worker_processes_give_equal_scores(blt_scores, small_bytes, patches, small_blt, tmp_path):
+    argv = ("--data", small_bytes, "--patches", patches, "--model", small_blt)
+    assert run(score, *argv, "--output", tmp_path / "scores", "--direct_num_workers", "2") == 0
+    assert read_rows(tmp_path / "scores") == read_rows(blt_scores)
+
+
+def test_killed_and_run_again_it_ends_the_same(
+    blt_scores, small_bytes, patches, small_blt, tmp_path
+):
+    argv = ["--data", small_bytes, "--patches", patches, "--model", small_blt]
+    argv += ["--output", tmp_path / "scores"]
+    log = tmp_path / "log"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.score", *map(str, argv)],
+        env={**os.environ, "PYTHONPATH": str(REPO)},
+        stderr=log.open("w"),
+    )
+    deadline = time.monotonic() + 90
+    while not list((tmp_path / "scores" / "units").glob("0*.json")):
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "scores" / "manifest.json").exists()
+    assert run(score, *argv) == 0
+    assert read_rows(tmp_path / "scores") == read_rows(blt_scores)
+    names = sorted(p.name for p in (tmp_path / "scores").rglob("*"))
+    assert names == sorted(p.name for p in blt_scores.rglob("*"))
+
+
+def test_raw_input_is_encoded_and_scored(small_blt, tmp_path, capsys):
+    (tmp_path / "page.txt").write_text("Bytes, patches and bits.\n")
+    argv = ("--input", tmp_path / "page.txt", "--model", small_blt, "--output", tmp_path / "scores")
+    assert run(score, *argv) == 0
+    (row,) = read_rows(tmp_path / "scores")
+    assert (row["doc_id"], row["num_bytes"]) == ("page.txt", 25)
+    assert "1 documents, 25 B" in capsys.readouterr().out
+
+
+def test_boundaries_of_another_entropy_model_are_refused(small_bytes, small_blt, tmp_path, capsys):
+    argv = ("--data", small_bytes, "--rule", "space", "--output", tmp_path / "patches")
+    assert run(patch, *argv) == 0
+    argv = ("--data", small_bytes, "--patches", tmp_path / "patches", "--model", small_blt)
+    assert run(score, *argv, "--output", tmp_path / "scores") == 2
+    err = capsys.readouterr().err
+    assert "a rule without an entropy model, but entropy model" in err
+    assert not (tmp_path / "scores").exists()
+
+
+def test_a_model_of_no_kind_is_refused_in_one_line(small_bytes, tmp_path, capsys):
+    (tmp_path / "model.keras").write_bytes(b"PK\x03\x04 but not really")
+    argv = ("--data", small_bytes, "--model", tmp_path / "model.keras", "--output", tmp_path / "s")
+    assert run(score, *argv) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "model.keras: not a .keras model file" in err
