@@ -84,7 +84,9 @@ class Stage:
         }
 
 
-def make_units(stage: Stage, payloads: Sequence[dict[str, Any]], sizes: Sequence[int]) -> list[Unit]:
+def make_units(
+    stage: Stage, payloads: Sequence[dict[str, Any]], sizes: Sequence[int]
+) -> list[Unit]:
     """Numbers the payloads and gives each its digest."""
     identity = stage.identity()
     return [

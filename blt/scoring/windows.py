@@ -94,10 +94,10 @@ def make_windows(
             if end <= scored:
                 end = min(start + shape.seq_len, len(tokens))
         is_last = end == len(tokens) and upcoming is None
-        inside = ends[(ends > start) & (ends < end)]
+        inside = slice(*np.searchsorted(ends, [start + 1, end]))  # ends between the window's own
         yield Window(
             tokens=tokens[start:end],
-            patch_lengths=np.diff(inside, prepend=start, append=end).astype(np.int32),
+            patch_lengths=np.diff(ends[inside], prepend=start, append=end).astype(np.int32),
             first_scored=scored - start,
             is_last=is_last,
         )
