@@ -37,7 +37,7 @@ HISTORY_NAME = "history.jsonl"
 
 # How each preset is trained unless the config says otherwise; measured, see docs/benchmarks.md.
 TRAINING_PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {"steps": 360, "batch_size": 8, "learning_rate": 8e-3},
+    "tiny": {"steps": 300, "batch_size": 8, "learning_rate": 8e-3},
 }
 
 
