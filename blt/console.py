@@ -115,6 +115,11 @@ def progress_text(label: str, done: int, total: int, elapsed_sec: float) -> str:
     return text
 
 
+def count(number: int, noun: str) -> str:
+    """Returns a number with its noun: "1 document", "2,470 documents"."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def format_bytes(num_bytes: float) -> str:
     """Returns a size for people, in decimal units: "1.7 MB"."""
     for unit in ("B", "KB", "MB", "GB"):

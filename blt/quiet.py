@@ -21,6 +21,8 @@ def silence(*, verbose: bool = False) -> None:
     # A handler of ours must be there first: importing Beam installs one of its own.
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger().setLevel(level)
+    if not verbose:  # Beam logs a traceback for what we say in one line
+        logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
     if not verbose:
         warnings.filterwarnings("ignore")
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from blt import command
 from blt.command import Summary
 from blt.commands.arguments import add_output_arguments, byte_size, fraction
-from blt.console import Console, format_bytes
+from blt.console import Console, count, format_bytes
 from blt.corpus.config import COMPRESSIONS, DOC_PER, FORMATS, EncodeConfig
 from blt.corpus.discover import discover_inputs
 from blt.corpus.encode import encode_unit
@@ -131,7 +131,9 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     found = discover_inputs(args.input)
     for skipped in found.skipped:
         console.say(f"skipped {skipped.path}: {skipped.reason}")
-    payloads = build_plan(found.files, config)
+    inside = args.output.resolve()
+    files = [file for file in found.files if inside not in Path(file.path).resolve().parents]
+    payloads = build_plan(files, config)
     check_inputs(payloads, config)
     for note in payload_notes(payloads):
         console.say(note)
@@ -156,8 +158,9 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
 def _summarize(manifest: Manifest, how: str) -> Summary:
     totals = manifest.totals
     lines = [
-        f"encode: {how}. {totals['documents']:,} documents, {format_bytes(totals['bytes'])} "
-        f"in {len(manifest.shards)} shards -> {manifest.folder}"
+        f"encode: {how}. {count(totals['documents'], 'document')}, "
+        f"{format_bytes(totals['bytes'])} in {count(len(manifest.shards), 'shard')} -> "
+        f"{manifest.folder}"
     ]
     if totals["filtered"]:
         lines.append(f"  {totals['filtered']:,} blank records were left out")
@@ -169,8 +172,8 @@ def _summarize(manifest: Manifest, how: str) -> Summary:
     if totals.get("damaged_files"):
         names = _damaged_sources(manifest.folder / REJECTS_NAME)
         lines.append(
-            f"  {totals['damaged_files']:,} input files are damaged, what came before the damage "
-            f"was kept: {', '.join(names[:5])}" + (", …" if len(names) > 5 else "")
+            f"  {count(totals['damaged_files'], 'damaged file')}; what came before the damage was "
+            f"kept: {', '.join(names[:5])}" + (", …" if len(names) > 5 else "")
         )
     if not totals["documents"]:
         lines.append("  the input holds no documents")

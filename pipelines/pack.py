@@ -22,7 +22,7 @@ from blt.commands.arguments import (
     local_path,
     positive_int,
 )
-from blt.console import Console, format_bytes
+from blt.console import Console, count, format_bytes
 from blt.errors import UserError
 from blt.manifest import Manifest, check_shard, read_manifest
 from blt.packing import PackConfig
@@ -162,7 +162,7 @@ def _summarize(manifest: Manifest, how: str) -> Summary:
     return Summary(
         {"stage": NAME, "how": how, "output": str(manifest.folder), **totals},
         [
-            f"pack: {how}. {totals['documents']:,} documents "
+            f"pack: {how}. {count(totals['documents'], 'document')} "
             f"({totals['held_out_documents']:,} held out), {format_bytes(totals['bytes'])} in "
             f"{totals['sequences']:,} sequences of up to {config['seq_len']} tokens and "
             f"{config['max_patches']} patches ({filled:.0%} filled) -> {manifest.folder}"

@@ -16,7 +16,7 @@ from blt import command
 from blt.command import Summary
 from blt.commands.arguments import add_output_arguments, local_path
 from blt.commands.rule_arguments import add_rule_arguments
-from blt.console import Console, format_bytes
+from blt.console import Console, count, format_bytes
 from blt.errors import UserError
 from blt.manifest import Manifest, read_manifest
 from blt.patching.rules import PatchRule
@@ -160,8 +160,8 @@ def _summarize(manifest: Manifest, how: str) -> Summary:
     return Summary(
         {**data, **totals},
         [
-            f"patch: {how}. {totals['documents']:,} documents, {format_bytes(totals['bytes'])} in "
-            f"{words} -> {manifest.folder}"
+            f"patch: {how}. {count(totals['documents'], 'document')}, "
+            f"{format_bytes(totals['bytes'])} in {words} -> {manifest.folder}"
         ],
     )
 

@@ -16,7 +16,7 @@ import yaml
 from blt import command
 from blt.command import CommandModule, Summary
 from blt.commands import calibrate, report, train, train_entropy
-from blt.console import Console, format_bytes, format_seconds
+from blt.console import Console, count, format_bytes, format_seconds
 from blt.corpus.python_docs import write_python_docs
 from blt.errors import UserError, near_names
 from blt.manifest import MANIFEST_NAME, read_manifest, write_manifest
@@ -326,16 +326,10 @@ def _summarize(paths: _Paths, seconds: dict[str, float], total_sec: float) -> Su
     }
     lines = [
         "",
-        f"{encoded['documents']:,} documents, {format_bytes(encoded['bytes'])}; "
+        f"{count(encoded['documents'], 'document')}, {format_bytes(encoded['bytes'])}; "
         f"mean patch {mean_patch_bytes or 0:.2f} bytes; {format_seconds(total_sec)} in all.",
         "",
-        f"Bits per byte on {blt_scores['documents']:,} held-out documents "
-        f"({format_bytes(blt_scores['bytes'])}):",
-        *(
-            f"  {name:<14} {value:.3f}"
-            for name, value in sorted(figures.items(), key=lambda item: item[1] or 0)
-            if value is not None
-        ),
+        *_figure_lines(figures, blt_scores, encoded["documents"]),
         "",
         f"All of it lies in {paths.root}:",
         *(
@@ -350,6 +344,23 @@ def _summarize(paths: _Paths, seconds: dict[str, float], total_sec: float) -> Su
         "",
     ]
     return Summary(data, lines)
+
+
+def _figure_lines(
+    figures: dict[str, float | None], scores: dict[str, Any], num_documents: int
+) -> list[str]:
+    if not scores["bytes"]:
+        return [
+            f"Of {count(num_documents, 'document')} none with text is held out, so there is "
+            "nothing to judge the models by.",
+            "Give more documents; for text files, `encode: {doc_per: line}` makes each line one.",
+        ]
+    known = [(name, value) for name, value in figures.items() if value is not None]
+    return [
+        f"Bits per byte on {count(scores['documents'], 'held-out document')} "
+        f"({format_bytes(scores['bytes'])}):",
+        *(f"  {name:<14} {value:.3f}" for name, value in sorted(known, key=lambda item: item[1])),
+    ]
 
 
 _CONTENTS = {

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from blt import stage as stages
 from blt.command import Summary
-from blt.console import Console, ProgressLine, format_bytes
+from blt.console import Console, ProgressLine, count, format_bytes
 from blt.errors import BltError, WorkError
 from blt.manifest import MANIFEST_NAME, Manifest, read_manifest
 from blt.quiet import redirect_stderr
@@ -91,10 +91,8 @@ def run_stage(
             return manifest, "already done"
     pending = stages.start(stage, units, overwrite=args.overwrite)
     if len(pending) < len(units):
-        console.say(
-            f"{stage.output}: {len(units) - len(pending)} of {len(units)} units are finished; "
-            "going on with the rest."
-        )
+        finished = f"{len(units) - len(pending)} of {len(units)} units are finished"
+        console.say(f"{stage.output}: {finished}; going on from there.")
     if pending:
         _run_pipeline(stage, pending, args.beam_flags, console, make_transform)
     return _conclude(stage, units), "done"
@@ -138,9 +136,12 @@ def _run_pipeline(
     except BltError:
         raise
     except Exception as error:  # a runner's own failure: say it in one line
+        if "KeyboardInterrupt" in str(error):  # Beam wraps what the user's Ctrl-C raised in a DoFn
+            raise KeyboardInterrupt from error
+        reason = " ".join(str(error).split())[:300]
         raise WorkError(
-            f"the Beam runner failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
-            " Finished units are kept; run the same command again, with --verbose for details."
+            f"the Beam runner failed: {type(error).__name__}: {reason}. Finished units are kept; "
+            "run the same command again, with --verbose for details."
         ) from error
 
 
@@ -175,7 +176,7 @@ def describe_plan(stage: Stage, units: Sequence[Unit], outputs: Iterable[str]) -
     return Summary(
         {"dry_run": True, "units": len(units), "bytes": total, "outputs": outputs},
         [
-            f"Plan for {stage.output} (nothing was written): {len(units)} units, "
+            f"Plan for {stage.output} (nothing was written): {count(len(units), 'unit')}, "
             f"{format_bytes(total)}.",
             *shown,
             "Outputs: " + ", ".join(outputs),

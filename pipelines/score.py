@@ -21,7 +21,7 @@ from blt.commands.arguments import (
     local_path,
     positive_int,
 )
-from blt.console import Console, format_bytes
+from blt.console import Console, count, format_bytes
 from blt.errors import UserError
 from blt.manifest import Manifest, check_shard, read_manifest
 from blt.quiet import import_keras, silence
@@ -277,7 +277,7 @@ def _summarize(manifest: Manifest, how: str, split: str) -> Summary:
         "xz": summary["xz_bits_per_byte"],
     }
     words = ", ".join(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
-    what = {"all": "documents", "valid": "held-out documents", "train": "training documents"}[split]
+    what = {"all": "document", "valid": "held-out document", "train": "training document"}[split]
     return Summary(
         {
             "stage": NAME,
@@ -286,7 +286,7 @@ def _summarize(manifest: Manifest, how: str, split: str) -> Summary:
             **{key: value for key, value in summary.items() if key != "by"},
         },
         [
-            f"score: {how}. {summary['documents']:,} {what}, {format_bytes(summary['bytes'])}; "
+            f"score: {how}. {count(summary['documents'], what)}, {format_bytes(summary['bytes'])}; "
             f"bits per byte: {words or 'none, there are no bytes'} -> {manifest.folder}"
         ],
     )

@@ -220,5 +220,29 @@ def test_a_damaged_file_is_named(tmp_path, capsys):
     argv = ("--input", tmp_path / "cut.jsonl.gz", "--output", tmp_path / "bytes")
     assert run(*argv) == 0
     out = capsys.readouterr().out
-    assert "1 input files are damaged" in out
+    assert "1 damaged file;" in out
     assert "cut.jsonl.gz" in out
+
+
+def test_ctrl_c_ends_with_130_and_no_traceback(corpus, tmp_path):
+    argv = [sys.executable, "-m", "pipelines.encode", "--input", corpus]
+    argv += ["--output", tmp_path / "bytes", "--target-shard-bytes", "2KB"]
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    process = subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while len(list((tmp_path / "bytes" / "units").glob("0*.json"))) < 5:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130, err
+    assert "interrupted. What is finished is kept" in err
+    assert "Traceback" not in err
+
+
+def test_an_output_inside_the_input_is_not_read(tmp_path):
+    (tmp_path / "a.txt").write_text("text")
+    argv = ("--input", tmp_path, "--output", tmp_path / "bytes")
+    assert run(*argv) == 0
+    assert run(*argv) == 0
+    assert read_manifest(tmp_path / "bytes").totals["documents"] == 1

@@ -173,7 +173,7 @@ def test_raw_input_is_encoded_and_scored(small_blt, tmp_path, capsys):
     assert run(score, *argv) == 0
     (row,) = read_rows(tmp_path / "scores")
     assert (row["doc_id"], row["num_bytes"]) == ("page.txt", 25)
-    assert "1 documents, 25 B" in capsys.readouterr().out
+    assert "1 document, 25 B" in capsys.readouterr().out
 
 
 def test_boundaries_of_another_entropy_model_are_refused(small_bytes, small_blt, tmp_path, capsys):
