@@ -67,9 +67,9 @@ def build_parser(command: CommandModule) -> Parser:
     description = command.DESCRIPTION
     if hasattr(command, "split_extra_flags"):
         description += (
-            "\n\nBeam's own flags are taken as well, for example --runner DataflowRunner, or "
-            "--direct_running_mode multi_processing --direct_num_workers 4. The default runs in "
-            "this process."
+            "\n\nBeam's own flags are taken as well, for example --direct_num_workers 4 for worker\n"
+            "processes on this machine, or --runner for another runner. The default runs in this\n"
+            "process."
         )
     parser = Parser(
         prog=f"blt {command.NAME}",

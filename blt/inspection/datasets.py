@@ -119,7 +119,7 @@ def _describe_manifest(dataset: Dataset) -> Summary:
 
 def _totals(manifest: Manifest) -> list[tuple[str, Any]]:
     totals: dict[str, Any] = dict(manifest.totals)
-    if totals.get("patches"):
+    if manifest.kind == "boundaries" and totals["patches"]:  # elsewhere BOS's patch counts too
         totals["mean_patch_bytes"] = f"{totals['bytes'] / totals['patches']:.2f}"
     return [(name.replace("_", " "), value) for name, value in totals.items()]
 
