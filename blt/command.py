@@ -67,9 +67,9 @@ def build_parser(command: CommandModule) -> Parser:
     description = command.DESCRIPTION
     if hasattr(command, "split_extra_flags"):
         description += (
-            "\n\nBeam's own flags are taken as well, for example --direct_num_workers 4 for worker\n"
-            "processes on this machine, or --runner for another runner. The default runs in this\n"
-            "process."
+            "\n\nBeam's own flags are taken as well, for example --direct_num_workers 4 for\n"
+            "worker processes on this machine, or --runner for another runner. The default runs\n"
+            "in this process."
         )
     parser = Parser(
         prog=f"blt {command.NAME}",
