@@ -1,5 +1,9 @@
-"""The models, and their files; `keras.ops` alone, on every backend."""
+"""The models, and their files; `keras.ops` alone, on every backend.
 
+Once this is imported, `keras.models.load_model` reads the files that `blt` writes.
+"""
+
+from blt.model.blt import ByteLatentTransformer
 from blt.model.entropy_model import EntropyModel
 
-__all__ = ["EntropyModel"]
+__all__ = ["ByteLatentTransformer", "EntropyModel"]

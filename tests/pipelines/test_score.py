@@ -193,3 +193,14 @@ def test_a_model_of_no_kind_is_refused_in_one_line(small_bytes, tmp_path, capsys
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "model.keras: not a .keras model file" in err
+
+
+def test_keras_alone_reads_a_model_once_our_models_are_imported(small_blt):
+    program = f"import blt.model, keras; print(keras.models.load_model({str(small_blt)!r}).name)"
+    finished = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(REPO)},
+        capture_output=True,
+        text=True,
+    )
+    assert finished.stdout.strip() == "byte_latent_transformer", finished.stderr[-500:]
