@@ -16,6 +16,7 @@ from pathlib import Path
 from blt import command
 from blt.command import Summary
 from blt.commands.arguments import (
+    add_data_argument,
     add_output_arguments,
     add_split_arguments,
     byte_size,
@@ -44,9 +45,7 @@ DEFAULT_TARGET_SHARD_BYTES = 64 << 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--data", type=local_path, required=True, metavar="BYTES", help="Byte shards."
-    )
+    add_data_argument(parser, help="Byte shards.")
     parser.add_argument(
         "--patches",
         type=local_path,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from blt import command
 from blt.command import Summary
-from blt.commands.arguments import add_output_arguments, local_path
+from blt.commands.arguments import add_data_argument, add_output_arguments, local_path
 from blt.commands.rule_arguments import add_rule_arguments
 from blt.console import Console, count, format_bytes
 from blt.errors import UserError
@@ -39,13 +39,7 @@ KEPT = ("f16", "u8")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--data",
-        type=local_path,
-        required=True,
-        metavar="BYTES",
-        help="Byte shards, from blt encode.",
-    )
+    add_data_argument(parser)
     parser.add_argument(
         "--entropy-model", type=local_path, metavar="FILE.keras", help="From blt train-entropy."
     )

@@ -35,6 +35,16 @@ def add_output_arguments(
     )
 
 
+def add_data_argument(
+    parser: argparse.ArgumentParser,
+    *,
+    metavar: str = "BYTES",
+    help: str = "Byte shards, from blt encode.",
+) -> None:
+    """Adds --data, the dataset to read."""
+    parser.add_argument("--data", type=local_path, required=True, metavar=metavar, help=help)
+
+
 def add_split_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds --valid-fraction and --seed."""
     parser.add_argument(

@@ -4,7 +4,13 @@ import argparse
 from typing import Any
 
 from blt.command import Summary
-from blt.commands.arguments import add_output_arguments, byte_size, local_path, positive_int
+from blt.commands.arguments import (
+    add_data_argument,
+    add_output_arguments,
+    byte_size,
+    local_path,
+    positive_int,
+)
 from blt.commands.sidecar import find_finished, note_finished
 from blt.console import Console, format_bytes
 from blt.manifest import read_manifest
@@ -21,9 +27,7 @@ DEFAULT_SAMPLE_BYTES = 500_000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--data", type=local_path, required=True, metavar="BYTES", help="Byte shards to sample."
-    )
+    add_data_argument(parser, help="Byte shards to sample.")
     parser.add_argument(
         "--entropy-model",
         type=local_path,

@@ -3,7 +3,7 @@
 import argparse
 
 from blt.command import Summary
-from blt.commands.arguments import local_path
+from blt.commands.arguments import add_data_argument, local_path
 from blt.console import Console, format_bytes
 from blt.corpus.decode import decode_dataset
 
@@ -16,13 +16,7 @@ files with id and text (or bytes_base64, for a text that is not UTF-8)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--data",
-        type=local_path,
-        required=True,
-        metavar="BYTES",
-        help="Byte shards, from blt encode.",
-    )
+    add_data_argument(parser)
     parser.add_argument(
         "--output", type=local_path, required=True, metavar="DIR", help="The folder for the corpus."
     )

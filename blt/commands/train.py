@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blt.command import Summary
-from blt.commands.arguments import add_output_arguments, local_path, positive_int
+from blt.commands.arguments import add_data_argument, add_output_arguments, local_path, positive_int
 from blt.commands.sidecar import find_finished, note_finished
 from blt.commands.train_entropy import training_words
 from blt.console import Console
@@ -25,9 +25,7 @@ command gives the same model; the figure at the end, in bits per byte, is of hel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--data", type=local_path, required=True, metavar="TRAIN", help="From blt pack."
-    )
+    add_data_argument(parser, metavar="TRAIN", help="From blt pack.")
     parser.add_argument(
         "--entropy-model",
         type=local_path,

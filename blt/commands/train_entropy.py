@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from blt.command import Summary
 from blt.commands.arguments import (
+    add_data_argument,
     add_output_arguments,
     add_split_arguments,
-    local_path,
     positive_int,
 )
 from blt.commands.sidecar import find_finished, note_finished
@@ -28,13 +28,7 @@ of those. Training ends after a number of steps, so that the same command gives 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--data",
-        type=local_path,
-        required=True,
-        metavar="BYTES",
-        help="Byte shards, from blt encode.",
-    )
+    add_data_argument(parser)
     add_output_arguments(parser, "the model", metavar="FILE.keras")
     add_split_arguments(parser)
     group = parser.add_argument_group("model and training")

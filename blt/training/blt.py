@@ -19,17 +19,10 @@ from blt.joining import check_entropy_fingerprint
 from blt.manifest import MANIFEST_NAME, Manifest, check_shard, read_manifest, write_manifest
 from blt.model.blt import ByteLatentTransformer, check_blt_preset, create_blt
 from blt.model.serialization import fingerprint, load_entropy_model, save_model
-from blt.optimization import learning_rate_schedule_builder, optimizer_builder
 from blt.patching.rules import PatchRule
 from blt.storage import prepare_output_folder, sha256_file
-from blt.training.common import (
-    HeldBatches,
-    HistoryWriter,
-    NextTokenTrainer,
-    Report,
-    TrainingReporter,
-    record_every,
-)
+from blt.training.common import HistoryWriter, Report, TrainingReporter
+from blt.training.fitting import fit_language_model
 from blt.units import ShardInfo
 
 MODEL_NAME = "model.keras"
@@ -138,7 +131,8 @@ def train_blt(
         num_steps=config.steps,
         tokens_per_step=config.batch_size * model.max_sequence_length,
     )
-    _fit(model, train_paths, valid_paths, config, reporter)
+    training, held_out = _datasets(train_paths, valid_paths, config, model)
+    fit_language_model(model, training, held_out, config, reporter)
     save_model(model, output / MODEL_NAME)
     summary = {
         "parameters": model.count_params(),
@@ -178,32 +172,13 @@ def _patch_rule(data: Manifest) -> PatchRule | None:
     return PatchRule(**rule) if rule else None
 
 
-def _fit(
-    model: ByteLatentTransformer,
+def _datasets(
     train_paths: list[Path],
     valid_paths: list[Path],
     config: BltTrainingConfig,
-    reporter: TrainingReporter,
-) -> None:
-    warmup_steps = min(500, config.steps // 10)
-    schedule = learning_rate_schedule_builder(
-        {
-            "type": "cosine_decay",
-            "learning_rate": config.learning_rate,
-            "warmup_steps": warmup_steps,
-            "warmup_start_lr": config.learning_rate / 100,
-            "decay_steps": config.steps - warmup_steps,
-            "alpha": 0.02,
-        }
-    )
-    optimizer = optimizer_builder(
-        {
-            "type": "adamw",
-            "weight_decay": config.weight_decay,
-            "gradient_clipping_by_norm": config.gradient_clipping_by_norm,
-        },
-        schedule,
-    )
+    model: ByteLatentTransformer,
+) -> tuple[Any, list[Any]]:
+    """Returns training batches without end, and the held-out ones."""
     shape = {
         "batch_size": config.batch_size,
         "seq_len": model.max_sequence_length,
@@ -216,25 +191,11 @@ def _fit(
         repeat=True,
         **shape,
     )
+    if not valid_paths:
+        return training, []
     num_valid = math.ceil(config.max_valid_sequences / config.batch_size)
-    held_out = training_dataset(valid_paths, **shape).take(num_valid) if valid_paths else None
-    trainer = NextTokenTrainer(model)
-    trainer.compile(optimizer=optimizer, jit_compile=True)
-    stretch = record_every(config.steps, config.history_records)
-    num_stretches = config.steps // stretch
-    evaluate_after = {
-        math.ceil(num_stretches * (i + 1) / config.evaluations) for i in range(config.evaluations)
-    }
-    trainer.fit(
-        training,
-        epochs=num_stretches,
-        steps_per_epoch=stretch,
-        shuffle=False,  # the dataset does
-        validation_data=held_out and HeldBatches(list(held_out.as_numpy_iterator())),
-        validation_freq=sorted(evaluate_after),
-        callbacks=[reporter],
-        verbose=0,
-    )
+    held_out = training_dataset(valid_paths, **shape).take(num_valid)
+    return training, list(held_out.as_numpy_iterator())
 
 
 def _write_manifest(

@@ -113,10 +113,9 @@ class HistoryWriter:
     Each record is in the file at once: a run that was stopped has its history too.
     """
 
-    def __init__(self, path: str | Path, *, append: bool = False) -> None:
+    def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
-        if not append:
-            self._path.write_text("", encoding="utf-8")
+        self._path.write_text("", encoding="utf-8")
 
     def write(self, record: Mapping[str, Any]) -> None:
         with open(self._path, "a", encoding="utf-8") as file:
@@ -133,7 +132,6 @@ class TrainingReporter(keras.callbacks.Callback):
       report: where lines for people go, about one in five seconds.
       num_steps: in the whole training.
       tokens_per_step: targets of a step, for the speed shown and the kilobytes recorded.
-      first_step: steps done before this `fit` (a training that is resumed).
     """
 
     def __init__(
@@ -143,17 +141,16 @@ class TrainingReporter(keras.callbacks.Callback):
         report: Report,
         num_steps: int,
         tokens_per_step: int,
-        first_step: int = 0,
     ) -> None:
         super().__init__()
         self._history = history
         self._report = report
         self._num_steps = num_steps
         self._tokens_per_step = tokens_per_step
-        self.step = first_step
+        self.step = 0
         self.last_record: dict[str, Any] = {}
         # The first step is the compiler's: speed is counted from its end.
-        self._timed_from = first_step + 1
+        self._timed_from = 1
         self._start = self._reported = time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:

@@ -7,7 +7,6 @@ their id, as everywhere) are never trained on; some of them are what the model i
 
 import dataclasses
 import itertools
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,16 +20,9 @@ from blt.formats.byte_shard import ByteRecord, read_byte_shard
 from blt.manifest import Manifest, read_manifest
 from blt.model.presets import ENTROPY_PRESETS, create_entropy_model
 from blt.model.serialization import check_model_name, fingerprint, save_model
-from blt.optimization import learning_rate_schedule_builder, optimizer_builder
 from blt.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, is_held_out
-from blt.training.common import (
-    HeldBatches,
-    HistoryWriter,
-    NextTokenTrainer,
-    Report,
-    TrainingReporter,
-    record_every,
-)
+from blt.training.common import HistoryWriter, Report, TrainingReporter
+from blt.training.fitting import fit_language_model
 
 Row = tuple[np.ndarray, np.ndarray, np.ndarray]  # tokens, targets, segment_ids: [seq_len] int32
 
@@ -237,7 +229,7 @@ def train_entropy_model(
         num_steps=config.steps,
         tokens_per_step=config.batch_size * config.seq_len,
     )
-    _fit(model, corpus, config, reporter)
+    fit_language_model(model, corpus.training_batches(), corpus.valid_batches(), config, reporter)
     save_model(model, output)
     return {
         "parameters": model.count_params(),
@@ -248,48 +240,3 @@ def train_entropy_model(
         "fingerprint": fingerprint(model),
         "output": str(output),
     }
-
-
-def _fit(
-    model: keras.Model,
-    corpus: _Corpus,
-    config: EntropyTrainingConfig,
-    reporter: TrainingReporter,
-) -> None:
-    warmup_steps = min(500, config.steps // 10)
-    schedule = learning_rate_schedule_builder(
-        {
-            "type": "cosine_decay",
-            "learning_rate": config.learning_rate,
-            "warmup_steps": warmup_steps,
-            "warmup_start_lr": config.learning_rate / 100,
-            "decay_steps": config.steps - warmup_steps,
-            "alpha": 0.02,
-        }
-    )
-    optimizer = optimizer_builder(
-        {
-            "type": "adamw",
-            "weight_decay": config.weight_decay,
-            "gradient_clipping_by_norm": config.gradient_clipping_by_norm,
-        },
-        schedule,
-    )
-    trainer = NextTokenTrainer(model)
-    trainer.compile(optimizer=optimizer, jit_compile=True)
-    stretch = record_every(config.steps, config.history_records)
-    num_stretches = config.steps // stretch
-    evaluate_after = {
-        math.ceil(num_stretches * (i + 1) / config.evaluations) for i in range(config.evaluations)
-    }
-    valid = corpus.valid_batches()
-    trainer.fit(
-        corpus.training_batches(),
-        epochs=num_stretches,
-        steps_per_epoch=stretch,
-        validation_data=HeldBatches(valid) if valid else None,
-        validation_freq=sorted(evaluate_after),
-        callbacks=[reporter],
-        shuffle=False,  # the rows are
-        verbose=0,
-    )
