@@ -5,6 +5,7 @@ much there is (`totals`), and every shard with its sha256. No manifest: not a da
 """
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def read_manifest(folder: str | Path, kind: str | None = None) -> Manifest:
     folder = Path(folder)
     path = folder / MANIFEST_NAME
     wanted, command = KINDS.get(kind or "", ("a dataset", "the command that makes it"))
-    if not folder.exists():
+    if not os.path.exists(folder):  # unlike Path.exists, false for a name that is too long
         raise UserError(f"{folder}: no such folder; {wanted} expected. Make them with `{command}`.")
     if not path.is_file():
         raise UserError(

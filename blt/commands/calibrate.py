@@ -15,6 +15,7 @@ from blt.commands.sidecar import find_finished, note_finished
 from blt.console import Console, format_bytes
 from blt.manifest import read_manifest
 from blt.quiet import import_keras
+from blt.storage import prepare_output_file
 
 NAME = "calibrate"
 HELP = "the threshold that gives a wanted mean patch size"
@@ -96,6 +97,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         line = f"calibrate would look at about {format_bytes(sample)} of text (dry run)."
         return Summary({"dry_run": True, "outputs": [str(args.output)]}, [line])
     if finished is None:
+        prepare_output_file(args.output)
         how = "done"
         calibration = calibrate(data, engine, report=console.show, **options)
         console.end_progress()

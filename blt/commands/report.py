@@ -6,7 +6,7 @@ from blt.command import Summary
 from blt.commands.arguments import local_path
 from blt.console import Console, format_bytes
 from blt.errors import UserError
-from blt.storage import prepare_output_folder
+from blt.storage import prepare_output_file
 
 NAME = "report"
 HELP = "one HTML page about training runs, boundaries and scores"
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     from blt.report import collect, headline_figures, write_page
 
     found = collect(args.folder)
-    prepare_output_folder(args.output.parent)
+    prepare_output_file(args.output)
     size = write_page(found, args.output)
     kinds = [dataset.name for dataset in found.datasets]
     return Summary(

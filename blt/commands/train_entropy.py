@@ -15,6 +15,7 @@ from blt.commands.sidecar import find_finished, note_finished
 from blt.console import Console
 from blt.manifest import read_manifest
 from blt.quiet import import_keras
+from blt.storage import prepare_output_file
 
 if TYPE_CHECKING:
     from blt.training.entropy import EntropyTrainingConfig
@@ -88,6 +89,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         lines = [f"train-entropy would train {args.preset} for {config.steps} steps (dry run)."]
         return Summary({"dry_run": True, "outputs": [str(args.output)]}, lines)
     if result is None:
+        prepare_output_file(args.output)
         how = "done"
         result = train_entropy_model(args.data, args.output, config, console.show)
         console.end_progress()

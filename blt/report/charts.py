@@ -188,7 +188,7 @@ def draw_sizes(name: str, points: Mapping[str, np.ndarray]) -> str:
             )
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: f"{size:,.0f}"))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda size, _: _short_size(size)))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel="size of the document (bytes)", ylabel="bits per byte")
         axes.set_ylim(bottom=0)
@@ -196,3 +196,11 @@ def draw_sizes(name: str, points: Mapping[str, np.ndarray]) -> str:
         axes.legend(markerscale=2)
 
     return _draw(name, "Bits per byte of documents against their size", plot)
+
+
+def _short_size(num_bytes: float) -> str:
+    """Returns a label that leaves room for its neighbours: "500", "20k", "5M"."""
+    for suffix, unit in (("M", 1e6), ("k", 1e3)):
+        if num_bytes >= unit:
+            return f"{num_bytes / unit:g}{suffix}"
+    return f"{num_bytes:g}"

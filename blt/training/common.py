@@ -153,6 +153,9 @@ class TrainingReporter(keras.callbacks.Callback):
         self._timed_from = 1
         self._start = self._reported = time.monotonic()
 
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        self._report("compiling the training step")
+
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         self.step += 1
         now = time.monotonic()

@@ -1,0 +1,64 @@
+"""Mistakes with the commands that write a single file or need no Beam: one line, status 2."""
+
+import pytest
+
+from blt import command
+from blt.commands import calibrate, decode, report, train, train_entropy
+from tests.blt.datasets import write_byte_dataset
+
+
+def run(module, *argv):
+    return command.main(module, [str(arg) for arg in argv])
+
+
+@pytest.fixture
+def data(tmp_path):
+    documents = {f"d{i}": b"some bytes " * 9 for i in range(20)}
+    return write_byte_dataset(tmp_path / "bytes", documents).folder
+
+
+@pytest.mark.parametrize("module", [train_entropy, calibrate, train, decode, report])
+def test_data_that_is_not_there_is_named(module, tmp_path, capsys):
+    extra = ("--entropy-model", tmp_path / "e.keras") if module is calibrate else ()
+    data = () if module is report else ("--data",)
+    assert run(module, *data, tmp_path / "nope", *extra, "--output", tmp_path / "o.keras") == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "nope: no such folder" in err
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(data, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    argv = ("--data", data, "--output", tmp_path / "file" / "entropy.keras")
+    assert run(train_entropy, *argv) == 2
+    assert "file: cannot be written to" in capsys.readouterr().err
+    (tmp_path / "folder.keras").mkdir()
+    assert run(train_entropy, "--data", data, "--output", tmp_path / "folder.keras") == 2
+    assert "folder.keras: is a folder; give the name of a file" in capsys.readouterr().err
+
+
+def test_a_model_under_another_name_is_refused(data, tmp_path, capsys):
+    assert run(train_entropy, "--data", data, "--output", tmp_path / "entropy.bin") == 2
+    assert "a model file's name ends with .keras" in capsys.readouterr().err
+
+
+def test_a_model_made_with_other_settings_is_not_overwritten(data, tmp_path, capsys):
+    output = tmp_path / "entropy.keras"
+    output.write_bytes(b"precious")
+    assert run(train_entropy, "--data", data, "--output", output, "--steps", "1") == 2
+    assert "exists, made with other settings or data" in capsys.readouterr().err
+    assert output.read_bytes() == b"precious"
+
+
+def test_an_unforeseen_error_is_one_line_and_verbose_shows_where(monkeypatch, tmp_path, capsys):
+    def fail(args, console):
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(decode, "run", fail)
+    argv = ("--data", tmp_path, "--output", tmp_path / "o")
+    assert run(decode, *argv) == 1
+    err = capsys.readouterr().err
+    assert "stopped by ZeroDivisionError: division by zero" in err
+    assert err.count("\n") == 1
+    with pytest.raises(ZeroDivisionError):
+        run(decode, *argv, "--verbose")
