@@ -74,11 +74,9 @@ def prepare_output_file(path: str | os.PathLike[str]) -> Path:
     """Proves that a file can be made at `path`.
 
     Raises:
-      UserError: it is a folder, or the folder it lies in cannot be made or written to.
+      UserError: the folder it lies in cannot be made or written to.
     """
     path = Path(path)
-    if path.is_dir():
-        raise UserError(f"--output {path}: is a folder; give the name of a file.")
     prepare_output_folder(path.parent)
     return path
 

@@ -26,6 +26,8 @@ def find_finished(output: Path, identity: dict[str, Any], *, overwrite: bool) ->
     Raises:
       UserError: the file is there, but was made from something else, or not by this program.
     """
+    if output.is_dir():
+        raise UserError(f"--output {output}: is a folder; give the name of a file.")
     if overwrite or not output.exists():
         return None
     note = read_json(sidecar_path(output)) if sidecar_path(output).exists() else {}
