@@ -9,6 +9,7 @@ import dataclasses
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import yaml
@@ -69,16 +70,7 @@ class _Step:
     label: str
 
 
-@dataclasses.dataclass(frozen=True)
-class _Paths:
-    """Where each stage's result lies in the output folder."""
-
-    root: Path
-
-    def __getattr__(self, name: str) -> Path:
-        return self.root / _PATHS[name]
-
-
+# Where each stage's result lies in the output folder.
 _PATHS = {
     "corpus": "corpus",
     "bytes": "bytes",
@@ -93,10 +85,15 @@ _PATHS = {
 }
 
 
+def _paths_in(root: Path) -> SimpleNamespace:
+    """Returns `root` and the paths of `_PATHS` below it, by name."""
+    return SimpleNamespace(root=root, **{name: root / path for name, path in _PATHS.items()})
+
+
 def run(args: argparse.Namespace, console: Console) -> Summary:
     """Runs the chain; see `DESCRIPTION`."""
     config = read_config(args.config)
-    paths = _Paths(args.output or Path(config["output"]))
+    paths = _paths_in(args.output or Path(config["output"]))
     inputs = args.input or config["input"]
     inputs = [inputs] if isinstance(inputs, str) else list(inputs)
     steps = _steps(paths, inputs, config)
@@ -156,7 +153,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _steps(paths: _Paths, inputs: list[str], config: dict[str, Any]) -> list[_Step]:
+def _steps(paths: SimpleNamespace, inputs: list[str], config: dict[str, Any]) -> list[_Step]:
     split = {"seed": config["seed"], "valid_fraction": config["valid_fraction"]}
     corpus = [str(paths.corpus / _PYTHON_DOCS_NAME)] if inputs == [PYTHON_DOCS] else inputs
     data = {"data": paths.bytes}
@@ -300,7 +297,7 @@ def _make_python_docs(folder: Path, console: Console) -> None:
     )
 
 
-def _summarize(paths: _Paths, seconds: dict[str, float], total_sec: float) -> Summary:
+def _summarize(paths: SimpleNamespace, seconds: dict[str, float], total_sec: float) -> Summary:
     encoded = read_manifest(paths.bytes, "byte_shards").totals
     patches = read_manifest(paths.patches, "boundaries").totals
     blt_scores = read_json(paths.scores_blt / "summary.json")
