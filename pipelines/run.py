@@ -6,6 +6,8 @@ those that differ from the defaults. A second run reuses whatever is done.
 
 import argparse
 import dataclasses
+import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -336,11 +338,17 @@ def _summarize(paths: SimpleNamespace, seconds: dict[str, float], total_sec: flo
         ),
         "",
         f"Look at {paths.report} in a browser. Then try:",
-        f"  blt inspect {paths.patches}",
-        f"  blt score --input README.md --model {paths.blt_run / 'model.keras'} --output scores",
+        f"  {_program()} inspect {paths.patches}",
+        f"  {_program()} score --input README.md --model {paths.blt_run / 'model.keras'} "
+        f"--output {paths.root / 'scores-readme'}",
         "",
     ]
     return Summary(data, lines)
+
+
+def _program() -> str:
+    """Returns what to type for `blt`: the path of this program if its folder is not on PATH."""
+    return "blt" if shutil.which("blt") else os.path.relpath(sys.argv[0])
 
 
 def _figure_lines(
