@@ -228,7 +228,14 @@ def test_ctrl_c_ends_with_130_and_no_traceback(corpus, tmp_path):
     argv = [sys.executable, "-m", "pipelines.encode", "--input", corpus]
     argv += ["--output", tmp_path / "bytes", "--target-shard-bytes", "2KB"]
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
-    process = subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE, text=True)
+    # A test run in the background inherits that Ctrl-C is ignored; a user's shell does not.
+    process = subprocess.Popen(
+        argv,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 60
     while len(list((tmp_path / "bytes" / "units").glob("0*.json"))) < 5:
         assert process.poll() is None and time.monotonic() < deadline
