@@ -95,8 +95,8 @@ def check_scores(folder: Path, sizes: dict[str, int]) -> None:
             assert 0 < row["bits_per_byte"] < 12
             bits.append(row["nats"] / math.log(2))
             num_bytes += row["num_bytes"]
-    overall = json.loads((folder / "summary.json").read_text())
-    assert math.isclose(overall["bits_per_byte"], math.fsum(bits) / num_bytes, rel_tol=1e-9)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert math.isclose(summary["bits_per_byte"], math.fsum(bits) / num_bytes, rel_tol=1e-9)
     assert 0.03 * len(sizes) < len(bits) < 0.2 * len(sizes), "one document in ten is held out"
 
 

@@ -19,12 +19,9 @@ class Console:
     plain line every few seconds.
     """
 
-    def __init__(
-        self, stream: TextIO | None = None, *, verbose: bool = False, prefix: str = ""
-    ) -> None:
+    def __init__(self, stream: TextIO | None = None, *, verbose: bool = False) -> None:
         self.stream = stream or _own_stderr()
         self.verbose = verbose
-        self.prefix = prefix
         self.is_terminal = self.stream.isatty()
         self._lock = threading.Lock()
         self._live = ""
@@ -33,7 +30,7 @@ class Console:
         """Writes a line."""
         with self._lock:
             self._clear()
-            self.stream.write(f"{self.prefix}{line}\n")
+            self.stream.write(f"{line}\n")
             self.stream.flush()
 
     def show(self, line: str) -> None:
@@ -43,7 +40,7 @@ class Console:
             return
         with self._lock:
             self._clear()
-            self._live = f"{self.prefix}{line}"[:119]
+            self._live = line[:119]
             self.stream.write(self._live)
             self.stream.flush()
 

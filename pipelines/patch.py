@@ -25,7 +25,7 @@ from blt.stage import Stage, make_units
 from blt.units import Progress, Unit, UnitResult
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
 from pipelines.run_units import describe_plan, run_stage
-from pipelines.shard_units import read_payload, shard_payloads, sizes
+from pipelines.shard_units import read_payload, shard_payloads
 
 NAME = "patch"
 HELP = "patch boundaries of byte shards, by an entropy model or a rule"
@@ -118,7 +118,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         ),
         shard_patterns=("patches-*.parquet",),
     )
-    units = make_units(stage, shard_payloads(data), sizes(data.shards))
+    units = make_units(stage, shard_payloads(data), [shard.bytes for shard in data.shards])
     manifest, how = run_stage(stage, units, args, console)
     if manifest is None:
         from blt.formats.boundaries import patches_name

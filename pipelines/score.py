@@ -31,7 +31,7 @@ from blt.units import Progress, ShardInfo, Unit, UnitResult
 from pipelines import encode
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
 from pipelines.run_units import describe_plan, run_stage
-from pipelines.shard_units import read_payload, shard_payloads, sizes
+from pipelines.shard_units import read_payload, shard_payloads
 
 NAME = "score"
 HELP = "bits per byte of every document"
@@ -225,7 +225,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         before_manifest=_WriteSummary(tuple(data.config.get("keep_fields", ()))),
     )
     share = {"all": 1.0, "valid": args.valid_fraction, "train": 1 - args.valid_fraction}
-    expected = [round(size * share[args.split]) for size in sizes(data.shards)]
+    expected = [round(shard.bytes * share[args.split]) for shard in data.shards]
     units = make_units(stage, payloads, expected)
     manifest, how = run_stage(stage, units, args, console)
     if manifest is None:

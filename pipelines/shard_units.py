@@ -2,7 +2,6 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +48,3 @@ def read_payload(payload: dict[str, Any]) -> ByteShard:
             f"{info.name}: not the name of a byte shard, such as bytes-00012-000.tfrecord"
         )
     return ByteShard(info=info, unit=int(match[1]), roll=int(match[2]))
-
-
-def sizes(shards: Sequence[ShardInfo]) -> list[int]:
-    return [shard.bytes for shard in shards]

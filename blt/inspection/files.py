@@ -250,8 +250,6 @@ def _describe_history_file(path: Path, look: Look) -> Summary:
 
 def _describe_json(path: Path, look: Look) -> Summary:
     value = read_json(path)
-    if isinstance(value, dict):
-        value = value.get("overall", value)
     known = {"bits_per_byte": "a summary of scores", "identity": "the note beside a finished file"}
     for key, what in known.items():
         if isinstance(value, dict) and key in value:

@@ -216,8 +216,7 @@ def measure_scores(dataset: Dataset, label: str, max_rows: int = MAX_ROWS) -> Sc
 def read_summary(dataset: Dataset) -> dict[str, Any]:
     """Returns the figures of all documents, from `summary.json`; {} if there is none."""
     path = dataset.manifest.folder / SUMMARY_NAME
-    summary = read_json(path) if path.is_file() else {}
-    return summary.get("overall", summary)
+    return read_json(path) if path.is_file() else {}
 
 
 def is_blt_scores(dataset: Dataset) -> bool:

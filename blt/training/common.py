@@ -21,21 +21,6 @@ SECONDS_BETWEEN_REPORTS = 5.0
 LN2 = math.log(2.0)
 
 
-def next_targets(tokens: Any, segment_ids: Any) -> Any:
-    """Returns the token that follows each token in its document; PAD where there is none.
-
-        tokens       1 70 71  2  1 80  2  0
-        segment_ids  1  1  1  1  2  2  2  0
-        targets     70 71  2  0 80  2  0  0
-
-    All are [batch, num_tokens] int32.
-    """
-    following = ops.pad(tokens[:, 1:], [[0, 0], [0, 1]])
-    segments = ops.pad(segment_ids[:, 1:], [[0, 0], [0, 1]])
-    goes_on = ops.logical_and(ops.equal(segments, segment_ids), segment_ids > 0)
-    return ops.where(goes_on, following, PAD_ID)
-
-
 def token_nats(logits: Any, targets: Any) -> Any:
     """Returns -ln p(target), [batch, num_tokens] float32, for logits [batch, num_tokens, vocab]."""
     # As a sum over one-hot targets: its gradient is dense arithmetic that compilers fuse.

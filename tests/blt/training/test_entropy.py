@@ -12,7 +12,7 @@ from blt.model.serialization import fingerprint, load_entropy_model
 from blt.splits import is_held_out
 from blt.tokenizer import frame_tokens
 from blt.training import entropy
-from blt.training.common import next_targets, record_every, token_nats
+from blt.training.common import record_every, token_nats
 from blt.training.entropy import EntropyTrainingConfig, make_rows, train_entropy_model
 from tests.blt.datasets import write_byte_dataset
 
@@ -70,11 +70,8 @@ def test_every_token_but_bos_is_a_target_once(texts, part_bytes, seq_len):
                 assert row_targets[t] == tokens[t + 1]
 
 
-def test_targets_and_nats():
-    tokens = np.array([[1, 70, 71, 2, 1, 80, 2, 0]], np.int32)
-    segment_ids = np.array([[1, 1, 1, 1, 2, 2, 2, 0]], np.int32)
-    targets = np.asarray(next_targets(tokens, segment_ids))
-    assert targets.tolist() == [[70, 71, 2, 0, 80, 2, 0, 0]]
+def test_equal_logits_cost_the_log_of_the_vocabulary():
+    targets = np.array([[70, 71, 2, 0, 80, 2, 0, 0]], np.int32)
     nats = np.asarray(token_nats(np.zeros((1, 8, 260), np.float32), targets))
     np.testing.assert_allclose(nats, np.log(260), rtol=1e-6)
 
