@@ -20,6 +20,13 @@ class UserError(BltError):
     exit_status = 2
 
 
+class ConfigError(UserError, ValueError):
+    """A layer, model or optimizer was asked for with arguments that it cannot have.
+
+    A ValueError too, since the Python API raises it to people who never run a command.
+    """
+
+
 class WorkError(BltError):
     """The work failed, or rejects passed their limit; what is done is kept (exit status 1)."""
 

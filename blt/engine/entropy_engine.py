@@ -16,14 +16,14 @@ import collections
 import dataclasses
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
+from blt.compiled import compile_function
 from blt.model.entropy_model import EntropyModel
 from blt.model.serialization import fingerprint, load_entropy_model
 from blt.tokenizer import PAD_ID
@@ -123,7 +123,9 @@ class EntropyEngine:
         self.lanes = lanes
         self.row_length = row_length
         self.fingerprint = fingerprint(model)
-        self._program = _compile(model)
+        self._program = compile_function(
+            model, lambda tokens, segment_ids, state: _entropies(model, tokens, segment_ids, state)
+        )
         self._lock = threading.Lock()  # one forward pass at a time, however many threads
 
     def run(self, parts: Iterable[tuple]) -> Iterator[DocumentEntropies]:
@@ -205,38 +207,6 @@ def _entropies(model: EntropyModel, tokens: Any, segment_ids: Any, state: Any) -
     chosen = ops.take_along_axis(all_log_probabilities, tokens[..., None], axis=-1)[..., 0]
     results = ops.stack([ops.maximum(entropies, 0.0), -chosen])
     return results, {"model": model_state, "log_probabilities": log_probabilities[:, -1]}
-
-
-def _compile(model: EntropyModel) -> Callable[..., tuple[Any, Any]]:
-    """Makes the step one compiled program, in the way of the backend."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(
-            lambda tokens, segment_ids, state: _entropies(model, tokens, segment_ids, state),
-            jit_compile=True,
-        )
-    if backend == "jax":
-        import jax
-
-        @jax.jit
-        def stateless(values: list, tokens: Any, segment_ids: Any, state: Any) -> tuple[Any, Any]:
-            mapping = list(zip(model.variables, values, strict=True))
-            with keras.StatelessScope(state_mapping=mapping):
-                return _entropies(model, tokens, segment_ids, state)
-
-        values = [variable.value for variable in model.variables]
-        return lambda *arguments: stateless(values, *arguments)
-
-    def eager(tokens: Any, segment_ids: Any, state: Any) -> tuple[Any, Any]:
-        import torch
-
-        with torch.no_grad():
-            tokens, segment_ids = (ops.convert_to_tensor(x) for x in (tokens, segment_ids))
-            return _entropies(model, tokens, segment_ids, state)
-
-    return eager
 
 
 _engines: dict[tuple, EntropyEngine] = {}

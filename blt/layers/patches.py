@@ -1,4 +1,4 @@
-"""Which patch each token lies in, and which patch it may read.
+"""Which patch each token lies in, and which patches it may read.
 
 Patches are consecutive stretches of a row. With documents a and b, patches of 1, 2, 1 and 2 tokens
 and one place of padding:
@@ -9,6 +9,7 @@ and one place of padding:
 
 A token that ends its patch reads its own; any other reads the one before it, as long as that is of
 its own document (Byte Latent Transformer, section 3.3). So no patch is read before it is complete.
+A patch that goes on after the row, by one token or more, is never complete in it.
 
 Patches and tokens are addressed in one flat axis over all rows of a batch, so that gathering and
 summing by patch cost as much as there are tokens, whatever the number of patches.
@@ -23,9 +24,10 @@ class PatchLayout:
     """The patches of a batch of rows.
 
     Args:
-      patch_lengths: [batch, num_patches] integers, tokens in each patch, 0 for no patch at the end
-        of a row.
+      patch_lengths: [batch, num_patches] integers, tokens in each patch, 0 for no patch.
       segment_ids: [batch, num_tokens] integers: 0 padding, documents from 1.
+      reads_across_documents: let tokens read patches of the document before theirs, as the
+        reference implementations do.
 
     Attributes:
       num_patches: patches in a row, empty ones included.
@@ -33,7 +35,9 @@ class PatchLayout:
       is_patch: [batch, num_patches] bool.
     """
 
-    def __init__(self, patch_lengths: Any, segment_ids: Any) -> None:
+    def __init__(
+        self, patch_lengths: Any, segment_ids: Any, *, reads_across_documents: bool = False
+    ) -> None:
         patch_lengths = ops.cast(patch_lengths, "int32")
         segment_ids = ops.cast(segment_ids, "int32")
         self.num_patches = patch_lengths.shape[1]
@@ -41,58 +45,89 @@ class PatchLayout:
         self._batch = ops.shape(segment_ids)[0]
         rows = ops.expand_dims(ops.arange(self._batch, dtype="int32"), 1)
         tokens = ops.arange(self.num_tokens, dtype="int32")
+        self._first_slots = rows * (self.num_patches + 1)
 
         ends = ops.cumsum(patch_lengths, axis=1)
-        self.is_patch = patch_lengths > 0
+        starts = ends - patch_lengths
+        self.is_patch = ops.logical_and(patch_lengths > 0, starts < self.num_tokens)
         ended = ops.expand_dims(ends, 1) <= tokens[None, :, None]
-        patch_ids = ops.sum(ops.cast(ended, "int32"), axis=2)
-        self._patch_slots = ops.reshape(rows * (self.num_patches + 1) + patch_ids, (-1,))
+        self._patch_ids = ops.sum(ops.cast(ended, "int32"), axis=2)
 
         # The first token of a patch tells its document. Places without a patch look at token 0.
-        starts = ops.where(self.is_patch, ends - patch_lengths, 0)
-        starts = ops.minimum(starts, self.num_tokens - 1)
-        flat_segments = ops.reshape(segment_ids, (-1,))
-        of_start = ops.take(flat_segments, rows * self.num_tokens + starts, axis=0)
+        starts = ops.where(self.is_patch, starts, 0)
+        self._flat_segments = ops.reshape(segment_ids, (-1,))
+        of_start = ops.take(self._flat_segments, rows * self.num_tokens + starts, axis=0)
         self.patch_segment_ids = ops.where(self.is_patch, of_start, 0)
 
-        # In the table that `read_patches` reads, slot 0 of a row is "nothing to read" and slot
-        # p + 1 is patch p. A slot of patch p - 1 is thus p: that of the patch before.
+        # In the table that tokens read, slot 0 of a row is "nothing to read" and slot p + 1 is
+        # patch p. The slot of patch p - 1 is thus p: that of the patch before.
         padded_ends = ops.pad(ends, [[0, 0], [0, 1]], constant_values=-1)
-        end_of_own = ops.take(ops.reshape(padded_ends, (-1,)), self._patch_slots, axis=0)
+        own = ops.reshape(self._first_slots + self._patch_ids, (-1,))
+        end_of_own = ops.take(ops.reshape(padded_ends, (-1,)), own, axis=0)
         ends_own = ops.reshape(end_of_own, (self._batch, self.num_tokens)) == tokens + 1
-        slots = patch_ids + ops.cast(ends_own, "int32")
-        readable_segments = ops.pad(self.patch_segment_ids, [[0, 0], [1, 0]])
-        flat = ops.reshape(rows * (self.num_patches + 1) + slots, (-1,))
-        same = ops.take(ops.reshape(readable_segments, (-1,)), flat, axis=0) == flat_segments
-        slots = ops.where(ops.reshape(same, (self._batch, self.num_tokens)), slots, 0)
-        self._readable_slots = ops.reshape(rows * (self.num_patches + 1) + slots, (-1,))
+        self._readable = self._patch_ids + ops.cast(ends_own, "int32")
+        self._reads_across_documents = reads_across_documents
 
-    def max_by_patch(self, x: Any) -> Any:
-        """Returns the elementwise maximum over each patch's tokens; 0 where there is no patch.
+    def patch_slots(self, shift: int = 0) -> Any:
+        """Returns the slot of the patch `shift` places after each token's own.
 
-        x: [batch, num_tokens, dim]; the result: [batch, num_patches, dim].
+        A patch of another document counts as none; the last slot of a row stands for that.
+
+        Returns:
+          [batch * num_tokens] int32, places in the flat axis of slots, num_patches + 1 a row.
         """
-        num_slots = self._batch * (self.num_patches + 1)
-        flat = ops.reshape(x, (-1, x.shape[-1]))
-        largest = ops.segment_max(flat, self._patch_slots, num_segments=num_slots)
-        largest = ops.reshape(largest, (self._batch, self.num_patches + 1, x.shape[-1]))
-        return ops.where(self.is_patch[..., None], largest[:, :-1], 0.0)
+        slots = self._patch_ids
+        if shift:
+            slots = ops.minimum(slots + shift, self.num_patches)
+            segments = ops.pad(self.patch_segment_ids, [[0, 0], [0, 1]])
+            slots = self._of_own_document(slots, segments, nothing=self.num_patches)
+        return ops.reshape(self._first_slots + slots, (-1,))
 
-    def softmax_by_patch(self, scores: Any, values: Any) -> Any:
-        """Returns the mean of each patch's values, weighted by the softmax of their scores.
+    def _of_own_document(
+        self, slots: Any, slot_segments: Any, *, nothing: int, any_document: bool = False
+    ) -> Any:
+        """Replaces slots [batch, num_tokens] of patches that are not of the token's document."""
+        flat = ops.reshape(self._first_slots + slots, (-1,))
+        found = ops.take(ops.reshape(slot_segments, (-1,)), flat, axis=0)
+        same = found > 0 if any_document else found == self._flat_segments
+        return ops.where(ops.reshape(same, (self._batch, self.num_tokens)), slots, nothing)
+
+    def reduce_by_patch(self, x: Any, how: str) -> Any:
+        """Returns the elementwise maximum, minimum or mean over each patch's tokens.
 
         Args:
-          scores: [batch, num_tokens, *heads] float32; the softmax is over the tokens of a patch.
-          values: [batch, num_tokens, *heads, dim].
+          x: [batch, num_tokens, dim].
+          how: "max", "min" or "avg".
+
+        Returns:
+          [batch, num_patches, dim]; 0 where there is no patch.
+        """
+        flat = ops.reshape(x, (-1, x.shape[-1]))
+        slots = self.patch_slots()
+        num_slots = self._batch * (self.num_patches + 1)
+        if how == "avg":
+            reduced = ops.segment_sum(flat, slots, num_segments=num_slots)
+            count = ops.segment_sum(ops.ones_like(flat[:, :1]), slots, num_segments=num_slots)
+            reduced = reduced / ops.maximum(count, 1.0)
+        elif how == "min":
+            reduced = -ops.segment_max(-flat, slots, num_segments=num_slots)
+        else:
+            reduced = ops.segment_max(flat, slots, num_segments=num_slots)
+        reduced = ops.reshape(reduced, (self._batch, self.num_patches + 1, x.shape[-1]))
+        return ops.where(self.is_patch[..., None], reduced[:, :-1], 0.0)
+
+    def softmax_by_patch(self, scores: Any, values: Any, slots: Any) -> Any:
+        """Returns the mean of the values in each slot, weighted by the softmax of their scores.
+
+        Args:
+          scores: [places, *heads] float32; the softmax is over the places of a slot.
+          values: [places, *heads, dim].
+          slots: [places] int32, from `patch_slots`.
 
         Returns:
           [batch, num_patches, *heads, dim]; 0 where there is no patch.
         """
         num_slots = self._batch * (self.num_patches + 1)
-        heads = tuple(scores.shape[2:])
-        slots = self._patch_slots
-        scores = ops.reshape(scores, (-1, *heads))
-        values = ops.reshape(values, (-1, *values.shape[2:]))
         largest = ops.segment_max(ops.stop_gradient(scores), slots, num_segments=num_slots)
         weights = ops.exp(scores - ops.take(largest, slots, axis=0))
         total = ops.segment_sum(weights, slots, num_segments=num_slots)
@@ -103,24 +138,55 @@ class PatchLayout:
         mean = ops.reshape(mean, (self._batch, self.num_patches + 1, *mean.shape[1:]))
         return mean[:, :-1]
 
-    def own_patch(self, x: Any) -> Any:
-        """Returns for each token the entry of the patch it lies in; 0 outside all patches.
+    def take_by_patch(self, x: Any, slots: Any) -> Any:
+        """Returns the entries of patches x [batch, num_patches, ...] in slots [places].
 
-        x: [batch, num_patches, ...]; the result: [batch, num_tokens, ...].
+        [places, ...]; 0 outside all patches.
         """
-        return self._take(x, [0, 1], self._patch_slots)
+        return self._take(x, [0, 1], slots)
 
-    def readable_patch(self, x: Any) -> Any:
-        """Returns for each token the entry of the patch it may read; 0 where there is none.
+    def readable_patches(self, x: Any, window: int = 1) -> tuple[Any, Any]:
+        """Returns the entries of the last patches that each token may read.
 
-        What padding reads means nothing.
+        Args:
+          x: [batch, num_patches, ...].
+          window: patches; the latest complete one, and window - 1 before it.
 
-        x: [batch, num_patches, ...]; the result: [batch, num_tokens, ...].
+        Returns:
+          [batch, num_tokens, window, ...], latest first, 0 where there is none; and
+          [batch, num_tokens, window] bool, where there is one. What padding reads means nothing.
         """
-        return self._take(x, [1, 0], self._readable_slots)
+        segments = ops.pad(self.patch_segment_ids, [[0, 0], [1, 0]])
+        found, exists = [], []
+        for shift in range(window):
+            slots = ops.maximum(self._readable - shift, 0)
+            slots = self._of_own_document(
+                slots, segments, nothing=0, any_document=self._reads_across_documents
+            )
+            exists.append(slots > 0)
+            flat = ops.reshape(self._first_slots + slots, (-1,))
+            taken = self._take(x, [1, 0], flat)
+            found.append(ops.reshape(taken, (self._batch, self.num_tokens, *x.shape[2:])))
+        return ops.stack(found, axis=2), ops.stack(exists, axis=2)
 
     def _take(self, x: Any, padding: list[int], slots: Any) -> Any:
         inner = tuple(x.shape[2:])
         table = ops.pad(x, [[0, 0], padding, *([0, 0] for _ in inner)])
-        taken = ops.take(ops.reshape(table, (-1, *inner)), slots, axis=0)
-        return ops.reshape(taken, (self._batch, self.num_tokens, *inner))
+        return ops.take(ops.reshape(table, (-1, *inner)), slots, axis=0)
+
+
+class LastPatches:
+    """Stands in for a `PatchLayout` where rows are one token that reads given patches.
+
+    Args:
+      exists: [batch, window] bool: which of the given patches there are.
+    """
+
+    def __init__(self, exists: Any) -> None:
+        self._exists = exists
+        self.num_patches = exists.shape[1]
+
+    def readable_patches(self, x: Any, window: int = 1) -> tuple[Any, Any]:
+        """x [batch, window, ...], latest first -> [batch, 1, window, ...], [batch, 1, window]."""
+        exists = ops.reshape(self._exists, (-1, window, *[1] * (len(x.shape) - 2)))
+        return ops.expand_dims(ops.where(exists, x, 0), 1), ops.expand_dims(self._exists, 1)

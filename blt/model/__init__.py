@@ -4,6 +4,7 @@ Once this is imported, `keras.models.load_model` reads the files that `blt` writ
 """
 
 from blt.model.blt import ByteLatentTransformer
+from blt.model.config import create_blt_from_config
 from blt.model.entropy_model import EntropyModel
 
-__all__ = ["ByteLatentTransformer", "EntropyModel"]
+__all__ = ["ByteLatentTransformer", "EntropyModel", "create_blt_from_config"]

@@ -1,92 +1,111 @@
 """The Byte Latent Transformer (arXiv 2412.09871): bytes in, patches inside, bytes out.
 
     tokens ──► local encoder ──────────────── byte states ───────────► local decoder ──► logits
-                     └──► patches ──► global transformer ──► patches ──────┘
+       │             └──► patches ──► global transformer ──► patches ──────┘
+       └──► entropy model ──► patcher: where patches begin
 
 The local models are small and run on every byte; the global transformer is large and runs once a
-patch. Where patches begin is an input: `patch_lengths`.
+patch. Where patches begin is an input, `patch_lengths`, as the pipelines compute it beforehand; or
+the model's own entropy model and patcher find it.
+
+Departures from the paper are listed in docs/model.md.
 """
 
 import dataclasses
+import inspect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
 from keras import ops
 
-from blt.errors import UserError, near_names
+from blt.errors import ConfigError
 from blt.layers import make_block_mask
+from blt.layers.attention import DEFAULT_WINDOW, choose_block_size
+from blt.layers.normalization import DEFAULT_NORMALIZATION
+from blt.layers.patcher import Patcher
 from blt.layers.patches import PatchLayout
-from blt.model.entropy_model import EntropyModel, choose_block_size
+from blt.layers.registry import check_keys, split_type
+from blt.model.entropy_model import EntropyModel
 from blt.model.global_transformer import GlobalTransformer
 from blt.model.local_decoder import LocalDecoder
 from blt.model.local_encoder import LocalEncoder
+from blt.model.presets import BLT_PRESETS, check_preset, create_entropy_model
 from blt.model.serialization import load_model_file
 from blt.patching.rules import PatchRule
-from blt.tokenizer import VOCAB_SIZE
+from blt.tokenizer import PAD_ID, VOCAB_SIZE, ByteTokenizer
 
-# `tiny` is ours, made for a CPU and a minute of training: nearly all of its parameters are n-gram
-# embeddings, of which a byte needs five.
-BLT_PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {
-        "local_dim": 64,
-        "global_dim": 128,
-        "num_encoder_layers": 1,
-        "num_global_layers": 2,
-        "num_decoder_layers": 1,
-        "local_heads": 4,
-        "global_heads": 4,
-        "local_window": 64,
-        "ngram_sizes": [2, 3, 4, 5, 6],
-        "ngram_table_size": 16384,
-    },
+# The published code's threshold (nats; 1.927 bits), for a model that is given none.
+DEFAULT_THRESHOLD_NATS = 1.335442066192627
+
+_HEAD_DIM = 64  # of heads whose number is not given
+_CROSS_ATTENTION_DEFAULTS = {
+    "num_heads": None,
+    "encoder_layers": "last",
+    "decoder_layers": "all",
+    "encoder_window": 1,
+    "decoder_window": 1,
+    "residual_scale": 1.0,
 }
-
-
-def _hidden_dim(dim: int) -> int:
-    """Returns 8/3 of a width, rounded up to 64: a SwiGLU as large as a common MLP."""
-    return math.ceil(dim * 8 / 3 / 64) * 64
+_COMPATS = (None, "meta", "hf")
 
 
 @keras.saving.register_keras_serializable(package="blt")
 class ByteLatentTransformer(keras.Model):
     """A causal byte language model that spends most of its work on patches.
 
+    Configs of attention, feed-forward networks and norms are what `blt.layers.create_…` take: a
+    name, or a dict of `type` and arguments. Attention without `num_heads` has heads of width 64.
+
     Args:
       vocab_size: ids it knows.
       local_dim: width of local encoder and decoder.
       global_dim: width of the global transformer.
       num_encoder_layers, num_global_layers, num_decoder_layers: transformer layers of each.
-      local_heads, global_heads: query heads.
-      global_kv_heads: key and value heads of the global transformer; None for `global_heads`.
-      cross_attention_heads: of both cross-attentions; None for `local_heads`.
-      local_hidden_dim, global_hidden_dim: of the feed-forward networks; None for 8/3 of the width.
-      local_window: bytes that local attention sees, the current one included.
+      local_attention_config, local_ffn_config, local_norm_type: of encoder and decoder; attention
+        sees a `window` of 512 bytes unless told otherwise.
+      decoder_attention_config, decoder_ffn_config, decoder_norm_type: where the decoder differs.
+      global_attention_config, global_ffn_config, global_norm_type: of the global transformer.
+      global_moe_config: a mixture of experts in place of its feed-forward networks, see
+        `TransformerLayer`; None for none.
+      cross_attention_config: `num_heads` (None for those of local attention), `encoder_layers`
+        ("last", "all" or "none"), `decoder_layers` ("all", "first" or "none"), `encoder_window` and
+        `decoder_window` (patches, 1), `residual_scale` (1; the published checkpoints have 2).
+      pooling: what a patch's queries start from: "max", "min" or "avg" of its byte states.
       num_slices: vectors of width `local_dim` that make a patch; None for as many as `global_dim`
         needs.
-      rope_theta: base of the rotary positions.
-      normalization_type: see `create_normalization_layer`.
-      ngram_sizes, ngram_table_size: of the hashed n-grams; none by default.
+      ngram_sizes, ngram_table_size, num_hash_functions: of the hashed n-grams; none by default.
       max_sequence_length, max_patches: tokens and patches in the rows it was trained on. Longer
         rows can be run, but are scored in windows of this size.
-      entropy_model: the frozen model that says where patches begin, or its serialized form; kept
-        in the file, so that it is at hand, but no part of this model's function or size.
-      patch_rule: the rule that cuts by it, as `PatchRule` or as its fields.
+      entropy_model: the frozen model that says where patches begin: an `EntropyModel`, its
+        serialized form, or the name of a preset, of which an untrained one is made. It is kept in
+        the file, but is no part of this model's function of given patches, nor of its size. None:
+        patches are always given, or cut by a rule that needs no entropies.
+      patch_rule: the rule that cuts, as `PatchRule` or as its fields; None for `entropy` with the
+        published threshold, if there is an entropy model.
       entropy_fingerprint: of the entropy model that made the boundaries it was trained with.
+      compat: reproduces a reference implementation at the edges, for its checkpoints. "meta":
+        n-grams and the decoder's reading run on across documents of a row. "hf": that, and the last
+        token of a row whose patches end with it reads the patch before its own; with encoder
+        cross-attention at all layers, patches are pooled anew at each.
 
     Call:
       tokens: [batch, num_tokens] integers.
-      patch_lengths: [batch, num_patches] integers; each row sums to its tokens, with 0 for no patch
-        at the end.
-      segment_ids: [batch, num_tokens] integers: documents of a row from 1, 0 for padding; documents
-        do not see one another, and a patch lies in one of them. None: each row is one document, as
-        long as its patches.
+      patch_lengths: [batch, num_patches] integers, 0 for no patch. Each row sums to its tokens, or
+        to one more if it is known whether the token that follows the row opens a patch: the last
+        token reads its own patch only if that is complete. None: the model cuts for itself.
+      segment_ids: [batch, num_tokens] integers: documents of a row from 1, 0 for padding at its
+        end; documents do not see one another, and a patch lies in one of them. None: each row is
+        one document, as long as its patches; or, without those, up to where only PAD follows.
 
     Returns:
       [batch, num_tokens, vocab_size] float32 logits. Entry i predicts token i + 1, from tokens up
       to i and the patches complete by then.
+
+    Raises:
+      ConfigError: an option, or a key of a config, is unknown or out of range.
     """
 
     def __init__(
@@ -96,32 +115,40 @@ class ByteLatentTransformer(keras.Model):
         local_dim: int = 256,
         global_dim: int = 384,
         num_encoder_layers: int = 1,
-        num_global_layers: int = 4,
-        num_decoder_layers: int = 2,
-        local_heads: int = 4,
-        global_heads: int = 6,
-        global_kv_heads: int | None = None,
-        cross_attention_heads: int | None = None,
-        local_hidden_dim: int | None = None,
-        global_hidden_dim: int | None = None,
-        local_window: int = 512,
+        num_global_layers: int = 5,
+        num_decoder_layers: int = 3,
+        local_attention_config: str | Mapping[str, Any] = "sliding_window",
+        local_ffn_config: str | Mapping[str, Any] = "swiglu",
+        local_norm_type: str | Mapping[str, Any] = DEFAULT_NORMALIZATION,
+        decoder_attention_config: str | Mapping[str, Any] | None = None,
+        decoder_ffn_config: str | Mapping[str, Any] | None = None,
+        decoder_norm_type: str | Mapping[str, Any] | None = None,
+        global_attention_config: str | Mapping[str, Any] = "group_query",
+        global_ffn_config: str | Mapping[str, Any] = "swiglu",
+        global_norm_type: str | Mapping[str, Any] = DEFAULT_NORMALIZATION,
+        global_moe_config: Mapping[str, Any] | None = None,
+        cross_attention_config: Mapping[str, Any] | None = None,
+        pooling: str = "max",
         num_slices: int | None = None,
-        rope_theta: float = 10_000.0,
-        normalization_type: str = "zero_centered_rms_norm",
         ngram_sizes: Sequence[int] = (),
         ngram_table_size: int = 0,
+        num_hash_functions: int = 1,
         max_sequence_length: int = 1024,
         max_patches: int = 512,
-        entropy_model: EntropyModel | Mapping[str, Any] | None = None,
+        entropy_model: EntropyModel | Mapping[str, Any] | str | None = "tiny",
         patch_rule: PatchRule | Mapping[str, Any] | None = None,
         entropy_fingerprint: str | None = None,
+        compat: str | None = None,
         **kwargs: Any,
     ) -> None:
         # A name of its own: Keras would count the models made in this process into it.
         kwargs.setdefault("name", "byte_latent_transformer")
+        _check_layer_arguments(kwargs)
         super().__init__(**kwargs)
-        if local_window < 1:
-            raise ValueError(f"local_window must be at least 1, got {local_window}.")
+        if compat not in _COMPATS:
+            raise ConfigError(f"compat {compat!r}: not one of None, 'meta', 'hf'.")
+        local_attention = _complete_attention(local_attention_config, local_dim, is_local=True)
+        cross_attention = _complete_cross_attention(cross_attention_config, local_attention)
         self._options = {
             "vocab_size": vocab_size,
             "local_dim": local_dim,
@@ -129,102 +156,217 @@ class ByteLatentTransformer(keras.Model):
             "num_encoder_layers": num_encoder_layers,
             "num_global_layers": num_global_layers,
             "num_decoder_layers": num_decoder_layers,
-            "local_heads": local_heads,
-            "global_heads": global_heads,
-            "global_kv_heads": global_kv_heads,
-            "cross_attention_heads": cross_attention_heads or local_heads,
-            "local_hidden_dim": local_hidden_dim or _hidden_dim(local_dim),
-            "global_hidden_dim": global_hidden_dim or _hidden_dim(global_dim),
-            "local_window": local_window,
-            "num_slices": num_slices or math.ceil(global_dim / local_dim),
-            "rope_theta": rope_theta,
-            "normalization_type": normalization_type,
+            "local_attention_config": local_attention,
+            "local_ffn_config": local_ffn_config,
+            "local_norm_type": local_norm_type,
+            "decoder_attention_config": decoder_attention_config
+            and _complete_attention(decoder_attention_config, local_dim, is_local=True),
+            "decoder_ffn_config": decoder_ffn_config,
+            "decoder_norm_type": decoder_norm_type,
+            "global_attention_config": _complete_attention(global_attention_config, global_dim),
+            "global_ffn_config": global_ffn_config,
+            "global_norm_type": global_norm_type,
+            "global_moe_config": global_moe_config,
+            "cross_attention_config": cross_attention,
+            "pooling": pooling,
+            "num_slices": _num_slices(num_slices, local_dim, global_dim, cross_attention),
             "ngram_sizes": list(ngram_sizes),
             "ngram_table_size": ngram_table_size,
+            "num_hash_functions": num_hash_functions,
             "max_sequence_length": max_sequence_length,
             "max_patches": max_patches,
             "entropy_fingerprint": entropy_fingerprint,
+            "compat": compat,
         }
         self.vocab_size = vocab_size
-        self.local_window = local_window
         self.max_sequence_length = max_sequence_length
         self.max_patches = max_patches
-        self.block_size = choose_block_size(local_window)
         self.entropy_fingerprint = entropy_fingerprint
-        if isinstance(entropy_model, Mapping):
+        self.compat = compat
+        self.tokenizer = ByteTokenizer()
+        self._take_entropy_model(entropy_model, patch_rule)
+        self._make_layers()
+        self.build((None, self.block_size))
+
+    def _take_entropy_model(self, entropy_model: Any, patch_rule: Any) -> None:
+        if isinstance(entropy_model, str):
+            entropy_model = create_entropy_model(entropy_model)
+        elif isinstance(entropy_model, Mapping):
             entropy_model = keras.saving.deserialize_keras_object(dict(entropy_model))
         if isinstance(patch_rule, Mapping):
             patch_rule = PatchRule(**patch_rule)
+        if patch_rule is None and entropy_model is not None:
+            patch_rule = PatchRule(threshold_nats=DEFAULT_THRESHOLD_NATS)
         self.patch_rule = patch_rule
+        self.patcher = patch_rule and Patcher(patch_rule, name="patcher")
         self.entropy_model = entropy_model
         if entropy_model is not None:
             # Both, since on TensorFlow an assignment of the value it has does nothing, and a model
             # read from a file is marked as frozen before it has layers that could be.
             entropy_model.trainable = True
             entropy_model.trainable = False
-        self._make_layers()
-        self.build((None, self.block_size))
 
     def _make_layers(self) -> None:
         options = self._options
-        shared = {
-            "rope_theta": options["rope_theta"],
-            "normalization_type": options["normalization_type"],
-            "dtype": self.dtype_policy,
-        }
+        cross = options["cross_attention_config"]
         local = {
             "vocab_size": options["vocab_size"],
             "dim": options["local_dim"],
-            "num_heads": options["local_heads"],
-            "hidden_dim": options["local_hidden_dim"],
             "num_slices": options["num_slices"],
-            "cross_attention_heads": options["cross_attention_heads"],
-            **shared,
+            "dtype": self.dtype_policy,
         }
+        names = ("attention_config", "ffn_config", "norm_type")
+        encoder, decoder, large = (
+            {name.replace("norm", "normalization"): options[f"{part}_{name}"] for name in names}
+            for part in ("local", "decoder", "global")
+        )
+        decoder = {name: value or encoder[name] for name, value in decoder.items()}
+
+        def cross_attention(part: str, normalization_type: Any) -> dict[str, Any]:
+            return {
+                "cross_attention_layers": cross[f"{part}_layers"],
+                "cross_attention_config": {
+                    "num_heads": cross["num_heads"],
+                    "window": cross[f"{part}_window"],
+                    "residual_scale": cross["residual_scale"],
+                    "normalization_type": normalization_type,
+                },
+            }
+
         self.local_encoder = LocalEncoder(
             num_layers=options["num_encoder_layers"],
+            pooling=options["pooling"],
+            pools_each_layer=self.compat == "hf",
             ngram_sizes=options["ngram_sizes"],
             ngram_table_size=options["ngram_table_size"],
+            num_hash_functions=options["num_hash_functions"],
+            hashes_across_documents=self.compat is not None,
             name="local_encoder",
+            **encoder,
+            **cross_attention("encoder", encoder["normalization_type"]),
             **local,
         )
         self.global_transformer = GlobalTransformer(
             dim=options["global_dim"],
             num_layers=options["num_global_layers"],
-            num_heads=options["global_heads"],
-            num_kv_heads=options["global_kv_heads"],
-            hidden_dim=options["global_hidden_dim"],
+            moe_config=options["global_moe_config"],
             name="global_transformer",
-            **shared,
+            dtype=self.dtype_policy,
+            **large,
         )
         self.local_decoder = LocalDecoder(
-            num_layers=options["num_decoder_layers"], name="local_decoder", **local
+            patch_dim=options["global_dim"],
+            num_layers=options["num_decoder_layers"],
+            name="local_decoder",
+            **decoder,
+            **cross_attention("decoder", decoder["normalization_type"]),
+            **local,
         )
+        self.encoder_window = self.local_encoder.transformer_layers[0].attention.window
+        self.decoder_window = self.local_decoder.transformer_layers[0].attention.window
+        if self.encoder_window is None or self.decoder_window is None:
+            raise ConfigError("local attention must have a window, in bytes.")
+        self.block_size = choose_block_size(min(self.encoder_window, self.decoder_window))
 
     def build(self, input_shape: Any) -> None:
         options = self._options
-        byte_states = (None, None, options["local_dim"])
+        width = options["local_dim"]
+        if options["cross_attention_config"]["encoder_layers"] != "none":
+            width *= options["num_slices"]
         self.local_encoder.build(input_shape)
-        self.global_transformer.build((None, None, options["num_slices"] * options["local_dim"]))
-        self.local_decoder.build(byte_states, (None, None, options["global_dim"]))
+        self.global_transformer.build((None, None, width))
+        self.local_decoder.build((None, None, options["local_dim"]))
 
-    def call(self, tokens: Any, patch_lengths: Any, segment_ids: Any = None) -> Any:
+    def call(self, tokens: Any, patch_lengths: Any = None, segment_ids: Any = None) -> Any:
         num_tokens = tokens.shape[1]
         tokens = ops.cast(tokens, "int32")
+        if patch_lengths is None:
+            if segment_ids is None:
+                segment_ids = _until_padding(tokens)
+            patch_lengths = self.find_patch_lengths(tokens, segment_ids)
         patch_lengths = ops.cast(patch_lengths, "int32")
+        total = ops.sum(patch_lengths, axis=1, keepdims=True)
         if segment_ids is None:
-            total = ops.sum(patch_lengths, axis=1, keepdims=True)
             segment_ids = ops.arange(num_tokens, dtype="int32")[None] < total
         segment_ids = ops.cast(segment_ids, "int32")
+        if self.compat == "hf":
+            patch_lengths = _leave_last_open(patch_lengths, segment_ids)
         padding = -num_tokens % self.block_size
         if padding:
             tokens = ops.pad(tokens, [[0, 0], [0, padding]])
             segment_ids = ops.pad(segment_ids, [[0, 0], [0, padding]])
-        mask = make_block_mask(segment_ids, window=self.local_window, block_size=self.block_size)
-        layout = PatchLayout(patch_lengths, segment_ids)
-        byte_states, patches = self.local_encoder(tokens, segment_ids, mask, layout=layout)
+        encoder_mask, decoder_mask = self._masks(segment_ids)
+        layout = PatchLayout(
+            patch_lengths, segment_ids, reads_across_documents=self.compat is not None
+        )
+        byte_states, patches = self.local_encoder(tokens, segment_ids, encoder_mask, layout=layout)
         patches = self.global_transformer(patches, layout.patch_segment_ids)
-        return self.local_decoder(byte_states, patches, mask, layout=layout)[:, :num_tokens]
+        logits = self.local_decoder(byte_states, patches, decoder_mask, layout=layout)
+        return logits[:, :num_tokens]
+
+    def _masks(self, segment_ids: Any) -> tuple[Any, Any]:
+        encoder_mask = make_block_mask(
+            segment_ids, window=self.encoder_window, block_size=self.block_size
+        )
+        if self.decoder_window == self.encoder_window:
+            return encoder_mask, encoder_mask
+        return encoder_mask, make_block_mask(
+            segment_ids, window=self.decoder_window, block_size=self.block_size
+        )
+
+    def find_patch_lengths(self, tokens: Any, segment_ids: Any = None) -> Any:
+        """Cuts rows by the model's own entropy model and rule.
+
+        Args:
+          tokens, segment_ids: as the model's call takes them.
+
+        Returns:
+          [batch, num_tokens + 1] int32; a row sums to its tokens and the one that follows (with
+          `compat="hf"`: to its tokens).
+
+        Raises:
+          ConfigError: there is no rule, or no entropy model that it needs.
+        """
+        if self.patcher is None:
+            raise ConfigError(
+                "patch_lengths are needed: this model has no patch_rule to cut patches by."
+            )
+        tokens = ops.cast(tokens, "int32")
+        segment_ids = _until_padding(tokens) if segment_ids is None else segment_ids
+        if self.patch_rule.needs_entropies:
+            if self.entropy_model is None:
+                raise ConfigError(
+                    "patch_lengths are needed: this model has no entropy model to cut patches by. "
+                    "Give it one: entropy_model=..."
+                )
+            logits = ops.stop_gradient(self.entropy_model(tokens, segment_ids=segment_ids))
+            entropies = self.entropy_model.compute_entropy(logits)
+        else:
+            entropies = ops.zeros_like(tokens, dtype="float32")
+        return self.patcher(entropies, tokens, segment_ids, include_next=self.compat != "hf")
+
+    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **kwargs: Any) -> None:
+        """As Keras's; "sparse_categorical_crossentropy" is of logits, which this model gives."""
+        if loss == "sparse_categorical_crossentropy":
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        super().compile(optimizer=optimizer, loss=loss, **kwargs)
+
+    def get_compile_config(self) -> dict[str, Any] | None:
+        return super().get_compile_config()
+
+    def compile_from_config(self, config: Mapping[str, Any]) -> None:
+        # Keras leaves this to models that override `compile`.
+        self.compile(**keras.saving.deserialize_keras_object(dict(config)))
+        if self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
+
+    def generate(
+        self, prompts: str | bytes | Sequence[str | bytes], **options: Any
+    ) -> Any | Iterator[Any]:
+        """Goes on with prompts, byte by byte; see `blt.generation.generate` for the options."""
+        from blt.generation import generate
+
+        return generate(self, prompts, **options)
 
     def count_params(self) -> int:
         """Returns the number of parameters, those of the entropy model left out."""
@@ -244,6 +386,60 @@ class ByteLatentTransformer(keras.Model):
         }
 
 
+def _check_layer_arguments(kwargs: Mapping[str, Any]) -> None:
+    """Raises ConfigError for an argument that neither we nor Keras's models know."""
+    known = [name for name in inspect.signature(ByteLatentTransformer).parameters if name != "self"]
+    known.remove("kwargs")
+    check_keys("ByteLatentTransformer", kwargs, [*known, "name", "dtype", "trainable"])
+
+
+def _complete_attention(
+    config: str | Mapping[str, Any], dim: int, *, is_local: bool = False
+) -> dict[str, Any]:
+    kind, arguments = split_type(config, "sliding_window" if is_local else "group_query")
+    defaults: dict[str, Any] = {"num_heads": max(1, dim // _HEAD_DIM)}
+    if is_local:
+        defaults["window"] = DEFAULT_WINDOW
+    return {"type": kind, **defaults, **arguments}
+
+
+def _complete_cross_attention(
+    config: Mapping[str, Any] | None, local_attention: Mapping[str, Any]
+) -> dict[str, Any]:
+    config = dict(config or {})
+    check_keys("cross_attention_config", config, _CROSS_ATTENTION_DEFAULTS)
+    config = {**_CROSS_ATTENTION_DEFAULTS, **config}
+    if (config["encoder_layers"] == "none") != (config["decoder_layers"] == "none"):
+        raise ConfigError(
+            "cross_attention_config: encoder_layers and decoder_layers must be 'none' together."
+        )
+    config["num_heads"] = config["num_heads"] or local_attention["num_heads"]
+    return config
+
+
+def _num_slices(
+    given: int | None, local_dim: int, global_dim: int, cross_attention: Mapping[str, Any]
+) -> int:
+    if cross_attention["encoder_layers"] == "none":
+        return 1
+    return given or math.ceil(global_dim / local_dim)
+
+
+def _until_padding(tokens: Any) -> Any:
+    """[batch, num_tokens] int32: 1 up to the last token that is not PAD, 0 after it."""
+    from_here = ops.flip(ops.cumsum(ops.flip(ops.cast(tokens != PAD_ID, "int32"), 1), axis=1), 1)
+    return ops.cast(from_here > 0, "int32")
+
+
+def _leave_last_open(patch_lengths: Any, segment_ids: Any) -> Any:
+    """Lets the last patch of rows that end with it go on for one token."""
+    ends = ops.cumsum(patch_lengths, axis=1)
+    total = ends[:, -1:]
+    is_last = ops.logical_and(ends == total, patch_lengths > 0)
+    count = ops.sum(ops.cast(segment_ids > 0, "int32"), axis=1, keepdims=True)
+    return patch_lengths + ops.cast(ops.logical_and(is_last, total == count), "int32")
+
+
 def create_blt(preset: str, **changes: Any) -> ByteLatentTransformer:
     """Makes an untrained BLT.
 
@@ -254,17 +450,8 @@ def create_blt(preset: str, **changes: Any) -> ByteLatentTransformer:
     Raises:
       UserError: there is no such preset.
     """
-    check_blt_preset(preset)
+    check_preset(preset, BLT_PRESETS)
     return ByteLatentTransformer(**{**BLT_PRESETS[preset], **changes})
-
-
-def check_blt_preset(preset: str) -> None:
-    """Raises UserError unless there is such a preset."""
-    if preset not in BLT_PRESETS:
-        raise UserError(
-            f"--preset {preset}: not one of {', '.join(BLT_PRESETS)}."
-            + near_names(preset, BLT_PRESETS)
-        )
 
 
 def load_blt(path: str | Path) -> ByteLatentTransformer:

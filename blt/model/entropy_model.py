@@ -8,28 +8,21 @@ It runs in two ways that give the same numbers: over whole rows (`call`), and ov
 where the last ones ended (`stream`), with the keys and values of the window carried along.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
-from blt.layers import ByteEmbedding, TransformerLayer, create_normalization_layer, make_block_mask
-from blt.layers.attention import DEFAULT_BLOCK_SIZE, num_past_blocks
+from blt.errors import ConfigError
+from blt.layers import ByteEmbedding, create_normalization_layer, make_block_mask
+from blt.layers.attention import choose_block_size, num_past_tokens
+from blt.layers.feed_forward import DEFAULT_EXPANSION, ffn_hidden_dim
+from blt.layers.normalization import DEFAULT_NORMALIZATION
+from blt.layers.transformer import create_transformer_layers
 from blt.tokenizer import VOCAB_SIZE
 
 _NO_SEGMENT = -1  # before a stream begins; no token has it
-
-
-def choose_block_size(window: int) -> int:
-    """Returns how many queries share their keys: half a window, a power of two in [16, 128].
-
-    A block of q queries computes scores for window + q keys at most, so smaller blocks waste less
-    and larger ones make larger matrix products. The result of attention does not depend on it.
-    """
-    half = max(1, window // 2)
-    return min(DEFAULT_BLOCK_SIZE, max(16, 2 ** math.floor(math.log2(half))))
 
 
 @keras.saving.register_keras_serializable(package="blt")
@@ -40,8 +33,9 @@ class EntropyModel(keras.Model):
       vocab_size: ids it knows.
       dim: width.
       num_layers: transformer layers.
-      num_heads: query heads, each dim / num_heads wide.
+      num_heads: query heads.
       num_kv_heads: key and value heads; None for as many as query heads.
+      head_dim: width of a head; None for dim / num_heads.
       hidden_dim: width of the feed-forward network; None for 8/3 of `dim`, rounded up to 64.
       window: tokens that attention sees, the current one included.
       rope_theta: base of the rotary positions.
@@ -66,10 +60,11 @@ class EntropyModel(keras.Model):
         num_layers: int = 2,
         num_heads: int = 4,
         num_kv_heads: int | None = None,
+        head_dim: int | None = None,
         hidden_dim: int | None = None,
         window: int = 512,
         rope_theta: float = 10_000.0,
-        normalization_type: str = "zero_centered_rms_norm",
+        normalization_type: str | Mapping[str, Any] = DEFAULT_NORMALIZATION,
         ngram_sizes: Sequence[int] = (),
         ngram_table_size: int = 0,
         **kwargs: Any,
@@ -78,13 +73,14 @@ class EntropyModel(keras.Model):
         kwargs.setdefault("name", "entropy_model")
         super().__init__(**kwargs)
         if window < 1:
-            raise ValueError(f"window must be at least 1, got {window}.")
+            raise ConfigError(f"window must be at least 1, got {window}.")
         self.vocab_size = vocab_size
         self.dim = dim
         self.num_layers = num_layers
         self.num_heads = num_heads
         self.num_kv_heads = num_kv_heads
-        self.hidden_dim = hidden_dim or math.ceil(dim * 8 / 3 / 64) * 64
+        self.head_dim = head_dim
+        self.hidden_dim = hidden_dim or ffn_hidden_dim(dim, DEFAULT_EXPANSION)
         self.window = window
         self.rope_theta = rope_theta
         self.normalization_type = normalization_type
@@ -101,18 +97,20 @@ class EntropyModel(keras.Model):
             name="embedding",
             dtype=policy,
         )
-        self.transformer_layers = [
-            TransformerLayer(
-                num_heads,
-                self.hidden_dim,
-                num_kv_heads=num_kv_heads,
-                rope_theta=rope_theta,
-                normalization_type=normalization_type,
-                name=f"layer_{i}",
-                dtype=policy,
-            )
-            for i in range(num_layers)
-        ]
+        self.transformer_layers = create_transformer_layers(
+            num_layers,
+            attention_config={
+                "type": "sliding_window",
+                "num_heads": num_heads,
+                "num_kv_heads": num_kv_heads,
+                "head_dim": head_dim,
+                "window": window,
+                "rope_theta": rope_theta,
+            },
+            ffn_config={"type": "swiglu", "hidden_dim": self.hidden_dim},
+            normalization_type=normalization_type,
+            dtype=policy,
+        )
         self.norm = create_normalization_layer(normalization_type, name="norm", dtype=policy)
         self.output_layer = keras.layers.Dense(
             vocab_size, use_bias=False, name="output", dtype="float32"
@@ -136,16 +134,16 @@ class EntropyModel(keras.Model):
         if padding:
             tokens = ops.pad(tokens, [[0, 0], [0, padding]])
             segment_ids = ops.pad(segment_ids, [[0, 0], [0, padding]])
-        mask = make_block_mask(segment_ids, window=self.window, block_size=self.block_size)
+        block_mask = make_block_mask(segment_ids, window=self.window, block_size=self.block_size)
         x = self.embedding(tokens, segment_ids)
         for layer in self.transformer_layers:
-            x = layer(x, mask)
+            x = layer(x, block_mask)
         return self.output_layer(self.norm(x[:, :num_tokens]))
 
     @property
     def num_past(self) -> int:
         """Tokens before a row whose keys and values `stream` carries: whole blocks."""
-        return num_past_blocks(self.window, self.block_size) * self.block_size
+        return num_past_tokens(self.window, self.block_size)
 
     @property
     def _num_ngram_past(self) -> int:
@@ -174,7 +172,7 @@ class EntropyModel(keras.Model):
         `call` gives on the whole row.
 
         Args:
-          tokens: [batch, num_tokens] int32, num_tokens a multiple of `block_size`.
+          tokens: [batch, num_tokens] int32, num_tokens a multiple of `block_size`, or 1.
           segment_ids: [batch, num_tokens] int32, not negative. A document keeps its id from row to
             row; another document within reach of the window has another.
           state: from `initial_state` or the call before.
@@ -187,10 +185,10 @@ class EntropyModel(keras.Model):
         all_segments = ops.concatenate([state["segment_ids"], segment_ids], axis=1)
         num_kept = all_tokens.shape[1] - num_tokens
         past_segment_ids = state["segment_ids"][:, num_kept - self.num_past :]
-        mask = make_block_mask(
+        block_mask = make_block_mask(
             segment_ids,
             window=self.window,
-            block_size=self.block_size,
+            block_size=min(num_tokens, self.block_size),
             past_segment_ids=past_segment_ids,
         )
         start = num_kept - self._num_ngram_past
@@ -198,7 +196,7 @@ class EntropyModel(keras.Model):
         x = x[:, self._num_ngram_past :]
         new_past = []
         for layer, past in zip(self.transformer_layers, state["past"], strict=True):
-            x, past = layer(x, mask, past=past)
+            x, past = layer(x, block_mask, past=past)
             new_past.append(past)
         new_state = {
             "tokens": all_tokens[:, num_tokens:],
@@ -229,6 +227,7 @@ class EntropyModel(keras.Model):
             "num_layers": self.num_layers,
             "num_heads": self.num_heads,
             "num_kv_heads": self.num_kv_heads,
+            "head_dim": self.head_dim,
             "hidden_dim": self.hidden_dim,
             "window": self.window,
             "rope_theta": self.rope_theta,

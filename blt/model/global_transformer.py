@@ -1,15 +1,22 @@
 """The global transformer: the large model, which runs once a patch."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
-from blt.layers import TransformerLayer, make_block_mask
+from blt.layers import make_block_mask
+from blt.layers.transformer import create_transformer_layers
 
 
 @keras.saving.register_keras_serializable(package="blt")
 class GlobalTransformer(keras.layers.Layer):
     """Causal transformer over the patches of each document; positions are patch numbers.
+
+    Args:
+      dim: width.
+      num_layers: transformer layers.
+      attention_config, ffn_config, normalization_type, moe_config: see `TransformerLayer`.
 
     Call:
       patches: [batch, num_patches, any width]; projected to `dim` if that is another width.
@@ -24,34 +31,28 @@ class GlobalTransformer(keras.layers.Layer):
         *,
         dim: int,
         num_layers: int,
-        num_heads: int,
-        num_kv_heads: int | None,
-        hidden_dim: int,
-        rope_theta: float,
-        normalization_type: str,
+        attention_config: str | Mapping[str, Any],
+        ffn_config: str | Mapping[str, Any],
+        normalization_type: str | Mapping[str, Any],
+        moe_config: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.dim = dim
         self.num_layers = num_layers
-        self.num_heads = num_heads
-        self.num_kv_heads = num_kv_heads
-        self.hidden_dim = hidden_dim
-        self.rope_theta = rope_theta
+        self.attention_config = attention_config
+        self.ffn_config = ffn_config
         self.normalization_type = normalization_type
+        self.moe_config = moe_config
         self.projection = None
-        self.transformer_layers = [
-            TransformerLayer(
-                num_heads,
-                hidden_dim,
-                num_kv_heads=num_kv_heads,
-                rope_theta=rope_theta,
-                normalization_type=normalization_type,
-                name=f"layer_{i}",
-                dtype=self.dtype_policy,
-            )
-            for i in range(num_layers)
-        ]
+        self.transformer_layers = create_transformer_layers(
+            num_layers,
+            attention_config=attention_config,
+            ffn_config=ffn_config,
+            normalization_type=normalization_type,
+            moe_config=moe_config,
+            dtype=self.dtype_policy,
+        )
 
     def build(self, patches_shape: Any, *_: Any) -> None:
         if patches_shape[-1] != self.dim:
@@ -63,12 +64,33 @@ class GlobalTransformer(keras.layers.Layer):
             layer.build((None, None, self.dim))
 
     def call(self, patches: Any, patch_segment_ids: Any) -> Any:
-        # All of the past is seen, so one block holds the row: blocks would save nothing.
-        mask = make_block_mask(patch_segment_ids, window=None, block_size=patches.shape[1])
+        return self.transform(patches, patch_segment_ids)[0]
+
+    def transform(
+        self,
+        patches: Any,
+        patch_segment_ids: Any,
+        past: Sequence[Any] | None = None,
+        past_segment_ids: Any = None,
+    ) -> tuple[Any, list[Any] | None]:
+        """Does what the layer does, with `past` going in and out as in `LocalEncoder.encode`."""
         x = patches if self.projection is None else self.projection(patches)
-        for layer in self.transformer_layers:
-            x = layer(x, mask)
-        return x
+        is_token, new_past = patch_segment_ids > 0, []
+        for i, layer in enumerate(self.transformer_layers):
+            if i == 0:
+                # One block holds the row: of all the past, smaller ones would save nothing.
+                block_mask = make_block_mask(
+                    patch_segment_ids,
+                    window=layer.attention.window,
+                    block_size=patches.shape[1],
+                    past_segment_ids=past_segment_ids,
+                )
+            if past is None:
+                x = layer(x, block_mask, is_token=is_token)
+            else:
+                x, kept = layer(x, block_mask, past=past[i], is_token=is_token)
+                new_past.append(kept)
+        return x, None if past is None else new_past
 
     def compute_output_shape(self, patches_shape: Any, *_: Any) -> Any:
         return (*patches_shape[:-1], self.dim)
@@ -78,9 +100,8 @@ class GlobalTransformer(keras.layers.Layer):
             **super().get_config(),
             "dim": self.dim,
             "num_layers": self.num_layers,
-            "num_heads": self.num_heads,
-            "num_kv_heads": self.num_kv_heads,
-            "hidden_dim": self.hidden_dim,
-            "rope_theta": self.rope_theta,
+            "attention_config": self.attention_config,
+            "ffn_config": self.ffn_config,
             "normalization_type": self.normalization_type,
+            "moe_config": self.moe_config,
         }

@@ -1,23 +1,38 @@
 """The local decoder: byte states and patches to predictions of the next byte."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
-from blt.layers import TransformerLayer, create_normalization_layer
+from blt.errors import ConfigError
+from blt.layers import create_normalization_layer
 from blt.layers.cross_attention import DecoderCrossAttention
-from blt.layers.patches import PatchLayout
+from blt.layers.patches import LastPatches, PatchLayout
+from blt.layers.transformer import create_transformer_layers
+
+CROSS_ATTENTION_LAYERS = ("all", "first", "none")
 
 
 @keras.saving.register_keras_serializable(package="blt")
 class LocalDecoder(keras.layers.Layer):
-    """Before each layer, bytes read the last complete patch; then norm and logits.
+    """Before its layers, bytes read the last complete patch; then norm and logits.
+
+    Args:
+      vocab_size: ids.
+      dim: width; `patch_dim`: width of the patches that come in.
+      num_layers: transformer layers.
+      attention_config, ffn_config, normalization_type: see `TransformerLayer`.
+      num_slices: vectors of width `dim` that a patch is projected to, unless it has that width.
+      cross_attention_config: arguments of `DecoderCrossAttention`.
+      cross_attention_layers: before which layers bytes read patches: "all", "first", or "none",
+        where the projected patch is added to the byte state, once.
 
     Call:
       byte_states: [batch, num_tokens, dim], as the encoder left them.
-      patches: [batch, num_patches, any width], from the global transformer.
-      mask: of the window, from `make_block_mask`.
+      patches: [batch, num_patches, patch_dim], from the global transformer.
+      block_mask: of the window, from `make_block_mask`.
       layout: where the patches lie.
 
     Returns:
@@ -29,72 +44,98 @@ class LocalDecoder(keras.layers.Layer):
         *,
         vocab_size: int,
         dim: int,
+        patch_dim: int,
         num_layers: int,
-        num_heads: int,
-        hidden_dim: int,
+        attention_config: str | Mapping[str, Any],
+        ffn_config: str | Mapping[str, Any],
+        normalization_type: str | Mapping[str, Any],
         num_slices: int,
-        cross_attention_heads: int,
-        rope_theta: float,
-        normalization_type: str,
+        cross_attention_config: Mapping[str, Any],
+        cross_attention_layers: str = "all",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if cross_attention_layers not in CROSS_ATTENTION_LAYERS:
+            raise ConfigError(
+                f"the decoder's cross-attention layers {cross_attention_layers!r}: not one of "
+                f"{', '.join(CROSS_ATTENTION_LAYERS)}."
+            )
+        if num_layers < 1:
+            raise ConfigError(f"the decoder must have at least 1 layer, got {num_layers}.")
         self.vocab_size = vocab_size
         self.dim = dim
+        self.patch_dim = patch_dim
         self.num_layers = num_layers
-        self.num_heads = num_heads
-        self.hidden_dim = hidden_dim
-        self.num_slices = num_slices
-        self.cross_attention_heads = cross_attention_heads
-        self.rope_theta = rope_theta
+        self.attention_config = attention_config
+        self.ffn_config = ffn_config
         self.normalization_type = normalization_type
+        self.num_slices = 1 if cross_attention_layers == "none" else num_slices
+        self.cross_attention_config = dict(cross_attention_config)
+        self.cross_attends_at = cross_attention_layers
         policy = self.dtype_policy
-        self.patch_projection = keras.layers.Dense(
-            num_slices * dim, use_bias=False, name="patch_projection", dtype=policy
-        )
+        self.patch_projection = None
+        if patch_dim != dim:
+            self.patch_projection = keras.layers.Dense(
+                self.num_slices * dim, use_bias=False, name="patch_projection", dtype=policy
+            )
+        elif self.num_slices != 1:
+            raise ConfigError(
+                f"num_slices must be 1 where local and global width are equal, got {num_slices}."
+            )
         self.cross_attention_layers = [
             DecoderCrossAttention(
-                cross_attention_heads,
-                normalization_type=normalization_type,
-                name=f"cross_attention_{i}",
-                dtype=policy,
+                **self.cross_attention_config, name=f"cross_attention_{i}", dtype=policy
             )
-            for i in range(num_layers)
+            for i in range({"all": num_layers, "first": 1, "none": 0}[cross_attention_layers])
         ]
-        self.transformer_layers = [
-            TransformerLayer(
-                num_heads,
-                hidden_dim,
-                rope_theta=rope_theta,
-                normalization_type=normalization_type,
-                name=f"layer_{i}",
-                dtype=policy,
-            )
-            for i in range(num_layers)
-        ]
+        self.transformer_layers = create_transformer_layers(
+            num_layers,
+            attention_config=attention_config,
+            ffn_config=ffn_config,
+            normalization_type=normalization_type,
+            dtype=policy,
+        )
         self.norm = create_normalization_layer(normalization_type, name="norm", dtype=policy)
         self.output_layer = keras.layers.Dense(
             vocab_size, use_bias=False, name="output", dtype="float32"
         )
 
-    def build(self, byte_states_shape: Any, patches_shape: Any, *_: Any) -> None:
+    def build(self, *_: Any) -> None:
         hidden = (None, None, self.dim)
-        self.patch_projection.build(patches_shape)
+        if self.patch_projection is not None:
+            self.patch_projection.build((None, None, self.patch_dim))
         for layer in [*self.cross_attention_layers, *self.transformer_layers]:
             layer.build(hidden)
         self.norm.build(hidden)
         self.output_layer.build(hidden)
 
-    def call(self, byte_states: Any, patches: Any, mask: Any, layout: PatchLayout) -> Any:
-        slices = ops.reshape(
-            self.patch_projection(patches),
-            (ops.shape(patches)[0], layout.num_patches, self.num_slices, self.dim),
-        )
-        x = byte_states
-        layers = zip(self.cross_attention_layers, self.transformer_layers, strict=True)
-        for cross_attention, layer in layers:
-            x = layer(cross_attention(x, slices, layout=layout), mask)
-        return self.output_layer(self.norm(x))
+    def call(self, byte_states: Any, patches: Any, block_mask: Any, layout: PatchLayout) -> Any:
+        return self.decode(byte_states, patches, block_mask, layout)[0]
+
+    def decode(
+        self,
+        byte_states: Any,
+        patches: Any,
+        block_mask: Any,
+        layout: PatchLayout | LastPatches,
+        past: Sequence[Any] | None = None,
+    ) -> tuple[Any, list[Any] | None]:
+        """Does what the layer does, with `past` going in and out as in `LocalEncoder.encode`."""
+        if self.patch_projection is not None:
+            patches = self.patch_projection(patches)
+        slices = ops.reshape(patches, (-1, layout.num_patches, self.num_slices, self.dim))
+        x, new_past = byte_states, []
+        if not self.cross_attention_layers:
+            x = x + layout.readable_patches(slices)[0][:, :, 0, 0]
+        for i, layer in enumerate(self.transformer_layers):
+            if i < len(self.cross_attention_layers):
+                x = self.cross_attention_layers[i](x, slices, layout=layout)
+            if past is None:
+                x = layer(x, block_mask)
+            else:
+                x, kept = layer(x, block_mask, past=past[i])
+                new_past.append(kept)
+        return self.output_layer(self.norm(x)), None if past is None else new_past
 
     def compute_output_shape(self, byte_states_shape: Any, *_: Any) -> Any:
         return (*byte_states_shape[:-1], self.vocab_size)
@@ -104,11 +145,12 @@ class LocalDecoder(keras.layers.Layer):
             **super().get_config(),
             "vocab_size": self.vocab_size,
             "dim": self.dim,
+            "patch_dim": self.patch_dim,
             "num_layers": self.num_layers,
-            "num_heads": self.num_heads,
-            "hidden_dim": self.hidden_dim,
-            "num_slices": self.num_slices,
-            "cross_attention_heads": self.cross_attention_heads,
-            "rope_theta": self.rope_theta,
+            "attention_config": self.attention_config,
+            "ffn_config": self.ffn_config,
             "normalization_type": self.normalization_type,
+            "num_slices": self.num_slices,
+            "cross_attention_config": self.cross_attention_config,
+            "cross_attention_layers": self.cross_attends_at,
         }

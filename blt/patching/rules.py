@@ -15,6 +15,10 @@ before it, or of the bytes before t. So a boundary never depends on a later byte
 Space-like is every byte but Latin letters, digits and UTF-8 continuation bytes; the patch after a
 run of them begins after its first one. Last, `max_patch_length` cuts longer patches from the left.
 A long document comes in parts: the first token of each opens a patch too, and strides begin anew.
+
+With `compat="meta"` the first positions are cut as the published models were trained: `static`
+strides begin at BOS; of `monotonic` and `combined`, token 2 always opens a patch, and of `combined`
+token 3 never does.
 """
 
 import dataclasses
@@ -50,6 +54,7 @@ class PatchRule:
       threshold_add_nats: of the difference, in `combined`.
       patch_size: tokens in a patch of `static`.
       max_patch_length: tokens; longer patches are cut. None for no limit.
+      compat: "meta" for the first positions as the reference implementation has them.
     """
 
     rule: str = "entropy"
@@ -57,6 +62,7 @@ class PatchRule:
     threshold_add_nats: float | None = None
     patch_size: int | None = None
     max_patch_length: int | None = None
+    compat: str | None = None
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
@@ -81,10 +87,29 @@ class PatchRule:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1.")
+        if self.compat not in (None, "meta"):
+            raise UserError(f"compat {self.compat!r}: 'meta' is the only one.")
 
     @property
     def needs_entropies(self) -> bool:
         return self.rule in ENTROPY_RULES
+
+    @property
+    def first_offset(self) -> int:
+        """The token of a document, BOS being 0, at which strides begin."""
+        return 1 if self.compat is None else 0
+
+    @property
+    def fixed_offsets(self) -> dict[int, bool]:
+        """Says which tokens of a document, BOS being 0, open a patch (or do not) by decree."""
+        if self.compat is None:
+            return {1: True}
+        if self.rule == "static":
+            return {}
+        return {
+            "monotonic": {1: True, 2: True},
+            "combined": {1: True, 2: True, 3: False},
+        }.get(self.rule, {1: True})
 
 
 def find_patch_lengths(
@@ -123,13 +148,16 @@ def _find_patch_starts(
             raise ValueError(f"rule {rule.rule!r} needs an entropy for each token.")
         starts = _starts_of_entropies(np.asarray(entropies), rule)
     elif rule.rule == "static":
-        starts = (np.arange(len(tokens)) - has_bos) % rule.patch_size == 0
+        first = rule.first_offset if has_bos else 0
+        starts = (np.arange(len(tokens)) - first) % rule.patch_size == 0
     elif rule.rule == "space":
         starts = _starts_after_spaces(tokens)
     else:
         starts = np.ones(len(tokens), bool)
     starts[0] = True
-    starts[1 : 1 + has_bos] = True
+    if has_bos:
+        for offset, opens in rule.fixed_offsets.items():
+            starts[offset : offset + 1] = opens
     return starts
 
 
@@ -151,11 +179,11 @@ def _space_like_table() -> np.ndarray:
     return np.concatenate([np.zeros(BYTE_OFFSET, bool), space_like])
 
 
-_SPACE_LIKE = _space_like_table()
+SPACE_LIKE = _space_like_table()  # by id
 
 
 def _starts_after_spaces(tokens: np.ndarray) -> np.ndarray:
-    space_like = _SPACE_LIKE[tokens]
+    space_like = SPACE_LIKE[tokens]
     ends = space_like.copy()
     ends[1:] &= ~space_like[:-1]
     ends |= tokens < BYTE_OFFSET

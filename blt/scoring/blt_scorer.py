@@ -4,13 +4,13 @@ A row holds one window, so that a document's score never depends on what is scor
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
+from blt.compiled import compile_function
 from blt.formats.scores import ScoresRow
 from blt.model.blt import ByteLatentTransformer
 from blt.model.serialization import fingerprint
@@ -48,7 +48,7 @@ class BltScorer:
         )
         self._batch_size = batch_size or max(1, TOKENS_PER_BATCH // seq_len)
         self._xz = xz
-        self._program = _compile(model)
+        self._program = compile_function(model, lambda *arrays: _token_nats(model, *arrays))
         self.fingerprint = fingerprint(model)
         self.entropy_fingerprint = model.entropy_fingerprint
         self.score_spec: dict[str, Any] = {
@@ -112,31 +112,3 @@ def _token_nats(
     following = ops.convert_to_tensor(tokens)[:, 1:, None]
     nats = -ops.take_along_axis(log_probabilities[:, :-1], following, axis=-1)[..., 0]
     return ops.pad(nats, [[0, 0], [1, 0]])
-
-
-def _compile(model: ByteLatentTransformer) -> Callable[..., Any]:
-    """Makes `_token_nats` one compiled program, in the way of the backend."""
-    backend = keras.backend.backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(lambda *arrays: _token_nats(model, *arrays), jit_compile=True)
-    if backend == "jax":
-        import jax
-
-        @jax.jit
-        def stateless(values: list, *arrays: Any) -> Any:
-            mapping = list(zip(model.variables, values, strict=True))
-            with keras.StatelessScope(state_mapping=mapping):
-                return _token_nats(model, *arrays)
-
-        values = [variable.value for variable in model.variables]
-        return lambda *arrays: stateless(values, *arrays)
-
-    def eager(*arrays: Any) -> Any:
-        import torch
-
-        with torch.no_grad():
-            return _token_nats(model, *(ops.convert_to_tensor(array) for array in arrays))
-
-    return eager

@@ -17,7 +17,8 @@ from blt.data import training_dataset
 from blt.errors import UserError
 from blt.joining import check_entropy_fingerprint
 from blt.manifest import MANIFEST_NAME, Manifest, check_shard, read_manifest, write_manifest
-from blt.model.blt import ByteLatentTransformer, check_blt_preset, create_blt
+from blt.model.blt import ByteLatentTransformer, create_blt
+from blt.model.presets import BLT_PRESETS, check_preset
 from blt.model.serialization import fingerprint, load_entropy_model, save_model
 from blt.patching.rules import PatchRule
 from blt.storage import prepare_output_folder, sha256_file
@@ -28,9 +29,15 @@ from blt.units import ShardInfo
 MODEL_NAME = "model.keras"
 HISTORY_NAME = "history.jsonl"
 
-# How each preset is trained unless the config says otherwise; measured, see docs/benchmarks.md.
+# How each preset is trained unless the config says otherwise; for `tiny` measured, see
+# docs/benchmarks.md.
 TRAINING_PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {"steps": 300, "batch_size": 8, "learning_rate": 8e-3},
+    # Not measured: what is common at these sizes, to be set by whoever has the budget.
+    "micro": {"steps": 10_000, "batch_size": 32, "learning_rate": 1e-3},
+    "small": {"steps": 100_000, "batch_size": 64, "learning_rate": 6e-4},
+    "base": {"steps": 200_000, "batch_size": 128, "learning_rate": 4e-4},
+    "large": {"steps": 200_000, "batch_size": 256, "learning_rate": 4e-4},
 }
 
 
@@ -39,7 +46,7 @@ class BltTrainingConfig:
     """How to train a BLT. What is None is the preset's.
 
     Attributes:
-      preset: a key of `blt.model.blt.BLT_PRESETS`.
+      preset: a key of `blt.model.presets.BLT_PRESETS`.
       model: arguments of `ByteLatentTransformer` that differ from the preset.
       steps: optimizer steps; they alone end the training.
       batch_size: sequences in a step.
@@ -67,7 +74,7 @@ class BltTrainingConfig:
     evaluations: int = 2
 
     def __post_init__(self) -> None:
-        check_blt_preset(self.preset)
+        check_preset(self.preset, BLT_PRESETS)
         for name, value in TRAINING_PRESETS[self.preset].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)

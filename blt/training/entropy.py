@@ -15,10 +15,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from blt.errors import UserError, near_names
+from blt.errors import UserError
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
 from blt.manifest import Manifest, read_manifest
-from blt.model.presets import ENTROPY_PRESETS, create_entropy_model
+from blt.model.presets import ENTROPY_PRESETS, check_preset, create_entropy_model
 from blt.model.serialization import check_model_name, fingerprint, save_model
 from blt.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, is_held_out
 from blt.training.common import HistoryWriter, Report, TrainingReporter
@@ -77,11 +77,7 @@ class EntropyTrainingConfig:
     evaluations: int = 2
 
     def __post_init__(self) -> None:
-        if self.preset not in ENTROPY_PRESETS:
-            raise UserError(
-                f"--preset {self.preset}: not one of {', '.join(ENTROPY_PRESETS)}."
-                + near_names(self.preset, ENTROPY_PRESETS)
-            )
+        check_preset(self.preset, ENTROPY_PRESETS)
         for name, value in TRAINING_PRESETS[self.preset].items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)

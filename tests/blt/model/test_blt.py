@@ -16,14 +16,14 @@ SEGMENTS = np.array([[1] * 6 + [2] * 4 + [0] * 2, [1] * 12], "int32")
 PATCHES = np.array([[1, 2, 2, 1, 1, 2, 1, 0], [1, 1, 4, 1, 2, 3, 0, 0]], "int32")
 
 SMALL = {
+    "entropy_model": None,
     "local_dim": 16,
     "global_dim": 40,
     "num_encoder_layers": 1,
     "num_global_layers": 2,
     "num_decoder_layers": 2,
-    "local_heads": 2,
-    "global_heads": 4,
-    "local_window": 3,
+    "local_attention_config": {"type": "sliding_window", "num_heads": 2, "window": 3},
+    "global_attention_config": {"type": "multi_head", "num_heads": 4},
     "ngram_sizes": [2, 3],
     "ngram_table_size": 64,
 }
@@ -121,12 +121,35 @@ def test_a_model_file_holds_the_model_its_entropy_model_and_its_rule(tmp_path):
     made_by = fingerprint(entropy_model)
     model = make(
         num_slices=4,
-        global_kv_heads=2,
-        cross_attention_heads=4,
-        local_hidden_dim=24,
-        global_hidden_dim=56,
-        rope_theta=500.0,
-        normalization_type="rms_norm",
+        num_encoder_layers=2,
+        local_attention_config={
+            "type": "sliding_window",
+            "num_heads": 4,
+            "num_kv_heads": 2,
+            "window": 6,
+            "head_dim": 8,
+            "rope_theta": 500.0,
+        },
+        local_ffn_config={"type": "geglu", "hidden_dim": 24},
+        local_norm_type={"type": "rms_norm", "epsilon": 1e-6},
+        decoder_attention_config={"type": "multi_head", "num_heads": 2, "window": 5},
+        decoder_ffn_config={"type": "mlp", "hidden_dim": 40},
+        decoder_norm_type="layer_norm",
+        global_attention_config={"type": "group_query", "num_heads": 4, "num_kv_heads": 2},
+        global_ffn_config={"type": "swiglu", "hidden_dim": 56},
+        global_norm_type={"type": "adaptive_band_rms", "max_band_width": 0.3},
+        global_moe_config={"num_experts": 3, "gating_config": {"top_k": 2}},
+        cross_attention_config={
+            "num_heads": 4,
+            "encoder_layers": "all",
+            "decoder_layers": "first",
+            "encoder_window": 2,
+            "decoder_window": 3,
+            "residual_scale": 2.0,
+        },
+        pooling="avg",
+        num_hash_functions=2,
+        compat="meta",
         max_sequence_length=48,
         max_patches=20,
         entropy_model=entropy_model,
@@ -142,7 +165,7 @@ def test_a_model_file_holds_the_model_its_entropy_model_and_its_rule(tmp_path):
     np.testing.assert_array_equal(logits_of(back), logits_of(model))
 
     # The entropy model is kept, not trained and not counted.
-    without = make(**{k: v for k, v in model._options.items() if k != "entropy_fingerprint"})
+    without = make(**{**model._options, "entropy_fingerprint": None})
     for each in (model, back):
         assert len(each.trainable_weights) == len(without.trainable_weights)
         assert each.count_params() == without.count_params()
@@ -156,10 +179,12 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
 
 
 def test_presets_go_by_name():
-    assert create_blt("tiny", ngram_table_size=64).local_window == 64
-    with pytest.raises(UserError, match=r"--preset tinny: not one of tiny. Did you mean 'tiny'\?"):
+    assert create_blt("tiny", ngram_table_size=64).encoder_window == 64
+    with pytest.raises(
+        UserError, match=r"--preset tinny: not one of tiny, micro, .* Did you mean 'tiny'\?"
+    ):
         create_blt("tinny")
-    with pytest.raises(ValueError, match="local_window must be at least 1, got 0"):
-        ByteLatentTransformer(local_window=0)
+    with pytest.raises(ValueError, match="window must be at least 1, got 0"):
+        ByteLatentTransformer(local_attention_config={"window": 0})
     with pytest.raises(ValueError, match=r"width 16 is not a multiple of num_heads \(3\)"):
-        make(cross_attention_heads=3)
+        make(cross_attention_config={"num_heads": 3})

@@ -39,11 +39,10 @@ def make_blt(**changes):
         **{
             "local_dim": 16,
             "global_dim": 24,
-            "local_heads": 2,
-            "global_heads": 2,
+            "local_attention_config": {"type": "sliding_window", "num_heads": 2, "window": 16},
+            "global_attention_config": {"type": "multi_head", "num_heads": 2},
             "num_global_layers": 1,
             "num_decoder_layers": 1,
-            "local_window": 16,
             "ngram_sizes": [3],
             "ngram_table_size": 64,
             "max_sequence_length": 64,

@@ -19,9 +19,8 @@ MODEL = {
     "local_dim": 16,
     "global_dim": 32,
     "num_global_layers": 1,
-    "local_heads": 2,
-    "global_heads": 2,
-    "local_window": 16,
+    "local_attention_config": {"type": "sliding_window", "num_heads": 2, "window": 16},
+    "global_attention_config": {"type": "multi_head", "num_heads": 2},
     "ngram_sizes": [3],
     "ngram_table_size": 64,
 }
