@@ -1,8 +1,23 @@
-"""Where the developers' corpora lie, when they are there at all."""
+"""Where the developers' corpora lie, when they are there at all; and what many tests need."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="the shared corpora are not here")
+
+
+@contextlib.contextmanager
+def not_allocated() -> Iterator[None]:
+    """Lets models be made with shapes alone, without the memory of their weights."""
+    import keras
+    from keras.src.backend.common import global_state
+
+    with keras.StatelessScope():
+        try:
+            yield
+        finally:  # else the end of the scope makes up for it
+            global_state.set_global_attribute("uninitialized_variables", [])

@@ -49,64 +49,71 @@ class Patcher(keras.layers.Layer):
         segment_ids: Any = None,
         include_next: bool = False,
     ) -> Any:
+        patch_lengths, closes = self.cut(entropies, tokens, segment_ids)
+        if not include_next:
+            return patch_lengths
+        # Of rows that are not empty, the next token stands behind the last patch, or makes it longer.
+        ends = ops.cumsum(patch_lengths, axis=1)
+        last = ops.sum(ops.cast(patch_lengths > 0, "int32"), axis=1, keepdims=True) - 1
+        closes_last = ops.take_along_axis(
+            ops.cast(closes, "int32"), ops.maximum(ends[:, -1:] - 1, 0), axis=1
+        )
+        places = ops.expand_dims(ops.arange(ends.shape[1] + 1, dtype="int32"), 0)
+        is_next = ops.logical_and(places == last + closes_last, last >= 0)
+        return ops.pad(patch_lengths, [[0, 0], [0, 1]]) + ops.cast(is_next, "int32")
+
+    def cut(self, entropies: Any, tokens: Any = None, segment_ids: Any = None) -> tuple[Any, Any]:
+        """Does what the layer does, and says which tokens end a patch, as far as is known there.
+
+        Returns:
+          Patch lengths [batch, num_tokens] int32, and [batch, num_tokens] bool: whether the token that
+          follows in the document would open a patch. Of the last token of a document, which may be
+          cut short, that says more than the lengths do.
+        """
         num_tokens = entropies.shape[1]
         if segment_ids is None:
             segment_ids = ops.ones_like(entropies, dtype="int32")
         segment_ids = ops.cast(segment_ids, "int32")
-        places = ops.expand_dims(ops.arange(num_tokens + 1, dtype="int32"), 0)
-        count = ops.sum(ops.cast(segment_ids > 0, "int32"), axis=1, keepdims=True)
+        places = ops.expand_dims(ops.arange(num_tokens, dtype="int32"), 0)
+        is_token = segment_ids > 0
+        before = ops.pad(segment_ids[:, :-1], [[0, 0], [1, 0]])
+        is_first = ops.logical_and(segment_ids != before, is_token)
+        offsets_of_next = places + 1 - _latest(places, is_first)
 
-        # The next token is of the row's last document.
-        last = ops.sum(ops.where(places[:, :-1] == count - 1, segment_ids, 0), 1, keepdims=True)
-        segments = ops.where(places == count, last, ops.pad(segment_ids, [[0, 0], [0, 1]]))
-        before = ops.pad(segments[:, :-1], [[0, 0], [1, 0]])
-        is_first = ops.logical_and(segments != before, segments > 0)
-        offsets = places - _latest(places, is_first)
-
-        is_counted = places < count + int(include_next)
-        starts = self._starts(ops.cast(entropies, "float32"), tokens, offsets)
-        starts = ops.logical_and(starts, is_counted)
+        closes = self._closes(ops.cast(entropies, "float32"), tokens, offsets_of_next)
+        starts = _after(closes, is_first)
         if self.rule.max_patch_length is not None:
-            since_start = places - _latest(places, starts)
-            cut = since_start % self.rule.max_patch_length == 0
-            starts = ops.logical_and(ops.logical_or(starts, cut), is_counted)
-        return self._lengths(starts, is_counted)[:, : num_tokens + int(include_next)]
+            length = places + 1 - _latest(places, starts)
+            closes = ops.logical_or(closes, length % self.rule.max_patch_length == 0)
+            starts = _after(closes, is_first)
+        starts = ops.logical_and(starts, is_token)
+        return _lengths(starts, is_token), ops.logical_and(closes, is_token)
 
-    def _starts(self, entropies: Any, tokens: Any, offsets: Any) -> Any:
-        """[batch, num_tokens + 1] bool; offsets are places in the document."""
+    def _closes(self, entropies: Any, tokens: Any, offsets_of_next: Any) -> Any:
+        """[batch, num_tokens] bool: whether what follows each token opens a patch by the rule.
+
+        `offsets_of_next` are places in the document, of what follows.
+        """
         rule = self.rule
-        always = offsets == 0
         if rule.needs_entropies:
-            about = ops.pad(entropies, [[0, 0], [1, 0]])  # entry t is about token t
-            rise = about - ops.pad(about[:, :-1], [[0, 0], [1, 0]])
+            rise = entropies - ops.pad(entropies[:, :-1], [[0, 0], [1, 0]])
             if rule.rule == "monotonic":
                 opens = rise > rule.threshold_nats
             else:
-                opens = about > rule.threshold_nats
+                opens = entropies > rule.threshold_nats
             if rule.rule == "combined":
                 opens = ops.logical_and(opens, rise > rule.threshold_add_nats)
         elif rule.rule == "static":
-            opens = (offsets - rule.first_offset) % rule.patch_size == 0
+            opens = (offsets_of_next - rule.first_offset) % rule.patch_size == 0
         elif rule.rule == "space":
             if tokens is None:
                 raise ConfigError("rule 'space' needs the tokens: patcher(entropies, tokens).")
-            opens = ops.pad(_ends_word(ops.cast(tokens, "int32")), [[0, 0], [1, 0]])
+            opens = _ends_word(ops.cast(tokens, "int32"), offsets_of_next == 1)
         else:
-            opens = offsets >= 0
+            opens = offsets_of_next > 0
         for offset, opens_there in rule.fixed_offsets.items():
-            opens = ops.where(offsets == offset, opens_there, opens)
-        return ops.logical_or(always, opens)
-
-    def _lengths(self, starts: Any, is_counted: Any) -> Any:
-        """Counts the tokens from each start to the next."""
-        num_places = starts.shape[1]
-        patch_ids = ops.cumsum(ops.cast(starts, "int32"), axis=1) - 1
-        slots = ops.where(is_counted, patch_ids, num_places)
-        rows = ops.expand_dims(ops.arange(ops.shape(starts)[0], dtype="int32"), 1)
-        flat = ops.reshape(rows * (num_places + 1) + slots, (-1,))
-        num_slots = ops.shape(starts)[0] * (num_places + 1)
-        counts = ops.segment_sum(ops.ones_like(flat), flat, num_segments=num_slots)
-        return ops.reshape(counts, (-1, num_places + 1))
+            opens = ops.where(offsets_of_next == offset, opens_there, opens)
+        return opens
 
     def compute_output_spec(
         self, entropies: Any, *_: Any, include_next: bool = False, **__: Any
@@ -126,9 +133,28 @@ def _latest(places: Any, marked: Any) -> Any:
     return ops.reshape(latest, (-1, places.shape[1]))  # TensorFlow forgets the shape
 
 
-def _ends_word(tokens: Any) -> Any:
+def _after(closes: Any, is_first: Any) -> Any:
+    """Returns where patches start: after one ends, and where a document begins."""
+    return ops.logical_or(ops.pad(closes[:, :-1], [[0, 0], [1, 0]]), is_first)
+
+
+def _lengths(starts: Any, is_token: Any) -> Any:
+    """Counts the tokens from each start to the next, [batch, num_tokens] int32."""
+    num_places = starts.shape[1]
+    patch_ids = ops.cumsum(ops.cast(starts, "int32"), axis=1) - 1
+    slots = ops.where(is_token, patch_ids, num_places)
+    rows = ops.expand_dims(ops.arange(ops.shape(starts)[0], dtype="int32"), 1)
+    flat = ops.reshape(rows * (num_places + 1) + slots, (-1,))
+    num_slots = ops.shape(starts)[0] * (num_places + 1)
+    counts = ops.segment_sum(ops.ones_like(flat), flat, num_segments=num_slots)
+    return ops.reshape(counts, (-1, num_places + 1))[:, :num_places]
+
+
+def _ends_word(tokens: Any, is_first: Any) -> Any:
     """[batch, num_tokens] bool: the first of a run of space-like bytes, or a special id."""
     space_like = ops.take(ops.convert_to_tensor(SPACE_LIKE), tokens, axis=0)
-    before = ops.pad(space_like[:, :-1], [[0, 0], [1, 0]])
-    first_of_run = ops.logical_and(space_like, ops.logical_not(before))
+    goes_on = ops.logical_and(
+        ops.pad(space_like[:, :-1], [[0, 0], [1, 0]]), ops.logical_not(is_first)
+    )
+    first_of_run = ops.logical_and(space_like, ops.logical_not(goes_on))
     return ops.logical_or(first_of_run, tokens < BYTE_OFFSET)

@@ -26,6 +26,9 @@ class PatchLayout:
     Args:
       patch_lengths: [batch, num_patches] integers, tokens in each patch, 0 for no patch.
       segment_ids: [batch, num_tokens] integers: 0 padding, documents from 1.
+      closes: [batch, num_tokens] bool, whether a token ends its patch; None where the lengths
+        say it.
+      leaves_last_open: let the last token of a document not end its patch.
       reads_across_documents: let tokens read patches of the document before theirs, as the
         reference implementations do.
 
@@ -36,7 +39,13 @@ class PatchLayout:
     """
 
     def __init__(
-        self, patch_lengths: Any, segment_ids: Any, *, reads_across_documents: bool = False
+        self,
+        patch_lengths: Any,
+        segment_ids: Any,
+        *,
+        closes: Any = None,
+        leaves_last_open: bool = False,
+        reads_across_documents: bool = False,
     ) -> None:
         patch_lengths = ops.cast(patch_lengths, "int32")
         segment_ids = ops.cast(segment_ids, "int32")
@@ -61,11 +70,15 @@ class PatchLayout:
 
         # In the table that tokens read, slot 0 of a row is "nothing to read" and slot p + 1 is
         # patch p. The slot of patch p - 1 is thus p: that of the patch before.
-        padded_ends = ops.pad(ends, [[0, 0], [0, 1]], constant_values=-1)
-        own = ops.reshape(self._first_slots + self._patch_ids, (-1,))
-        end_of_own = ops.take(ops.reshape(padded_ends, (-1,)), own, axis=0)
-        ends_own = ops.reshape(end_of_own, (self._batch, self.num_tokens)) == tokens + 1
-        self._readable = self._patch_ids + ops.cast(ends_own, "int32")
+        if closes is None:
+            padded_ends = ops.pad(ends, [[0, 0], [0, 1]], constant_values=-1)
+            own = ops.reshape(self._first_slots + self._patch_ids, (-1,))
+            end_of_own = ops.take(ops.reshape(padded_ends, (-1,)), own, axis=0)
+            closes = ops.reshape(end_of_own, (self._batch, self.num_tokens)) == tokens + 1
+        if leaves_last_open:
+            following = ops.pad(segment_ids[:, 1:], [[0, 0], [0, 1]])
+            closes = ops.logical_and(closes, following == segment_ids)
+        self._readable = self._patch_ids + ops.cast(closes, "int32")
         self._reads_across_documents = reads_across_documents
 
     def patch_slots(self, shift: int = 0) -> Any:

@@ -88,8 +88,8 @@ class ByteLatentTransformer(keras.Model):
       entropy_fingerprint: of the entropy model that made the boundaries it was trained with.
       compat: reproduces a reference implementation at the edges, for its checkpoints. "meta":
         n-grams and the decoder's reading run on across documents of a row. "hf": that, and the last
-        token of a row whose patches end with it reads the patch before its own; with encoder
-        cross-attention at all layers, patches are pooled anew at each.
+        token of a document reads the patch before its own; with encoder cross-attention at all
+        layers, patches are pooled anew at each.
 
     Call:
       tokens: [batch, num_tokens] integers.
@@ -280,24 +280,28 @@ class ByteLatentTransformer(keras.Model):
     def call(self, tokens: Any, patch_lengths: Any = None, segment_ids: Any = None) -> Any:
         num_tokens = tokens.shape[1]
         tokens = ops.cast(tokens, "int32")
+        closes = None
         if patch_lengths is None:
             if segment_ids is None:
                 segment_ids = _until_padding(tokens)
-            patch_lengths = self.find_patch_lengths(tokens, segment_ids)
+            patch_lengths, closes = self.cut_patches(tokens, segment_ids)
         patch_lengths = ops.cast(patch_lengths, "int32")
-        total = ops.sum(patch_lengths, axis=1, keepdims=True)
         if segment_ids is None:
+            total = ops.sum(patch_lengths, axis=1, keepdims=True)
             segment_ids = ops.arange(num_tokens, dtype="int32")[None] < total
         segment_ids = ops.cast(segment_ids, "int32")
-        if self.compat == "hf":
-            patch_lengths = _leave_last_open(patch_lengths, segment_ids)
         padding = -num_tokens % self.block_size
         if padding:
             tokens = ops.pad(tokens, [[0, 0], [0, padding]])
             segment_ids = ops.pad(segment_ids, [[0, 0], [0, padding]])
+            closes = None if closes is None else ops.pad(closes, [[0, 0], [0, padding]])
         encoder_mask, decoder_mask = self._masks(segment_ids)
         layout = PatchLayout(
-            patch_lengths, segment_ids, reads_across_documents=self.compat is not None
+            patch_lengths,
+            segment_ids,
+            closes=closes,
+            leaves_last_open=self.compat == "hf",
+            reads_across_documents=self.compat is not None,
         )
         byte_states, patches = self.local_encoder(tokens, segment_ids, encoder_mask, layout=layout)
         patches = self.global_transformer(patches, layout.patch_segment_ids)
@@ -314,15 +318,14 @@ class ByteLatentTransformer(keras.Model):
             segment_ids, window=self.decoder_window, block_size=self.block_size
         )
 
-    def find_patch_lengths(self, tokens: Any, segment_ids: Any = None) -> Any:
+    def cut_patches(self, tokens: Any, segment_ids: Any = None) -> tuple[Any, Any]:
         """Cuts rows by the model's own entropy model and rule.
 
         Args:
           tokens, segment_ids: as the model's call takes them.
 
         Returns:
-          [batch, num_tokens + 1] int32; a row sums to its tokens and the one that follows (with
-          `compat="hf"`: to its tokens).
+          Patch lengths and closed tokens, as `Patcher.cut` gives them.
 
         Raises:
           ConfigError: there is no rule, or no entropy model that it needs.
@@ -343,7 +346,7 @@ class ByteLatentTransformer(keras.Model):
             entropies = self.entropy_model.compute_entropy(logits)
         else:
             entropies = ops.zeros_like(tokens, dtype="float32")
-        return self.patcher(entropies, tokens, segment_ids, include_next=self.compat != "hf")
+        return self.patcher.cut(entropies, tokens, segment_ids)
 
     def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **kwargs: Any) -> None:
         """As Keras's; "sparse_categorical_crossentropy" is of logits, which this model gives."""
@@ -429,15 +432,6 @@ def _until_padding(tokens: Any) -> Any:
     """[batch, num_tokens] int32: 1 up to the last token that is not PAD, 0 after it."""
     from_here = ops.flip(ops.cumsum(ops.flip(ops.cast(tokens != PAD_ID, "int32"), 1), axis=1), 1)
     return ops.cast(from_here > 0, "int32")
-
-
-def _leave_last_open(patch_lengths: Any, segment_ids: Any) -> Any:
-    """Lets the last patch of rows that end with it go on for one token."""
-    ends = ops.cumsum(patch_lengths, axis=1)
-    total = ends[:, -1:]
-    is_last = ops.logical_and(ends == total, patch_lengths > 0)
-    count = ops.sum(ops.cast(segment_ids > 0, "int32"), axis=1, keepdims=True)
-    return patch_lengths + ops.cast(ops.logical_and(is_last, total == count), "int32")
 
 
 def create_blt(preset: str, **changes: Any) -> ByteLatentTransformer:

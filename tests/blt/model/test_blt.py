@@ -2,11 +2,13 @@ import keras
 import numpy as np
 import pytest
 
-from blt.errors import UserError
-from blt.model.blt import ByteLatentTransformer, create_blt, load_blt
+from blt.errors import ConfigError, UserError
+from blt.model import create_blt_from_config
+from blt.model.blt import ByteLatentTransformer, load_blt
 from blt.model.entropy_model import EntropyModel
 from blt.model.serialization import fingerprint, save_model
 from blt.patching.rules import PatchRule
+from tests.shared import not_allocated
 
 # Two documents and padding; one long document. Patch lengths sum to the tokens.
 TOKENS = np.array(
@@ -178,13 +180,86 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         load_blt(tmp_path / "e.keras")
 
 
-def test_presets_go_by_name():
-    assert create_blt("tiny", ngram_table_size=64).encoder_window == 64
-    with pytest.raises(
-        UserError, match=r"--preset tinny: not one of tiny, micro, .* Did you mean 'tiny'\?"
-    ):
-        create_blt("tinny")
-    with pytest.raises(ValueError, match="window must be at least 1, got 0"):
-        ByteLatentTransformer(local_attention_config={"window": 0})
-    with pytest.raises(ValueError, match=r"width 16 is not a multiple of num_heads \(3\)"):
-        make(cross_attention_config={"num_heads": 3})
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"local_attention_config": {"window": 0}}, "window must be at least 1, got 0"),
+        ({"local_attention_config": {"window": None}}, "local attention must have a window"),
+        ({"cross_attention_config": {"num_heads": 3}}, r"width 16 is not a multiple .*\(3\)"),
+        ({"cross_attention_config": {"heads": 2}}, "Did you mean 'num_heads'"),
+        ({"cross_attention_config": {"encoder_layers": "none"}}, "must be 'none' together"),
+        ({"cross_attention_config": {"encoder_layers": "some"}}, "'some': not one of last, all"),
+        ({"cross_attention_config": {"decoder_layers": "last"}}, "'last': not one of all, first"),
+        ({"cross_attention_config": {"encoder_window": 0}}, "must be at least 1, got 0"),
+        ({"pooling": "mean"}, "pooling 'mean': not one of max, min, avg"),
+        ({"compat": "fb"}, "compat 'fb': not one of None, 'meta', 'hf'"),
+        ({"num_encoder_layers": 0}, "the encoder must have at least 1 layer"),
+        ({"num_decoder_layers": 0}, "the decoder must have at least 1 layer"),
+        ({"global_dim": 16, "num_slices": 2}, "num_slices must be 1 where local and global"),
+        ({"local_dims": 16}, "Did you mean 'local_dim'"),
+        ({"global_ffn_config": {"type": "swiglu", "output_dims": 3}}, "Did you mean 'output_dim'"),
+    ],
+)
+def test_wrong_options_are_refused_when_the_model_is_made(changes, match):
+    with pytest.raises(ConfigError, match=match):
+        make(**changes)
+
+
+def test_without_a_rule_or_entropies_patches_must_be_given():
+    with pytest.raises(ConfigError, match="no patch_rule to cut patches by"):
+        make()(TOKENS)
+    model = make(patch_rule=PatchRule(threshold_nats=1.0))
+    with pytest.raises(ConfigError, match="no entropy model to cut patches by"):
+        model(TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        ({"variant": "mirco"}, "variant 'mirco': not one of .* Did you mean 'micro'"),
+        ({"vocab": 260}, "'vocab' is not a key of it.*Did you mean 'vocab_size'"),
+        ({"global_transformer_args": {"norm_type": 1}}, "Did you mean .*'normalization_type'"),
+        ({"local_transformer_args": {"moe_config": 1}}, "'moe_config' is not a key of it"),
+        (
+            {"global_dim": 8, "global_transformer_args": {"dim": 8}},
+            "'global_dim' is given twice: by its name, and in 'global_transformer_args'",
+        ),
+    ],
+)
+def test_wrong_keys_of_a_config_are_refused(config, match):
+    with pytest.raises(ConfigError, match=match):
+        create_blt_from_config(config)
+
+
+def test_a_config_changes_what_it_names_and_keeps_the_rest_of_the_variant():
+    with not_allocated():
+        model = create_blt_from_config(
+            {
+                "variant": "small",
+                "max_sequence_length": 77,
+                "global_transformer_args": {
+                    "num_layers": 2,
+                    "num_heads": 4,
+                    "num_kv_heads": 1,
+                    "ffn_type": "geglu",
+                    "normalization_type": "rms_norm",
+                },
+                "local_transformer_args": {"window": 99, "dim": 64, "rope_theta": 5.0},
+            }
+        )
+    options = model.get_config()
+    assert options["global_attention_config"] == {
+        "type": "group_query",
+        "num_heads": 4,
+        "num_kv_heads": 1,
+    }
+    assert options["global_ffn_config"] == {"type": "geglu", "expansion": 3.5}
+    assert (options["global_norm_type"], options["num_global_layers"]) == ("rms_norm", 2)
+    assert options["local_attention_config"] == {
+        "type": "sliding_window",
+        "num_heads": 1,
+        "window": 99,
+        "rope_theta": 5.0,
+    }
+    assert (options["local_dim"], options["global_dim"]) == (64, 768)
+    assert options["max_sequence_length"] == 77

@@ -8,10 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from blt.errors import UserError
+from blt.layers.attention import choose_block_size
 from blt.model import EntropyModel
-from blt.model.entropy_model import choose_block_size
-from blt.model.presets import ENTROPY_PRESETS, create_entropy_model
 from tests.shared import SHARED, needs_shared
 
 
@@ -97,22 +95,6 @@ def test_mixed_precision_gives_float32_logits():
 
 def test_block_sizes_are_half_a_window():
     assert [choose_block_size(w) for w in (1, 20, 64, 100, 512)] == [16, 16, 32, 32, 128]
-
-
-@pytest.mark.parametrize(
-    ("name", "millions"), [("1m", 1.1), ("10m", 10.8), ("50m", 48.0), ("100m", 99.5)]
-)
-def test_presets_have_the_sizes_of_their_names(name, millions):
-    config = ENTROPY_PRESETS[name]
-    dim, hidden = config["dim"], config["hidden_dim"]
-    layer = 4 * dim * dim + 3 * dim * hidden + 2 * dim
-    total = config["num_layers"] * layer + 2 * 260 * dim + dim
-    assert total / 1e6 == pytest.approx(millions, abs=0.06)
-
-
-def test_unknown_preset_is_refused():
-    with pytest.raises(UserError, match="Did you mean 'tiny'"):
-        create_entropy_model("tinny")
 
 
 def halves_of_pairs(matrix, num_heads):
