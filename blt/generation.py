@@ -364,9 +364,7 @@ class _FullDriver:
             entropies = ops.convert_to_numpy(self._programs.entropies(tokens, segment_ids))
             for i, (row, count) in enumerate(zip(rows, counts, strict=True)):
                 row.entropies = np.append(np.float32(0), entropies[i, :count])
-        # The models of Hugging Face do not look at the token to come.
-        beyond = int(self._model.compat != "hf")
-        cuts = [row.patch_lengths(count + beyond) for row, count in zip(rows, counts, strict=True)]
+        cuts = [row.patch_lengths(count + 1) for row, count in zip(rows, counts, strict=True)]
         patch_lengths = np.zeros((len(rows), _room_for(max(map(len, cuts)))), np.int32)
         for i, cut in enumerate(cuts):
             patch_lengths[i, : len(cut)] = cut

@@ -22,6 +22,7 @@ _COMMANDS = {
     "pack": ("pipelines.pack", "training shards, from byte shards and their boundaries"),
     "train": ("blt.commands.train", "a Byte Latent Transformer, from training shards"),
     "score": ("pipelines.score", "bits per byte of every document"),
+    "convert": ("blt.commands.convert", "models from and to the checkpoints of other libraries"),
     "report": ("blt.commands.report", "one HTML page about training runs, boundaries and scores"),
     "inspect": ("blt.commands.inspect", "what a folder or file holds, in words"),
 }

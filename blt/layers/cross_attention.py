@@ -166,6 +166,9 @@ class DecoderCrossAttention(_PatchCrossAttention):
         queries = self._queries(byte_states)[:, :, None]
         scores = _dot(queries, keys)  # [batch, token, slice, head]
         exists = ops.repeat(exists, num_slices, axis=2)[..., None]
-        weights = ops.softmax(ops.where(exists, scores, _NOTHING), axis=2)
+        scores = ops.where(exists, scores, _NOTHING)
+        # Not Keras's softmax, which warns where a patch is one slice.
+        weights = ops.exp(scores - ops.max(scores, axis=2, keepdims=True))
+        weights = weights / ops.sum(weights, axis=2, keepdims=True)
         attended = ops.sum(ops.cast(weights, values.dtype)[..., None] * values, axis=2)
         return self._add(byte_states, attended)

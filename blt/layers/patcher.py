@@ -52,7 +52,7 @@ class Patcher(keras.layers.Layer):
         patch_lengths, closes = self.cut(entropies, tokens, segment_ids)
         if not include_next:
             return patch_lengths
-        # Of rows that are not empty, the next token stands behind the last patch, or makes it longer.
+        # The next token stands behind a row's last patch, or makes it longer; empty rows have none.
         ends = ops.cumsum(patch_lengths, axis=1)
         last = ops.sum(ops.cast(patch_lengths > 0, "int32"), axis=1, keepdims=True) - 1
         closes_last = ops.take_along_axis(
@@ -66,9 +66,9 @@ class Patcher(keras.layers.Layer):
         """Does what the layer does, and says which tokens end a patch, as far as is known there.
 
         Returns:
-          Patch lengths [batch, num_tokens] int32, and [batch, num_tokens] bool: whether the token that
-          follows in the document would open a patch. Of the last token of a document, which may be
-          cut short, that says more than the lengths do.
+          Patch lengths [batch, num_tokens] int32, and [batch, num_tokens] bool: whether the token
+          that follows in the document would open a patch. Of the last token of a document, which
+          may be cut short, that says more than the lengths do.
         """
         num_tokens = entropies.shape[1]
         if segment_ids is None:
@@ -108,7 +108,7 @@ class Patcher(keras.layers.Layer):
         elif rule.rule == "space":
             if tokens is None:
                 raise ConfigError("rule 'space' needs the tokens: patcher(entropies, tokens).")
-            opens = _ends_word(ops.cast(tokens, "int32"), offsets_of_next == 1)
+            opens = _ends_word(ops.cast(tokens, "int32"), offsets_of_next == 1, rule)
         else:
             opens = offsets_of_next > 0
         for offset, opens_there in rule.fixed_offsets.items():
@@ -150,11 +150,12 @@ def _lengths(starts: Any, is_token: Any) -> Any:
     return ops.reshape(counts, (-1, num_places + 1))[:, :num_places]
 
 
-def _ends_word(tokens: Any, is_first: Any) -> Any:
+def _ends_word(tokens: Any, is_first: Any, rule: PatchRule) -> Any:
     """[batch, num_tokens] bool: the first of a run of space-like bytes, or a special id."""
+    is_special = tokens < BYTE_OFFSET
     space_like = ops.take(ops.convert_to_tensor(SPACE_LIKE), tokens, axis=0)
-    goes_on = ops.logical_and(
-        ops.pad(space_like[:, :-1], [[0, 0], [1, 0]]), ops.logical_not(is_first)
-    )
+    in_run = ops.logical_or(space_like, is_special) if rule.runs_from_special else space_like
+    goes_on = ops.pad(in_run[:, :-1], [[0, 0], [1, 0]])
+    goes_on = ops.logical_and(goes_on, ops.logical_not(is_first))
     first_of_run = ops.logical_and(space_like, ops.logical_not(goes_on))
-    return ops.logical_or(first_of_run, tokens < BYTE_OFFSET)
+    return ops.logical_or(first_of_run, is_special)

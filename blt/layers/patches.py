@@ -28,9 +28,8 @@ class PatchLayout:
       segment_ids: [batch, num_tokens] integers: 0 padding, documents from 1.
       closes: [batch, num_tokens] bool, whether a token ends its patch; None where the lengths
         say it.
-      leaves_last_open: let the last token of a document not end its patch.
-      reads_across_documents: let tokens read patches of the document before theirs, as the
-        reference implementations do.
+      across_documents: let tokens read patches of other documents before theirs, and patches see
+        tokens of them, as the reference implementations do.
 
     Attributes:
       num_patches: patches in a row, empty ones included.
@@ -44,8 +43,7 @@ class PatchLayout:
         segment_ids: Any,
         *,
         closes: Any = None,
-        leaves_last_open: bool = False,
-        reads_across_documents: bool = False,
+        across_documents: bool = False,
     ) -> None:
         patch_lengths = ops.cast(patch_lengths, "int32")
         segment_ids = ops.cast(segment_ids, "int32")
@@ -75,11 +73,8 @@ class PatchLayout:
             own = ops.reshape(self._first_slots + self._patch_ids, (-1,))
             end_of_own = ops.take(ops.reshape(padded_ends, (-1,)), own, axis=0)
             closes = ops.reshape(end_of_own, (self._batch, self.num_tokens)) == tokens + 1
-        if leaves_last_open:
-            following = ops.pad(segment_ids[:, 1:], [[0, 0], [0, 1]])
-            closes = ops.logical_and(closes, following == segment_ids)
         self._readable = self._patch_ids + ops.cast(closes, "int32")
-        self._reads_across_documents = reads_across_documents
+        self._across_documents = across_documents
 
     def patch_slots(self, shift: int = 0) -> Any:
         """Returns the slot of the patch `shift` places after each token's own.
@@ -96,13 +91,11 @@ class PatchLayout:
             slots = self._of_own_document(slots, segments, nothing=self.num_patches)
         return ops.reshape(self._first_slots + slots, (-1,))
 
-    def _of_own_document(
-        self, slots: Any, slot_segments: Any, *, nothing: int, any_document: bool = False
-    ) -> Any:
+    def _of_own_document(self, slots: Any, slot_segments: Any, *, nothing: int) -> Any:
         """Replaces slots [batch, num_tokens] of patches that are not of the token's document."""
         flat = ops.reshape(self._first_slots + slots, (-1,))
         found = ops.take(ops.reshape(slot_segments, (-1,)), flat, axis=0)
-        same = found > 0 if any_document else found == self._flat_segments
+        same = found > 0 if self._across_documents else found == self._flat_segments
         return ops.where(ops.reshape(same, (self._batch, self.num_tokens)), slots, nothing)
 
     def reduce_by_patch(self, x: Any, how: str) -> Any:
@@ -173,9 +166,7 @@ class PatchLayout:
         found, exists = [], []
         for shift in range(window):
             slots = ops.maximum(self._readable - shift, 0)
-            slots = self._of_own_document(
-                slots, segments, nothing=0, any_document=self._reads_across_documents
-            )
+            slots = self._of_own_document(slots, segments, nothing=0)
             exists.append(slots > 0)
             flat = ops.reshape(self._first_slots + slots, (-1,))
             taken = self._take(x, [1, 0], flat)

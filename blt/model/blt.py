@@ -43,6 +43,7 @@ DEFAULT_THRESHOLD_NATS = 1.335442066192627
 _HEAD_DIM = 64  # of heads whose number is not given
 _CROSS_ATTENTION_DEFAULTS = {
     "num_heads": None,
+    "decoder_num_heads": None,
     "encoder_layers": "last",
     "decoder_layers": "all",
     "encoder_window": 1,
@@ -70,7 +71,8 @@ class ByteLatentTransformer(keras.Model):
       global_attention_config, global_ffn_config, global_norm_type: of the global transformer.
       global_moe_config: a mixture of experts in place of its feed-forward networks, see
         `TransformerLayer`; None for none.
-      cross_attention_config: `num_heads` (None for those of local attention), `encoder_layers`
+      cross_attention_config: `num_heads` (None for those of local attention), `decoder_num_heads`
+        (None for the same), `encoder_layers`
         ("last", "all" or "none"), `decoder_layers` ("all", "first" or "none"), `encoder_window` and
         `decoder_window` (patches, 1), `residual_scale` (1; the published checkpoints have 2).
       pooling: what a patch's queries start from: "max", "min" or "avg" of its byte states.
@@ -87,9 +89,9 @@ class ByteLatentTransformer(keras.Model):
         published threshold, if there is an entropy model.
       entropy_fingerprint: of the entropy model that made the boundaries it was trained with.
       compat: reproduces a reference implementation at the edges, for its checkpoints. "meta":
-        n-grams and the decoder's reading run on across documents of a row. "hf": that, and the last
-        token of a document reads the patch before its own; with encoder cross-attention at all
-        layers, patches are pooled anew at each.
+        n-grams and the decoder's reading run on across documents of a row. "hf": that, and given
+        patch lengths count the token after the row without its 1, so that they end with 0 where it
+        opens a patch; with encoder cross-attention at all layers, patches are pooled anew at each.
 
     Call:
       tokens: [batch, num_tokens] integers.
@@ -222,11 +224,11 @@ class ByteLatentTransformer(keras.Model):
         )
         decoder = {name: value or encoder[name] for name, value in decoder.items()}
 
-        def cross_attention(part: str, normalization_type: Any) -> dict[str, Any]:
+        def cross_attention(part: str, num_heads: int, normalization_type: Any) -> dict[str, Any]:
             return {
                 "cross_attention_layers": cross[f"{part}_layers"],
                 "cross_attention_config": {
-                    "num_heads": cross["num_heads"],
+                    "num_heads": num_heads,
                     "window": cross[f"{part}_window"],
                     "residual_scale": cross["residual_scale"],
                     "normalization_type": normalization_type,
@@ -243,7 +245,7 @@ class ByteLatentTransformer(keras.Model):
             hashes_across_documents=self.compat is not None,
             name="local_encoder",
             **encoder,
-            **cross_attention("encoder", encoder["normalization_type"]),
+            **cross_attention("encoder", cross["num_heads"], encoder["normalization_type"]),
             **local,
         )
         self.global_transformer = GlobalTransformer(
@@ -259,7 +261,7 @@ class ByteLatentTransformer(keras.Model):
             num_layers=options["num_decoder_layers"],
             name="local_decoder",
             **decoder,
-            **cross_attention("decoder", decoder["normalization_type"]),
+            **cross_attention("decoder", cross["decoder_num_heads"], decoder["normalization_type"]),
             **local,
         )
         self.encoder_window = self.local_encoder.transformer_layers[0].attention.window
@@ -290,6 +292,9 @@ class ByteLatentTransformer(keras.Model):
             total = ops.sum(patch_lengths, axis=1, keepdims=True)
             segment_ids = ops.arange(num_tokens, dtype="int32")[None] < total
         segment_ids = ops.cast(segment_ids, "int32")
+        if self.compat == "hf" and closes is None:
+            next_token = ops.one_hot(patch_lengths.shape[1] - 1, patch_lengths.shape[1])
+            patch_lengths = patch_lengths + ops.cast(next_token, "int32")
         padding = -num_tokens % self.block_size
         if padding:
             tokens = ops.pad(tokens, [[0, 0], [0, padding]])
@@ -300,8 +305,7 @@ class ByteLatentTransformer(keras.Model):
             patch_lengths,
             segment_ids,
             closes=closes,
-            leaves_last_open=self.compat == "hf",
-            reads_across_documents=self.compat is not None,
+            across_documents=self.compat is not None,
         )
         byte_states, patches = self.local_encoder(tokens, segment_ids, encoder_mask, layout=layout)
         patches = self.global_transformer(patches, layout.patch_segment_ids)
@@ -417,6 +421,7 @@ def _complete_cross_attention(
             "cross_attention_config: encoder_layers and decoder_layers must be 'none' together."
         )
     config["num_heads"] = config["num_heads"] or local_attention["num_heads"]
+    config["decoder_num_heads"] = config["decoder_num_heads"] or config["num_heads"]
     return config
 
 

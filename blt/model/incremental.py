@@ -42,7 +42,6 @@ class IncrementalBlt:
         self._past = [num_past_tokens(window, model.block_size) for window in windows]
         self._num_context = max(self._encoder.ngram_sizes, default=1) - 1
         self._num_kept = max(*self._past, self._num_context)
-        self._reads_across = model.compat is not None
         self._patch_window = 1
         if self._decoder.cross_attention_layers:
             self._patch_window = self._decoder.cross_attention_layers[0].window
@@ -75,7 +74,9 @@ class IncrementalBlt:
             for part, past in zip((self._encoder, self._decoder), self._past, strict=True)
         ]
         states, encoder_cache = self._encoder.encode(tokens, segment_ids, encoder_mask, caches[0])
-        layout = PatchLayout(patch_lengths, segment_ids, reads_across_documents=self._reads_across)
+        layout = PatchLayout(
+            patch_lengths, segment_ids, across_documents=self._model.compat is not None
+        )
         no_patches = ops.full((batch, patch_room), _NO_SEGMENT, "int32")
         patches, global_cache = self._global.transform(
             self._encoder.make_patches(states, layout),
@@ -138,15 +139,14 @@ class IncrementalBlt:
         }
         if closes is not None:
             after |= self._close_patches(all_states, open_lengths, closes, state)
-        logits, after["decoder"] = self._decode(states[-1], decoder_mask, after, state["decoder"])
-        if self._model.compat == "hf" and closes is not None:
-            # As the last of its row, a token reads the patch before its own.
-            logits, _ = self._decode(states[-1], decoder_mask, state, state["decoder"])
+        logits, after["decoder"] = self._decoder.decode(
+            states[-1],
+            after["patches"],
+            decoder_mask,
+            LastPatches(after["patches_exist"]),
+            state["decoder"],
+        )
         return logits[:, 0], after
-
-    def _decode(self, byte_states: Any, block_mask: Any, patches: State, cache: Any) -> Any:
-        layout = LastPatches(patches["patches_exist"])
-        return self._decoder.decode(byte_states, patches["patches"], block_mask, layout, cache)
 
     def _close_patches(
         self, all_states: list[Any], open_lengths: Any, closes: Any, state: State

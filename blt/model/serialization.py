@@ -44,7 +44,7 @@ def save_model(model: keras.Model, path: str | Path) -> None:
     check_model_name(path)
     with atomic_path(path) as temporary:
         model.save(temporary)
-        _strip_dates(temporary)
+        _make_reproducible(temporary)
 
 
 def check_model_name(path: str | Path) -> None:
@@ -53,8 +53,8 @@ def check_model_name(path: str | Path) -> None:
         raise UserError(f"{path}: a model file's name ends with {SUFFIX}; name it so.")
 
 
-def _strip_dates(path: Path) -> None:
-    """Rewrites a `.keras` file without the time at which it was saved."""
+def _make_reproducible(path: Path) -> None:
+    """Rewrites a `.keras` file without the time and the memory addresses of its making."""
     undated = path.with_name(f"{path.stem}-undated{SUFFIX}")
     try:
         with zipfile.ZipFile(path) as old, zipfile.ZipFile(undated, "w") as new:
@@ -65,11 +65,27 @@ def _strip_dates(path: Path) -> None:
                         metadata = json.loads(source.read())
                         metadata.pop("date_saved", None)
                         source = io.BytesIO(json.dumps(metadata, sort_keys=True).encode())
+                    elif name == "config.json":
+                        config = _without_addresses(json.loads(source.read()))
+                        source = io.BytesIO(json.dumps(config).encode())
                     while block := source.read(_COPY_BYTES):
                         target.write(block)
         undated.replace(path)
     finally:
         undated.unlink(missing_ok=True)
+
+
+def _without_addresses(value: Any) -> Any:
+    """Leaves out the addresses by which Keras marks an object that stands in several places.
+
+    In our models that is a precision policy, of which a copy does as well.
+    """
+    if isinstance(value, dict):
+        kept = {key: inner for key, inner in value.items() if key != "shared_object_id"}
+        return {key: _without_addresses(inner) for key, inner in kept.items()}
+    if isinstance(value, list):
+        return [_without_addresses(inner) for inner in value]
+    return value
 
 
 def load_model_file(path: str | Path, expected_class: type[keras.Model]) -> keras.Model:

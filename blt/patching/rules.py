@@ -18,7 +18,7 @@ A long document comes in parts: the first token of each opens a patch too, and s
 
 With `compat="meta"` the first positions are cut as the published models were trained: `static`
 strides begin at BOS; of `monotonic` and `combined`, token 2 always opens a patch, and of `combined`
-token 3 never does.
+token 3 never does; of `space`, a run of space-like bytes that follows BOS ends no patch.
 """
 
 import dataclasses
@@ -85,8 +85,10 @@ class PatchRule:
                 )
         for name in ("patch_size", "max_patch_length"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 1.")
+            if value is not None and (value < 1 or value != int(value)):
+                raise UserError(
+                    f"--{name.replace('_', '-')} {value}: must be a whole number, at least 1."
+                )
         if self.compat not in (None, "meta"):
             raise UserError(f"compat {self.compat!r}: 'meta' is the only one.")
 
@@ -98,6 +100,11 @@ class PatchRule:
     def first_offset(self) -> int:
         """The token of a document, BOS being 0, at which strides begin."""
         return 1 if self.compat is None else 0
+
+    @property
+    def runs_from_special(self) -> bool:
+        """Whether a run of space-like bytes may begin with a special id."""
+        return self.compat is not None
 
     @property
     def fixed_offsets(self) -> dict[int, bool]:
@@ -151,7 +158,7 @@ def _find_patch_starts(
         first = rule.first_offset if has_bos else 0
         starts = (np.arange(len(tokens)) - first) % rule.patch_size == 0
     elif rule.rule == "space":
-        starts = _starts_after_spaces(tokens)
+        starts = _starts_after_spaces(tokens, rule)
     else:
         starts = np.ones(len(tokens), bool)
     starts[0] = True
@@ -182,11 +189,11 @@ def _space_like_table() -> np.ndarray:
 SPACE_LIKE = _space_like_table()  # by id
 
 
-def _starts_after_spaces(tokens: np.ndarray) -> np.ndarray:
-    space_like = SPACE_LIKE[tokens]
-    ends = space_like.copy()
-    ends[1:] &= ~space_like[:-1]
-    ends |= tokens < BYTE_OFFSET
+def _starts_after_spaces(tokens: np.ndarray, rule: PatchRule) -> np.ndarray:
+    is_special = tokens < BYTE_OFFSET
+    ends = SPACE_LIKE[tokens]
+    in_run = ends | is_special if rule.runs_from_special else ends
+    ends = ends & ~np.append(False, in_run[:-1]) | is_special
     return np.concatenate([[True], ends[:-1]])
 
 

@@ -29,7 +29,7 @@ def test_a_document_that_goes_on_reads_nothing_before_its_first_patch_ends():
     found, exists = PatchLayout(lengths, segments).readable_patches(BY_PATCH[:, :3])
     assert ops.convert_to_numpy(found)[..., 0, 0].tolist() == [[10, 0, 0, 20, 20, 30]]
     assert ops.convert_to_numpy(exists)[0, :, 0].tolist() == [1, 0, 0, 1, 1, 1]
-    across = PatchLayout(lengths, segments, reads_across_documents=True)
+    across = PatchLayout(lengths, segments, across_documents=True)
     found, _ = across.readable_patches(BY_PATCH[:, :3])
     assert ops.convert_to_numpy(found)[..., 0, 0].tolist() == [[10, 10, 10, 20, 20, 30]]
 

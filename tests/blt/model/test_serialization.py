@@ -7,6 +7,7 @@ import pytest
 
 from blt.errors import UserError
 from blt.model import EntropyModel
+from blt.model.blt import ByteLatentTransformer, load_blt
 from blt.model.serialization import fingerprint, load_entropy_model, save_model
 
 
@@ -111,3 +112,16 @@ def test_foreign_classes_are_not_made(saved, foreign):
 def test_names_of_model_files_are_checked(tmp_path):
     with pytest.raises(UserError, match=r"ends with \.keras"):
         save_model(make_model(), tmp_path / "model.h5")
+
+
+def test_equal_blts_give_equal_files_though_they_hold_another_model(tmp_path):
+    for name in ("a.keras", "b.keras"):
+        keras.utils.set_random_seed(0)
+        entropy_model = make_model()
+        model = ByteLatentTransformer(local_dim=16, global_dim=32, entropy_model=entropy_model)
+        save_model(model, tmp_path / name)
+    assert (tmp_path / "a.keras").read_bytes() == (tmp_path / "b.keras").read_bytes()
+    again = load_blt(tmp_path / "a.keras")
+    assert fingerprint(again) == fingerprint(model)
+    save_model(again, tmp_path / "again.keras")
+    assert (tmp_path / "again.keras").read_bytes() == (tmp_path / "a.keras").read_bytes()

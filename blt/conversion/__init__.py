@@ -1,0 +1,1 @@
+"""Models from and to the checkpoints of other libraries; see docs/convert.md."""
