@@ -143,7 +143,7 @@ def _run(
             "that the rule needs."
         )
     rows = [_Row(model, prompt, seed) for prompt, seed in zip(prompts, seeds, strict=True)]
-    driver = (_CachedDriver if config.use_cache else _FullDriver)(model)
+    driver = (_CachedDriver if config.use_cache and can_cache(model) else _FullDriver)(model)
     logits = driver.begin(rows) if config.max_new_tokens else None
     for number in range(config.max_new_tokens):
         step: list[int | None] = []
@@ -157,6 +157,15 @@ def _run(
         yield step
         if number + 1 < config.max_new_tokens:
             logits = driver.step(rows)
+
+
+def can_cache(model: ByteLatentTransformer) -> bool:
+    """Says whether the caches hold all that a patch looks at: the bytes of that patch alone.
+
+    Where patches also see the bytes of those before them, every byte takes a full pass.
+    """
+    cross_attention_layers = model.local_encoder.cross_attention_layers
+    return all(layer.window == 1 for layer in cross_attention_layers)
 
 
 def choose_token(logits: np.ndarray, config: GenerationConfig, rng: np.random.Generator) -> int:

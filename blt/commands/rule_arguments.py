@@ -33,3 +33,9 @@ def add_rule_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="Cut longer patches, from the left, into pieces of N tokens; no limit if not given.",
     )
+    group.add_argument(
+        "--compat",
+        choices=("meta",),
+        help="Cut the first positions of documents as the published models were trained; for "
+        "checkpoints that `blt convert` reads.",
+    )

@@ -29,6 +29,7 @@ VARIANTS = {
         },
         "decoder_attention_config": {"num_heads": 2, "window": 4},
     },
+    "patches that see the ones before": {"cross_attention_config": {"encoder_window": 2}},
     "no cross-attention": {
         "cross_attention_config": {"encoder_layers": "none", "decoder_layers": "none"}
     },

@@ -30,7 +30,7 @@ def test_variants_have_the_sizes_asked_for_and_documented(name):
     assert (options["local_dim"], options["global_dim"]) == (local_dim, global_dim)
     assert options["global_attention_config"]["num_heads"] == heads
     assert options["global_ffn_config"]["expansion"] == 3.5
-    (row,) = re.findall(rf"^\\| `{name}` .*$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
+    (row,) = re.findall(rf"^\| `{name}` .*$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert f"{counted:,}" in cells
 
