@@ -4,7 +4,8 @@
 
 The text is repeated until it is long enough. At each context, the model reads all but the last
 bytes of it, and then those one after the other, as if it had said them; so both ways do the same
-work on the same patches, whatever the model would say. Timed is a byte: its patch decision, the model, and
+work on the same patches, whatever the model would say. Timed is a byte: its patch decision, the
+model, and
 the logits' way to the host. Not timed is what comes before the first new byte: compiling, and
 reading the prompt, which the last column gives. The baseline, a full pass for every byte, runs
 beside it, in rows that are as long as the context and no longer.

@@ -36,7 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output_arguments(parser, "the run")
     group = parser.add_argument_group("model and training")
     group.add_argument(
-        "--preset", default="tiny", help="Size of the model: tiny (for a CPU and a minute)."
+        "--preset",
+        default="tiny",
+        help="Size of the model: tiny (for a CPU and a minute), micro (15 M parameters), small "
+        "(125 M), base (350 M) or large (1.3 B).",
     )
     group.add_argument(
         "--steps", type=positive_int, help="Optimizer steps; the preset's if not given."
