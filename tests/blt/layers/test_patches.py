@@ -77,6 +77,7 @@ def test_pooling_is_over_the_tokens_of_a_patch(how, expected):
 def test_softmax_means_are_over_the_tokens_of_a_patch():
     scores = np.log(np.array([[1.0], [1.0], [3.0], [2.0], [1.0], [1.0], [1.0]], "float32"))
     # exp(80) ** 2 overflows
-    means = layout().softmax_by_patch(scores + 80.0, X[0, :, None], layout().patch_slots())
+    scores, values = (ops.convert_to_tensor(x) for x in (scores + 80.0, X[0, :, None]))
+    means = layout().softmax_by_patch(scores, values, layout().patch_slots())
     found = ops.convert_to_numpy(means)[0, :, 0, 0]
     np.testing.assert_allclose(found, [-1.0, -2.25, 5.0, 6.5, 0.0], rtol=1e-5)
