@@ -68,7 +68,7 @@ def test_a_dry_run_prints_commands_and_writes_nothing(config, tmp_path, capsys):
         ({"sede": 1}, "unknown key 'sede'. Did you mean 'seed'"),
         ({"train": {"stepz": 3}}, "unknown key 'stepz' in section 'train'. Did you mean 'steps'?"),
         ({"train": {"steps": "many"}}, "section 'train': argument --steps: invalid"),
-        ({"train": {"preset": "tinny"}}, "--preset tinny: not one of tiny, micro'tiny'?"),
+        ({"train": {"preset": "tinny"}}, "large. Did you mean 'tiny'?"),
         ({"pack": ["seq_len"]}, "pack must be a mapping"),
         ({"input": "/no/such/corpus"}, "/no/such/corpus: no such file or folder"),
     ],
