@@ -4,6 +4,8 @@ Which documents share a batch, how long a row is and where a document is cut are
 engine alone; no result shows them.
 """
 
-from blt.engine.entropy_engine import DocumentEntropies, EntropyEngine, get_entropy_engine
+from blt.engine.entropy_engine import EntropyEngine
+from blt.engine.loading import get_entropy_engine
+from blt.engine.results import DocumentEntropies, Engine
 
-__all__ = ["DocumentEntropies", "EntropyEngine", "get_entropy_engine"]
+__all__ = ["DocumentEntropies", "Engine", "EntropyEngine", "get_entropy_engine"]

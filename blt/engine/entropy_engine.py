@@ -13,19 +13,17 @@ there is padding only when documents run out. Documents never see one another (s
 """
 
 import collections
-import dataclasses
-import os
 import threading
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from keras import ops
 
 from blt.compiled import compile_function
+from blt.engine.results import DocumentEntropies
 from blt.model.entropy_model import EntropyModel
-from blt.model.serialization import fingerprint, load_entropy_model
+from blt.model.serialization import fingerprint
 from blt.tokenizer import PAD_ID
 
 DEFAULT_LANES = 8
@@ -34,22 +32,6 @@ DEFAULT_ROW_LENGTH = 512
 # takes 10 bytes. A document longer than this has its lane to itself at the end.
 MAX_TOKENS_IN_FLIGHT = 4 << 20
 _MAX_SEGMENT = 1 << 30
-
-
-@dataclasses.dataclass(frozen=True)
-class DocumentEntropies:
-    """What the engine finds out about a document, or about a part of a long one.
-
-    Attributes:
-      key: what it came with.
-      entropies: [num_tokens] float32, nats. Entry i is the model's uncertainty about token i, given
-        all tokens of the document before it; 0 for the first token of a document.
-      token_nats: [num_tokens] float32, -ln p(token i); 0 for the first token of a document.
-    """
-
-    key: Any
-    entropies: np.ndarray
-    token_nats: np.ndarray
 
 
 class _Part:
@@ -207,22 +189,3 @@ def _entropies(model: EntropyModel, tokens: Any, segment_ids: Any, state: Any) -
     chosen = ops.take_along_axis(all_log_probabilities, tokens[..., None], axis=-1)[..., 0]
     results = ops.stack([ops.maximum(entropies, 0.0), -chosen])
     return results, {"model": model_state, "log_probabilities": log_probabilities[:, -1]}
-
-
-_engines: dict[tuple, EntropyEngine] = {}
-_engines_lock = threading.Lock()
-
-
-def get_entropy_engine(path: str | os.PathLike[str]) -> EntropyEngine:
-    """Returns the engine of a model file; a process loads each file once.
-
-    Raises:
-      UserError: as `load_entropy_model`.
-    """
-    path = Path(path).resolve()
-    with _engines_lock:
-        stat = path.stat() if path.exists() else None
-        key = (path, stat and stat.st_mtime_ns, stat and stat.st_size)
-        if key not in _engines:
-            _engines[key] = EntropyEngine(load_entropy_model(path))
-        return _engines[key]
