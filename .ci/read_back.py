@@ -8,6 +8,7 @@ Nothing of this project is imported: what users of other tools see must be right
 import hashlib
 import json
 import math
+import re
 import os
 import sys
 from pathlib import Path
@@ -109,7 +110,8 @@ def main(root: Path) -> None:
     check_scores(root / "scores-blt", sizes)
     check_scores(root / "scores-entropy", sizes)
     html = (root / "report.html").read_text()
-    assert "<svg" in html and "http://" not in html.replace("http://www.w3.org", "")
+    # Documents may speak of addresses; the page itself may not fetch from any.
+    assert "<svg" in html and not re.search(r"(src|href)\s*=\s*.?http|url\(.?http|@import", html)
     print(f"read back: {len(rows)} documents agree in every artefact of {root}")
 
 
