@@ -8,8 +8,8 @@ Nothing of this project is imported: what users of other tools see must be right
 import hashlib
 import json
 import math
-import re
 import os
+import re
 import sys
 from pathlib import Path
 
