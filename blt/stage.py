@@ -146,6 +146,8 @@ def start(stage: Stage, units: Sequence[Unit], *, overwrite: bool = False) -> li
     prepare_output_folder(stage.output)
     remove_temporaries(stage.output)
     (stage.output / UNITS_FOLDER).mkdir(exist_ok=True)
+    for name in stage.extra_files:
+        (stage.output / name).unlink(missing_ok=True)  # they speak of all shards: made anew
     write_json(stage.output / PLAN_NAME, _plan_json(stage, units))
 
     pending, kept = [], set()
