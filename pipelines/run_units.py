@@ -135,8 +135,8 @@ def _run_pipeline(
             result = pipeline.run()
             result.wait_until_finish()
             return _read_counters(result)
-    except BltError:
-        raise
+    except BltError as error:  # Beam appends where it was
+        raise type(error)(str(error).partition(" [while running ")[0]) from error
     except Exception as error:  # a runner's own failure: say it in one line
         if "KeyboardInterrupt" in str(error):  # Beam wraps what the user's Ctrl-C raised in a DoFn
             raise KeyboardInterrupt from error
