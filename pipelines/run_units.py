@@ -140,7 +140,7 @@ def _run_pipeline(
     except Exception as error:  # a runner's own failure: say it in one line
         if "KeyboardInterrupt" in str(error):  # Beam wraps what the user's Ctrl-C raised in a DoFn
             raise KeyboardInterrupt from error
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:300].rstrip(".")
         raise WorkError(
             f"the Beam runner failed: {type(error).__name__}: {reason}. Finished units are kept; "
             "run the same command again, with --verbose for details."
