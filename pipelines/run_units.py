@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -135,16 +136,24 @@ def _run_pipeline(
             result = pipeline.run()
             result.wait_until_finish()
             return _read_counters(result)
-    except BltError as error:  # Beam appends where it was
-        raise type(error)(str(error).partition(" [while running ")[0]) from error
+    except BltError as error:
+        raise type(error)(_own_words(str(error))) from error
     except Exception as error:  # a runner's own failure: say it in one line
         if "KeyboardInterrupt" in str(error):  # Beam wraps what the user's Ctrl-C raised in a DoFn
             raise KeyboardInterrupt from error
+        # An error in a worker process comes as the text of its traceback.
+        if ours := re.findall(r"^blt\.errors\.\w+: (.*)", str(error), re.MULTILINE):
+            raise WorkError(_own_words(ours[-1])) from error
         reason = " ".join(str(error).split())[:300].rstrip(".")
         raise WorkError(
             f"the Beam runner failed: {type(error).__name__}: {reason}. Finished units are kept; "
             "run the same command again, with --verbose for details."
         ) from error
+
+
+def _own_words(message: str) -> str:
+    """Returns the message of an error of ours without what Beam appends: where it was."""
+    return message.partition(" [while running ")[0]
 
 
 def build_pipeline(

@@ -15,6 +15,7 @@ import keras
 import pytest
 
 from blt import command
+from blt.errors import WorkError
 from blt.manifest import read_manifest
 from blt.storage import sha256_file
 from pipelines import patch
@@ -183,6 +184,28 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_nothing_half_written(
     assert run(*argv) == 0
     assert run("--data", uneven, "--rule", "space", "--output", tmp_path / "other") == 0
     assert read_files(output) == read_files(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        WorkError("unit 2: no room. [while running 'WorkOnUnits/ParDo(_WorkOnUnit)']"),
+        RuntimeError(
+            "Traceback (most recent call last):\n  File …\nOSError: [Errno 28] No space left\n\n"
+            "blt.errors.WorkError: unit 2: no room. [while running 'WorkOnUnits']\n\nmore"
+        ),
+    ],
+)
+def test_what_a_worker_says_at_its_end_is_told_in_its_own_words(
+    small_bytes, tmp_path, monkeypatch, capsys, error
+):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr("pipelines.run_units.build_pipeline", fail)
+    argv = ["--data", small_bytes, "--rule", "space", "--output", tmp_path / "patches"]
+    assert run(*argv) == 1
+    assert one_line_error(capsys) == "blt patch: unit 2: no room."
 
 
 @pytest.fixture(scope="module")
