@@ -24,10 +24,12 @@ class PatchedPart:
     Attributes:
       record: as in the byte shard.
       patch_lengths: [num_patches] int32; sums to the record's tokens.
+      entropies: [num_tokens], as stored (see `restore_entropies`); None if none are kept.
     """
 
     record: ByteRecord
     patch_lengths: np.ndarray
+    entropies: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ def read_patched_parts(byte_shard: Path, boundaries: Path) -> Iterator[PatchedPa
                 f"{row.doc_id!r:.80}, {row.num_tokens} tokens; record {index} of {byte_shard} is "
                 f"another, or its patch lengths are wrong. Run `blt patch` again."
             )
-        yield PatchedPart(record, row.patch_lengths)
+        yield PatchedPart(record, row.patch_lengths, row.entropies)
 
 
 def join_documents(parts: Iterable[PatchedPart]) -> Iterator[PatchedDocument]:

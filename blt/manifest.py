@@ -22,6 +22,7 @@ KINDS = {
     "boundaries": ("patch boundaries", "blt patch"),
     "training_shards": ("training shards", "blt pack"),
     "scores": ("scores", "blt score"),
+    "meta_arrow": ("Arrow files for Meta's trainer", "blt export"),
     "blt_run": ("a BLT training run", "blt train"),
     "corpus": ("a raw corpus", "blt run"),
 }

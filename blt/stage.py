@@ -145,7 +145,9 @@ def start(stage: Stage, units: Sequence[Unit], *, overwrite: bool = False) -> li
     finished_manifest(stage, units)
     prepare_output_folder(stage.output)
     remove_temporaries(stage.output)
-    (stage.output / UNITS_FOLDER).mkdir(exist_ok=True)
+    prepare_output_folder(stage.output / UNITS_FOLDER)
+    for name in stage.extra_files:
+        (stage.output / name).unlink(missing_ok=True)  # they speak of all shards: made anew
     write_json(stage.output / PLAN_NAME, _plan_json(stage, units))
 
     pending, kept = [], set()
@@ -169,10 +171,18 @@ def work_on(stage: Stage, unit: Unit, progress: Progress) -> UnitResult | None:
     """Does one unit and writes its marker; None if it failed, with the reason written beside it.
 
     A failing unit does not stop the others: `finish` reports all that failed.
+
+    Raises:
+      WorkError: not even the reason could be written, as on a full disk.
     """
     folder = stage.output / UNITS_FOLDER
+    trace = None
     try:
         result = stage.run_unit(unit, stage.output, progress)
+        for leftover in ("failed", "traceback"):
+            (folder / f"{unit.index:05d}.{leftover}.json").unlink(missing_ok=True)
+        write_json(_marker_path(stage.output, unit), {"digest": unit.digest, **result.to_json()})
+        return result
     except Exception as error:  # whatever it is, the other units must finish
         if isinstance(error, BltError):
             reason = str(error)
@@ -180,13 +190,18 @@ def work_on(stage: Stage, unit: Unit, progress: Progress) -> UnitResult | None:
             import traceback
 
             reason = f"{type(error).__name__}: {error}"
-            write_json(folder / f"{unit.index:05d}.traceback.json", traceback.format_exc())
+            trace = traceback.format_exc()
+    # Only now, since until here the error held on to the files that fill the disk.
+    try:
+        if trace is not None:
+            write_json(folder / f"{unit.index:05d}.traceback.json", trace)
         write_json(folder / f"{unit.index:05d}.failed.json", {"reason": reason})
-        return None
-    for leftover in ("failed", "traceback"):
-        (folder / f"{unit.index:05d}.{leftover}.json").unlink(missing_ok=True)
-    write_json(_marker_path(stage.output, unit), {"digest": unit.digest, **result.to_json()})
-    return result
+    except WorkError as error:
+        raise WorkError(
+            f"unit {unit.index}: {reason} Run the same command again when it is mended; finished "
+            "units are kept."
+        ) from error
+    return None
 
 
 def finish(stage: Stage, units: Sequence[Unit]) -> Manifest:

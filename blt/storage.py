@@ -5,6 +5,7 @@ half of one. Temporary names start with `.tmp-`; what a killed run left is swept
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from blt.errors import UserError, WorkError
 
 TEMPORARY_PREFIX = ".tmp-"
 _COPY_BYTES = 1 << 20
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -36,7 +38,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(written.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise WorkError(f"{path}: cannot be written ({error.strerror or error}).") from error
+        # Arrow's own words are long; the number says the same.
+        reason = os.strerror(error.errno) if error.errno else error
+        hint = " Make room for it." if error.errno in _NO_ROOM else ""
+        raise WorkError(f"{path}: cannot be written ({reason}).{hint}") from error
     finally:
         with contextlib.suppress(OSError):  # its folder may be what could not be made
             temporary.unlink(missing_ok=True)

@@ -46,10 +46,18 @@ class ShardInfo:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class UnitResult:
-    """What a unit gave: its shards, and counts that are summed into the manifest's totals."""
+    """What a unit gave.
+
+    Attributes:
+      shards: its output files.
+      counts: summed into the manifest's totals.
+      measured: what another run would find otherwise, such as time and padding. For the metrics of
+        this run alone; never stored, or the same work would not give the same manifest.
+    """
 
     shards: tuple[ShardInfo, ...]
     counts: dict[str, int]
+    measured: dict[str, int] = dataclasses.field(default_factory=dict, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         return {"shards": [dataclasses.asdict(s) for s in self.shards], "counts": self.counts}

@@ -55,6 +55,40 @@ SECTIONS = {
     ),
 }
 
+# No quickstart makes these; tests/pipelines/test_export.py reads them as a stranger would.
+META_ARROW = """\
+## Arrow files for Meta's trainer
+
+`blt export --to meta-arrow`, from byte shards and boundaries with `--keep-entropies`: for each byte shard
+`bytes-UUUUU-RRR.shard_00.arrow` (Arrow IPC file, not compressed) and, once all of them are there, an empty
+`bytes-UUUUU-RRR.shard_00.arrow.complete` beside each.
+
+```
+sample_id: string         the document's id
+text: string              the whole document, its parts joined
+entropies: list<float16>  nats, one for each of BOS, the UTF-8 bytes of text, EOS
+-- format_version, kind, entropy_model, byte_shard_sha256, entropy_unit
+```
+
+```python
+pyarrow.dataset.dataset(sorted(map(str, Path("arrow").glob("*.arrow"))), format="arrow").to_table()
+```
+
+Entropy *i* is about the token after token *i*, as that trainer counts: a patch begins at token *j* ≥ 2 iff entropy
+*j* − 1 is above the threshold. Our boundaries say the same about token *j* itself, so all entries move down by one. The
+last, about what follows EOS, decides nothing and is 0. From `--keep-entropies f16` the values are the stored
+ones; from `u8` they are steps of 0.022 nats. float16 has steps of 0.001 near 1.3 nats, so compare in float32 with
+the threshold that was used, and expect ties to fall as `blt patch` had them.
+
+That trainer has no place for bytes that are not UTF-8: such documents are in `rejects.parquet` as
+`invalid_utf8`, by byte shard and record, and more than `--max-reject-fraction` of them fail the job. So are documents
+of 2 GiB and more (`too_long`), which no Arrow string holds. Memory is a megabyte of text, or one document.
+
+What is ours to choose, since nothing published fixes it: one shard number (`00`) for each byte shard, the byte
+shard's name as the name of the data set before it, no compression, and zero as the last entropy. Rename the part
+before `.shard_` if your configuration expects another.
+"""
+
 
 def main(root: Path) -> None:
     print(INTRO)
@@ -66,8 +100,9 @@ def main(root: Path) -> None:
             show_parquet(shard)
         else:
             show_tfrecord(shard)
+    print(META_ARROW)
     print(
-        "## Rejects\n\n`rejects.parquet`, always written by `encode`; `reason` is one of a closed list"
+        "## Rejects\n\n`rejects.parquet`, always written by `encode` and `export`; `reason` is one of a closed list"
     )
     print("(`blt/formats/rejects.py`).\n")
     show_parquet(root / "bytes" / "rejects.parquet")

@@ -1,10 +1,12 @@
-"""Beam's own flags: which ones there are, and the runner that they ask for.
+"""Beam's own flags: which ones there are, the runner that they ask for, and resource hints.
 
 Beam is imported inside the functions: by then the log levels are set, and help needs no Beam.
 """
 
+import argparse
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from blt.commands.arguments import byte_size
 from blt.errors import UserError
 
 if TYPE_CHECKING:
@@ -109,3 +111,47 @@ def make_runner(options: "PipelineOptions") -> Any:
             beam_provision_api_pb2.ProvisionInfo(pipeline_options=encoded)
         )
     )
+
+
+def add_resource_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds --accelerator and --min-ram, for the step that runs a model."""
+    group = parser.add_argument_group(
+        "workers that run the model (for runners that choose machines; the local one does not)"
+    )
+    group.add_argument(
+        "--accelerator",
+        metavar="HINT",
+        help="What the step that runs the model needs, as Beam writes it: "
+        '"type:nvidia-l4;count:1;install-nvidia-driver". No other step asks for it.',
+    )
+    group.add_argument(
+        "--min-ram",
+        type=byte_size,
+        metavar="BYTES",
+        help="Memory that a worker of that step must have, for example 16GB.",
+    )
+
+
+def read_resource_hints(args: argparse.Namespace) -> dict[str, str | int]:
+    """Returns Beam's resource hints for the step that runs a model.
+
+    Raises:
+      UserError: the accelerator is not written as Beam has it, or is asked for twice.
+    """
+    hints: dict[str, str | int] = {}
+    if args.accelerator is not None:
+        parts = [part.partition(":") for part in args.accelerator.split(";")]
+        if parts[0][0] != "type" or not parts[0][2]:
+            raise UserError(
+                f"--accelerator {args.accelerator}: does not begin with a type; write it as "
+                '"type:nvidia-l4;count:1;install-nvidia-driver".'
+            )
+        if any("worker_accelerator" in flag for flag in args.beam_flags):
+            raise UserError(
+                "--accelerator: cannot go with Dataflow's worker_accelerator, which gives one to "
+                "every worker. Leave that option out."
+            )
+        hints["accelerator"] = args.accelerator
+    if args.min_ram is not None:
+        hints["min_ram"] = args.min_ram
+    return hints

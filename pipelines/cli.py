@@ -19,6 +19,7 @@ _COMMANDS = {
     "train-entropy": ("blt.commands.train_entropy", "an entropy model, from byte shards"),
     "calibrate": ("blt.commands.calibrate", "the threshold that gives a wanted mean patch size"),
     "patch": ("pipelines.patch", "patch boundaries of byte shards, by an entropy model or a rule"),
+    "export": ("pipelines.export", "byte shards and entropies to files for Meta's trainer"),
     "pack": ("pipelines.pack", "training shards, from byte shards and their boundaries"),
     "train": ("blt.commands.train", "a Byte Latent Transformer, from training shards"),
     "score": ("pipelines.score", "bits per byte of every document"),

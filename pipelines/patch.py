@@ -9,7 +9,9 @@ of the byte shard of the same number.
 
 import argparse
 import dataclasses
+import functools
 import sys
+from collections import Counter
 from pathlib import Path
 
 from blt import command
@@ -23,6 +25,7 @@ from blt.patching.rules import PatchRule
 from blt.quiet import import_keras, silence
 from blt.stage import Stage, make_units
 from blt.units import Progress, Unit, UnitResult
+from pipelines.beam_flags import add_resource_arguments, read_resource_hints
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
 from pipelines.run_units import describe_plan, run_stage
 from pipelines.shard_units import read_payload, shard_payloads
@@ -63,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Also store the entropies, as float16 or in 256 steps over [0, ln 260] nats; "
         "boundaries are then made from the stored values.",
     )
+    add_resource_arguments(parser)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +99,7 @@ class _PatchShard:
 def run(args: argparse.Namespace, console: Console) -> Summary:
     """Finds boundaries; see `DESCRIPTION`."""
     data = read_manifest(args.data, "byte_shards")
+    hints = read_resource_hints(args)
     import_keras(verbose=console.verbose)
     from blt.engine import get_entropy_engine
     from blt.patching.shard import check_patch_options
@@ -119,14 +124,24 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         shard_patterns=("patches-*.parquet",),
     )
     units = make_units(stage, shard_payloads(data), [shard.bytes for shard in data.shards])
-    manifest, how = run_stage(stage, units, args, console)
+    metrics: Counter[str] = Counter()
+    make_transform = functools.partial(_make_transform, resource_hints=hints)
+    manifest, how = run_stage(stage, units, args, console, make_transform, metrics=metrics)
     if manifest is None:
         from blt.formats.boundaries import patches_name
 
         shards = [read_payload(unit.payload) for unit in units]
         outputs = [patches_name(shard.unit, shard.roll) for shard in shards]
         return describe_plan(stage, units, [*outputs, "manifest.json"])
-    return _summarize(manifest, how)
+    return _summarize(manifest, how, _describe_inference(metrics))
+
+
+def _make_transform(
+    stage: Stage, pending: list[Unit], *, resource_hints: dict[str, str | int]
+) -> "WorkOnUnits":  # noqa: F821
+    from pipelines.transforms import WorkOnUnits
+
+    return WorkOnUnits(stage, resource_hints)
 
 
 def _rule(args: argparse.Namespace, fingerprint: str | None) -> PatchRule:
@@ -144,20 +159,50 @@ def _rule(args: argparse.Namespace, fingerprint: str | None) -> PatchRule:
     return PatchRule(**given)
 
 
-def _summarize(manifest: Manifest, how: str) -> Summary:
+def _describe_inference(metrics: Counter[str]) -> dict[str, int | float] | None:
+    """What the model did in this run and what it cost; None if it was not run.
+
+    Units that an earlier run had finished are not in it.
+    """
+    counted = {
+        name.removeprefix("blt.engine/"): number
+        for name, number in metrics.items()
+        if name.startswith("blt.engine/")
+    }
+    microseconds = counted.pop("device_microseconds", 0)
+    if not microseconds:
+        return None
+    num_bytes = metrics["blt/bytes"]
+    places = counted["tokens"] + counted["padding"]
+    return {
+        **counted,
+        "documents": metrics["blt/documents"],
+        "bytes": num_bytes,
+        "padding_share": counted["padding"] / places,
+        "device_seconds": microseconds / 1e6,
+        "bytes_per_second": num_bytes / (microseconds / 1e6),
+    }
+
+
+def _summarize(manifest: Manifest, how: str, inference: dict | None) -> Summary:
     totals = manifest.totals
     mean = totals["bytes"] / totals["patches"] if totals["patches"] else None
     words = f"{totals['patches']:,} patches"
     if mean is not None:
         words += f" of {mean:.2f} bytes on average"
     data = {"stage": NAME, "how": how, "output": str(manifest.folder), "mean_patch_bytes": mean}
-    return Summary(
-        {**data, **totals},
-        [
-            f"patch: {how}. {count(totals['documents'], 'document')}, "
-            f"{format_bytes(totals['bytes'])} in {words} -> {manifest.folder}"
-        ],
-    )
+    lines = [
+        f"patch: {how}. {count(totals['documents'], 'document')}, "
+        f"{format_bytes(totals['bytes'])} in {words} -> {manifest.folder}"
+    ]
+    if inference is not None:
+        lines.append(
+            f"  the model: {count(inference['documents'], 'document')}, "
+            f"{format_bytes(inference['bytes'])} in {inference['device_seconds']:.1f} device "
+            f"seconds, {format_bytes(inference['bytes_per_second'])}/s; "
+            f"{inference['padding_share']:.1%} padding"
+        )
+    return Summary({**data, **totals, "inference": inference}, lines)
 
 
 if __name__ == "__main__":

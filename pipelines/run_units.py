@@ -10,7 +10,9 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,7 @@ from pipelines.beam_flags import make_options, make_runner, runs_in_this_process
 if TYPE_CHECKING:
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
+    from apache_beam.runners.runner import PipelineResult
 
 
 class _BytesDone:
@@ -65,6 +68,8 @@ def run_stage(
     args: argparse.Namespace,
     console: Console,
     make_transform: MakeTransform | None = None,
+    *,
+    metrics: Counter[str] | None = None,
 ) -> tuple[Manifest | None, str]:
     """Runs a stage to its manifest: plan, pending units on Beam, checks.
 
@@ -75,6 +80,8 @@ def run_stage(
       console: for progress.
       make_transform: for a stage whose units need more than their payload; given the stage and the
         pending units. None works on each unit alone.
+      metrics: Beam's counters of this run are added to it by namespace and name, such as
+        "blt/documents" and "blt.engine/padding". None of them is in the manifest.
 
     Returns:
       The manifest (None after a dry run), and how it went: "done", "already done" or "dry run".
@@ -94,7 +101,9 @@ def run_stage(
         finished = f"{len(units) - len(pending)} of {len(units)} units are finished"
         console.say(f"{stage.output}: {finished}; going on from there.")
     if pending:
-        _run_pipeline(stage, pending, args.beam_flags, console, make_transform)
+        found = _run_pipeline(stage, pending, args.beam_flags, console, make_transform)
+        if metrics is not None:
+            metrics.update(found)
     return _conclude(stage, units), "done"
 
 
@@ -104,10 +113,9 @@ def _run_pipeline(
     beam_flags: list[str],
     console: Console,
     make_transform: MakeTransform | None,
-) -> None:
+) -> Counter[str]:
+    """Runs the pending units and returns the counters of the run."""
     import apache_beam as beam
-
-    from pipelines.transforms import FinishStage, WorkOnUnits
 
     options = make_options(beam_flags, verbose=console.verbose)
     _BYTES_DONE.clear()
@@ -119,30 +127,68 @@ def _run_pipeline(
         finished_bytes = sum(pending_by_index[i].num_bytes for i in finished)
         return _BYTES_DONE.total(finished_bytes, finished)
 
-    work = make_transform(stage, pending) if make_transform else WorkOnUnits(stage)
     label = stage.output.name
     total = sum(unit.num_bytes for unit in pending)
     try:
         with quiet_workers(options, console), ProgressLine(console, label, total, read_done):
             pipeline = beam.Pipeline(runner=make_runner(options), options=options)
-            _ = (
-                pipeline
-                | "Plan" >> beam.Create([json.dumps(dataclasses.asdict(u)) for u in pending])
-                | "SpreadUnits" >> beam.Reshuffle()
-                | "WorkOnUnits" >> work
-                | "FinishStage" >> FinishStage(stage)
-            )
-            pipeline.run().wait_until_finish()
-    except BltError:
-        raise
+            build_pipeline(pipeline, stage, pending, make_transform)
+            result = pipeline.run()
+            result.wait_until_finish()
+            return _read_counters(result)
+    except BltError as error:
+        raise type(error)(_own_words(str(error))) from error
     except Exception as error:  # a runner's own failure: say it in one line
         if "KeyboardInterrupt" in str(error):  # Beam wraps what the user's Ctrl-C raised in a DoFn
             raise KeyboardInterrupt from error
-        reason = " ".join(str(error).split())[:300]
+        # An error in a worker process comes as the text of its traceback.
+        if ours := re.findall(r"^blt\.errors\.\w+: (.*)", str(error), re.MULTILINE):
+            raise WorkError(_own_words(ours[-1])) from error
+        reason = " ".join(str(error).split())[:300].rstrip(".")
         raise WorkError(
             f"the Beam runner failed: {type(error).__name__}: {reason}. Finished units are kept; "
             "run the same command again, with --verbose for details."
         ) from error
+
+
+def _own_words(message: str) -> str:
+    """Returns the message of an error of ours without what Beam appends: where it was."""
+    return message.partition(" [while running ")[0]
+
+
+def build_pipeline(
+    pipeline: "beam.Pipeline",
+    stage: Stage,
+    pending: Sequence[Unit],
+    make_transform: MakeTransform | None = None,
+) -> None:
+    """Adds the steps that do the pending units of a stage; see the head of this file."""
+    import apache_beam as beam
+
+    from pipelines.transforms import FinishStage, WorkOnUnits
+
+    work = make_transform(stage, pending) if make_transform else WorkOnUnits(stage)
+    _ = (
+        pipeline
+        | "Plan" >> beam.Create([json.dumps(dataclasses.asdict(unit)) for unit in pending])
+        | "SpreadUnits" >> beam.Reshuffle()
+        | "WorkOnUnits" >> work
+        | "FinishStage" >> FinishStage(stage)
+    )
+
+
+def _read_counters(result: "PipelineResult") -> Counter[str]:
+    """Returns our counters of a finished pipeline: "namespace/name" -> sum over all steps."""
+    from apache_beam.metrics import MetricsFilter
+
+    from pipelines.transforms import COUNTS_NAMESPACE, MEASURED_NAMESPACE
+
+    ours = MetricsFilter().with_namespaces([COUNTS_NAMESPACE, MEASURED_NAMESPACE])
+    found: Counter[str] = Counter()
+    for counter in result.metrics().query(ours)["counters"]:
+        name = counter.key.metric
+        found[f"{name.namespace}/{name.name}"] += counter.result or 0
+    return found
 
 
 def quiet_workers(

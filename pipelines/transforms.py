@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
@@ -13,18 +13,29 @@ from blt.stage import Stage
 from blt.units import Unit
 from pipelines.run_units import report_progress
 
-_NAMESPACE = "blt"
+# Metrics: what the units gave, as in the manifest's totals, and what doing them cost this time.
+COUNTS_NAMESPACE = "blt"
+MEASURED_NAMESPACE = "blt.engine"
 
 
 class WorkOnUnits(beam.PTransform):
-    """Units (JSON) in; for each that was done, its number out."""
+    """Units (JSON) in; for each that was done, its number out.
 
-    def __init__(self, stage: Stage) -> None:
+    Args:
+      stage: what to do with a unit.
+      resource_hints: Beam's hints for the workers that this step needs, and no other does.
+    """
+
+    def __init__(self, stage: Stage, resource_hints: Mapping[str, str | int] | None = None) -> None:
         super().__init__()
         self._stage = stage
+        self._hints = dict(resource_hints or {})
 
     def expand(self, units: beam.PCollection[str]) -> beam.PCollection[int]:
-        return units | beam.ParDo(_WorkOnUnit(self._stage)).with_output_types(int)
+        work = beam.ParDo(_WorkOnUnit(self._stage)).with_output_types(int)
+        if self._hints:
+            work = work.with_resource_hints(**self._hints)
+        return units | work
 
 
 class _WorkOnUnit(beam.DoFn):
@@ -39,10 +50,12 @@ def work_on_unit(stage: Stage, unit: Unit) -> Iterator[int]:
     """Does a unit, counts what it gave in Beam's metrics, and yields its number if it was done."""
     result = stages.work_on(stage, unit, lambda n: report_progress(unit, n))
     if result is None:
-        Metrics.counter(_NAMESPACE, "failed_units").inc()
+        Metrics.counter(COUNTS_NAMESPACE, "failed_units").inc()
         return
     for name, count in result.counts.items():
-        Metrics.counter(_NAMESPACE, name).inc(count)
+        Metrics.counter(COUNTS_NAMESPACE, name).inc(count)
+    for name, count in result.measured.items():
+        Metrics.counter(MEASURED_NAMESPACE, name).inc(count)
     yield unit.index
 
 

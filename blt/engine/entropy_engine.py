@@ -14,6 +14,7 @@ there is padding only when documents run out. Documents never see one another (s
 
 import collections
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -110,7 +111,9 @@ class EntropyEngine:
         )
         self._lock = threading.Lock()  # one forward pass at a time, however many threads
 
-    def run(self, parts: Iterable[tuple]) -> Iterator[DocumentEntropies]:
+    def run(
+        self, parts: Iterable[tuple], counters: collections.Counter | None = None
+    ) -> Iterator[DocumentEntropies]:
         """Yields the result of each document, in the order they came.
 
         Args:
@@ -118,6 +121,7 @@ class EntropyEngine:
             that comes in parts, (key, tokens, is_continuation), where the parts of a document
             follow one another and is_continuation is true for all but the first, which is not
             empty.
+          counters: see `Engine`.
         """
         source = (_Part(*part[:2], bool(part[2:] and part[2])) for part in parts)
         upcoming = next(source, None)
@@ -143,13 +147,13 @@ class EntropyEngine:
                 tokens_in_flight += len(upcoming.tokens)
                 upcoming = next(source, None)
             if any(lane.waiting for lane in lanes):
-                state = self._step(lanes, state)
+                state = self._step(lanes, state, counters)
             while in_flight and in_flight[0].done == len(in_flight[0].tokens):
                 part = in_flight.popleft()
                 tokens_in_flight -= len(part.tokens)
                 yield part.result
 
-    def _step(self, lanes: list[_Lane], state: Any) -> Any:
+    def _step(self, lanes: list[_Lane], state: Any, counters: collections.Counter | None) -> Any:
         shape = (self.lanes, self.row_length)
         tokens = np.full(shape, PAD_ID, np.int32)
         segment_ids = np.zeros(shape, np.int32)
@@ -159,8 +163,15 @@ class EntropyEngine:
             for placement in lane.fill(tokens[index], segment_ids[index])
         ]
         with self._lock:
+            start = time.monotonic_ns()
             results, state = self._program(tokens, segment_ids, state)
             results = ops.convert_to_numpy(results)
+            elapsed = time.monotonic_ns() - start
+        if counters is not None:
+            num_tokens = sum(count for *_, count in placed)
+            counters["tokens"] += num_tokens
+            counters["padding"] += tokens.size - num_tokens
+            counters["device_microseconds"] += elapsed // 1000
         for index, part, first, column, count in placed:
             here, there = slice(column, column + count), slice(first, first + count)
             part.result.entropies[there] = results[0, index, here]

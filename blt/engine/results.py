@@ -1,5 +1,6 @@
 """What an engine is to those who use one, and what it tells about a document."""
 
+import collections
 import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
@@ -32,7 +33,9 @@ class Engine(Protocol):
 
     fingerprint: str
 
-    def run(self, parts: Iterable[tuple]) -> Iterator[DocumentEntropies]:
+    def run(
+        self, parts: Iterable[tuple], counters: collections.Counter | None = None
+    ) -> Iterator[DocumentEntropies]:
         """Yields the result of each document, in the order they came.
 
         Args:
@@ -40,4 +43,6 @@ class Engine(Protocol):
             that comes in parts, (key, tokens, is_continuation), where the parts of a document
             follow one another and is_continuation is true for all but the first, which is not
             empty.
+          counters: what the run costs is added to it, as it goes: `tokens` put through the model,
+            `padding` (places that held no token), `device_microseconds`.
         """

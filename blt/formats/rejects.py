@@ -1,4 +1,4 @@
-"""`rejects.parquet`: every input record that did not become a document, and why.
+"""`rejects.parquet`: every record read that is not in what was made of it, and why.
 
 source    string   the input it was in (never null)
 position  int64    byte offset of its line in the (decompressed) input, or row number; null if
@@ -30,7 +30,8 @@ REASONS = {
     "text_not_string": "the text is not a string",
     "lone_surrogate": "an unpaired surrogate, which UTF-8 cannot hold",
     "invalid_id": "the id is not valid Unicode",
-    "too_long": "the line is longer than the limit",
+    "too_long": "the line, or the document, is longer than the limit",
+    "invalid_utf8": "the document is not valid UTF-8, which the format exported to needs",
 }
 SAMPLE_BYTES = 200
 SCHEMA = pa.schema(

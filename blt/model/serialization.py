@@ -18,6 +18,7 @@ import numpy as np
 from blt.errors import UserError
 from blt.model.entropy_model import EntropyModel
 from blt.storage import atomic_path
+from blt.tokenizer import VOCAB_SIZE
 
 SUFFIX = ".keras"
 MAX_MODEL_BYTES = 16 << 30
@@ -178,8 +179,18 @@ def read_model_class(path: str | Path) -> str:
 
 
 def load_entropy_model(path: str | Path) -> EntropyModel:
-    """Reads an entropy model; raises UserError as `load_model_file` does."""
-    return load_model_file(path, EntropyModel)
+    """Reads an entropy model.
+
+    Raises:
+      UserError: as `load_model_file`, and when its vocabulary is not the one of our tokens.
+    """
+    model = load_model_file(path, EntropyModel)
+    if model.vocab_size != VOCAB_SIZE:
+        raise UserError(
+            f"{path}: has a vocabulary of {model.vocab_size} ids, but byte shards have "
+            f"{VOCAB_SIZE}. Use a model that `blt train-entropy` made."
+        )
+    return model
 
 
 def fingerprint(model: keras.Model) -> str:

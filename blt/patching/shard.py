@@ -2,12 +2,13 @@
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
-from blt.engine import DocumentEntropies, EntropyEngine
+from blt.engine import DocumentEntropies, Engine
 from blt.errors import UserError
 from blt.formats.boundaries import (
     KEEP_ENTROPIES,
@@ -28,7 +29,7 @@ def patch_shard(
     byte_shard: Path,
     output: Path,
     *,
-    engine: EntropyEngine | None,
+    engine: Engine | None,
     rule: PatchRule,
     keep_entropies: str | None = None,
     unit_index: int,
@@ -52,6 +53,7 @@ def patch_shard(
     Returns:
       Counts: `documents`, `bytes`, `tokens`, `patches` (those that hold a byte of the document)
       and, with a model, `entropy_model_bits`: its -log2 p of all bytes, rounded to whole bits.
+      What the engine counted (see `Engine.run`) is `measured`.
 
     Raises:
       UserError: the rule, or keeping entropies, needs a model and there is none.
@@ -63,10 +65,11 @@ def patch_shard(
     if engine is not None:
         described["entropy_model"] = engine.fingerprint
     counts = {"documents": 0, "bytes": 0, "tokens": 0, "patches": 0}
+    measured: Counter[str] = Counter()
     nats = 0.0
     with atomic_path(output / name) as temporary:
         writer = BoundariesWriter(temporary, metadata=described, keep_entropies=keep_entropies)
-        for record, result in _with_entropies(byte_shard, engine):
+        for record, result in _with_entropies(byte_shard, engine, measured):
             row = make_row(record, result, rule, keep_entropies)
             writer.write(row)
             num_bytes = int(np.count_nonzero(record.tokens >= BYTE_OFFSET))
@@ -87,7 +90,7 @@ def patch_shard(
     )
     if engine is not None:
         counts["entropy_model_bits"] = round(nats / math.log(2))
-    return UnitResult(shards=(shard,), counts=counts)
+    return UnitResult(shards=(shard,), counts=counts, measured=dict(measured))
 
 
 def check_patch_options(rule: PatchRule, keep_entropies: str | None, *, has_model: bool) -> None:
@@ -114,13 +117,14 @@ def describe_rule(rule: PatchRule) -> dict[str, str]:
 
 
 def _with_entropies(
-    byte_shard: Path, engine: EntropyEngine | None
+    byte_shard: Path, engine: Engine | None, measured: Counter
 ) -> Iterator[tuple[ByteRecord, DocumentEntropies | None]]:
     records = read_byte_shard(byte_shard)
     if engine is None:
         yield from ((record, None) for record in records)
         return
-    for result in engine.run((record, record.tokens, record.part > 0) for record in records):
+    parts = ((record, record.tokens, record.part > 0) for record in records)
+    for result in engine.run(parts, counters=measured):
         yield result.key, result
 
 

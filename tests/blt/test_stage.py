@@ -125,6 +125,30 @@ def test_a_failing_unit_is_named_and_the_others_are_kept(tmp_path):
     assert [unit.index for unit in stages.start(stage, units)] == [1]
 
 
+def test_a_disk_too_full_for_the_reason_still_tells_it(tmp_path, monkeypatch):
+    stage, units = make_stage(tmp_path / "out", texts=("boom",))
+    (unit,) = stages.start(stage, units)
+
+    def no_room(path, value):
+        raise WorkError(f"{path}: cannot be written (No space left on device).")
+
+    monkeypatch.setattr(stages, "write_json", no_room)
+    with pytest.raises(WorkError, match=r"unit 0: in.txt: cannot be shouted. Run the same command"):
+        stages.work_on(stage, unit, no_progress)
+
+
+def test_what_speaks_of_all_shards_goes_before_one_is_made_anew(tmp_path):
+    def mark(output, results):
+        (output / "all.txt").write_text(str(len(results)))
+
+    stage, units = make_stage(tmp_path / "out", extra_files=("all.txt",), before_manifest=mark)
+    run(stage, units)
+    (stage.output / "loud-00001-000.txt").unlink()
+    assert stages.finished_manifest(stage, units) is None
+    stages.start(stage, units)
+    assert not (stage.output / "all.txt").exists()
+
+
 def test_records_that_are_not_accounted_for_stop_the_manifest(tmp_path):
     def lose_one(unit, output, progress):
         result = shout(unit, output, progress)

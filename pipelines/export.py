@@ -1,0 +1,157 @@
+"""Byte shards and their entropies to the files that Meta's BLT trainer reads.
+
+Reads byte shards and boundaries that keep entropies; writes `*.shard_00.arrow`, one for each byte
+shard, with a `.complete` marker beside each.
+
+    blt patch --data bytes --entropy-model entropy.keras --threshold-nats 1.3 \\
+        --keep-entropies f16 --output patches
+    blt export --to meta-arrow --data bytes --patches patches --output arrow
+"""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from blt import command
+from blt.command import Summary
+from blt.commands.arguments import (
+    add_data_argument,
+    add_output_arguments,
+    fraction,
+    local_path,
+)
+from blt.console import Console, count, format_bytes
+from blt.errors import UserError
+from blt.formats.meta_arrow import COMPLETE_SUFFIX, meta_arrow_name
+from blt.manifest import Manifest, check_shard, read_manifest
+from blt.stage import DEFAULT_MAX_REJECT_FRACTION, REJECTS_NAME, Stage, make_units
+from blt.storage import atomic_path
+from blt.units import Progress, ShardInfo, Unit, UnitResult
+from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
+from pipelines.run_units import describe_plan, run_stage
+from pipelines.shard_units import read_payload, shard_payloads
+
+NAME = "export"
+HELP = "byte shards and entropies to files for Meta's trainer"
+DESCRIPTION = """\
+Writes documents and their entropies as Meta's BLT trainer reads them: Arrow files with the columns
+sample_id, text and entropies. The entropies are those that blt patch kept (--keep-entropies).
+Documents that are not valid UTF-8 cannot be text there and go to rejects.parquet."""
+
+TARGETS = ("meta-arrow",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--to", choices=TARGETS, required=True, help="The format to write.")
+    add_data_argument(parser)
+    parser.add_argument(
+        "--patches",
+        type=local_path,
+        required=True,
+        metavar="PATCHES",
+        help="Their boundaries, from blt patch with --keep-entropies.",
+    )
+    add_output_arguments(parser, "the Arrow files")
+    parser.add_argument(
+        "--max-reject-fraction",
+        type=fraction,
+        default=DEFAULT_MAX_REJECT_FRACTION,
+        metavar="F",
+        help="The job fails when more than this share of all documents was rejected.",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _ExportShard:
+    data: Path
+    patches: Path
+    entropy_model: str
+
+    def __call__(self, unit: Unit, output: Path, progress: Progress) -> UnitResult:
+        from blt.exporting import export_meta_arrow_shard
+
+        payload = dict(unit.payload)
+        info = ShardInfo(**payload.pop("boundaries"))
+        boundaries = self.patches / info.name
+        check_shard(boundaries, info)
+        shard = read_payload(payload)
+        return export_meta_arrow_shard(
+            shard.checked_path(self.data),
+            boundaries,
+            output,
+            unit_index=unit.index,
+            metadata={
+                "byte_shard_sha256": shard.info.sha256,
+                "entropy_model": self.entropy_model,
+                "entropy_unit": "nats",
+            },
+            progress=progress,
+        )
+
+
+def _mark_complete(output: Path, results: list[UnitResult]) -> None:
+    for result in results:
+        for shard in result.shards:
+            with atomic_path(output / (shard.name + COMPLETE_SUFFIX)) as temporary:
+                temporary.touch()
+
+
+def run(args: argparse.Namespace, console: Console) -> Summary:
+    """Exports; see `DESCRIPTION`."""
+    data = read_manifest(args.data, "byte_shards")
+    patches = read_manifest(args.patches, "boundaries")
+    if patches.parents.get("byte_shards") != data.sha256:
+        raise UserError(
+            f"--patches {args.patches}: made from other byte shards than --data {args.data}. "
+            "Run `blt patch` on these."
+        )
+    if patches.config.get("keep_entropies") is None:
+        from blt.exporting import no_entropies
+
+        raise UserError(no_entropies(args.patches))
+    payloads = shard_payloads(data)
+    for payload, info in zip(payloads, patches.shards, strict=True):
+        payload["boundaries"] = dataclasses.asdict(info)
+    names = [meta_arrow_name(shard.name) for shard in data.shards]
+    stage = Stage(
+        kind="meta_arrow",
+        output=args.output,
+        config={"to": args.to},
+        fingerprints=patches.fingerprints,
+        parents={"byte_shards": data.sha256, "boundaries": patches.sha256},
+        run_unit=_ExportShard(
+            args.data.resolve(), args.patches.resolve(), patches.fingerprints["entropy_model"]
+        ),
+        shard_patterns=("bytes-*.shard_*.arrow",),
+        reads_foreign_data=True,
+        extra_files=tuple(name + COMPLETE_SUFFIX for name in names),
+        before_manifest=_mark_complete,
+        max_reject_fraction=args.max_reject_fraction,
+    )
+    units = make_units(stage, payloads, [shard.bytes for shard in data.shards])
+    manifest, how = run_stage(stage, units, args, console)
+    if manifest is None:
+        return describe_plan(stage, units, [*names, REJECTS_NAME, "manifest.json"])
+    return _summarize(manifest, how)
+
+
+def _summarize(manifest: Manifest, how: str) -> Summary:
+    totals = manifest.totals
+    lines = [
+        f"export: {how}. {count(totals['documents'], 'document')}, "
+        f"{format_bytes(totals['bytes'])} in {count(len(manifest.shards), 'Arrow file')} -> "
+        f"{manifest.folder}"
+    ]
+    if totals["rejects"]:
+        lines.append(
+            f"  {totals['rejects']:,} of {totals['records']:,} documents were rejected"
+            f" -> {manifest.folder / REJECTS_NAME}"
+        )
+    return Summary({"stage": NAME, "how": how, "output": str(manifest.folder), **totals}, lines)
+
+
+if __name__ == "__main__":
+    from pipelines import export  # what workers unpickle must not come from __main__
+
+    sys.exit(command.main(export))
