@@ -17,6 +17,7 @@ import numpy as np
 
 from blt.errors import UserError
 from blt.model.entropy_model import EntropyModel
+from blt.ngram.model import is_ngram_path
 from blt.storage import atomic_path
 
 SUFFIX = ".keras"
@@ -179,6 +180,11 @@ def read_model_class(path: str | Path) -> str:
 
 def load_entropy_model(path: str | Path) -> EntropyModel:
     """Reads an entropy model; raises UserError as `load_model_file` does."""
+    if is_ngram_path(path):
+        raise UserError(
+            f"{path}: an n-gram model cannot be kept inside a model file. Leave it out here, and "
+            "give it to `blt patch` and `blt score`."
+        )
     return load_model_file(path, EntropyModel)
 
 

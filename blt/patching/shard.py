@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from blt.engine import DocumentEntropies, EntropyEngine
+from blt.engine import DocumentEntropies, Engine
 from blt.errors import UserError
 from blt.formats.boundaries import (
     KEEP_ENTROPIES,
@@ -28,7 +28,7 @@ def patch_shard(
     byte_shard: Path,
     output: Path,
     *,
-    engine: EntropyEngine | None,
+    engine: Engine | None,
     rule: PatchRule,
     keep_entropies: str | None = None,
     unit_index: int,
@@ -114,7 +114,7 @@ def describe_rule(rule: PatchRule) -> dict[str, str]:
 
 
 def _with_entropies(
-    byte_shard: Path, engine: EntropyEngine | None
+    byte_shard: Path, engine: Engine | None
 ) -> Iterator[tuple[ByteRecord, DocumentEntropies | None]]:
     records = read_byte_shard(byte_shard)
     if engine is None:
