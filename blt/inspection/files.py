@@ -30,8 +30,8 @@ from blt.inspection.words import BAR, document_data, document_lines, table_lines
 from blt.storage import read_json, sha256_file
 
 _EXPECTED = (
-    "a folder or file that blt made (a shard, a .keras or .ngram model, a threshold.yaml), or a raw corpus "
-    "(text, JSONL or Parquet), expected"
+    "a folder or file that blt made (a shard, a .keras or .ngram model, a threshold.yaml), or a "
+    "raw corpus (text, JSONL or Parquet), expected"
 )
 _MAX_CONFIG_BYTES = 16 << 20
 _BINARY_SHARE = 0.05  # of control characters in the head of what is no text
