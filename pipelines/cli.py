@@ -17,6 +17,10 @@ _COMMANDS = {
     "encode": ("pipelines.encode", "raw corpora to byte shards"),
     "decode": ("blt.commands.decode", "byte shards back to the corpus"),
     "train-entropy": ("blt.commands.train_entropy", "an entropy model, from byte shards"),
+    "train-ngram": (
+        "pipelines.train_ngram",
+        "an n-gram entropy model, from byte shards: no GPU, seconds",
+    ),
     "calibrate": ("blt.commands.calibrate", "the threshold that gives a wanted mean patch size"),
     "patch": ("pipelines.patch", "patch boundaries of byte shards, by an entropy model or a rule"),
     "export": ("pipelines.export", "byte shards and entropies to files for Meta's trainer"),

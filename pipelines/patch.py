@@ -22,7 +22,7 @@ from blt.console import Console, count, format_bytes
 from blt.errors import UserError
 from blt.manifest import Manifest, read_manifest
 from blt.patching.rules import PatchRule
-from blt.quiet import import_keras, silence
+from blt.quiet import silence
 from blt.stage import Stage, make_units
 from blt.units import Progress, Unit, UnitResult
 from pipelines.beam_flags import add_resource_arguments, read_resource_hints
@@ -44,7 +44,10 @@ KEPT = ("f16", "u8")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_argument(parser)
     parser.add_argument(
-        "--entropy-model", type=local_path, metavar="FILE.keras", help="From blt train-entropy."
+        "--entropy-model",
+        type=local_path,
+        metavar="FILE",
+        help="From blt train-entropy (.keras) or blt train-ngram (.ngram).",
     )
     add_output_arguments(parser, "the boundaries")
     add_rule_arguments(parser)
@@ -78,9 +81,10 @@ class _PatchShard:
 
     def __call__(self, unit: Unit, output: Path, progress: Progress) -> UnitResult:
         silence()
-        import_keras()
-        from blt.engine import get_entropy_engine
+        from blt.engine import get_entropy_engine, import_engine_backend
         from blt.patching.shard import patch_shard
+
+        import_engine_backend(self.entropy_model)
 
         shard = read_payload(unit.payload)
         return patch_shard(
@@ -100,9 +104,10 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     """Finds boundaries; see `DESCRIPTION`."""
     data = read_manifest(args.data, "byte_shards")
     hints = read_resource_hints(args)
-    import_keras(verbose=console.verbose)
-    from blt.engine import get_entropy_engine
+    from blt.engine import get_entropy_engine, import_engine_backend
     from blt.patching.shard import check_patch_options
+
+    import_engine_backend(args.entropy_model, verbose=console.verbose)
 
     fingerprint = None
     if args.entropy_model is not None:

@@ -60,8 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         type=local_path,
         required=True,
-        metavar="FILE.keras",
-        help="A BLT, from blt train, or an entropy model.",
+        metavar="FILE",
+        help="A BLT, from blt train, or an entropy model (.keras or .ngram).",
     )
     parser.add_argument(
         "--patches", type=local_path, metavar="PATCHES", help="Boundaries of --data."
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--entropy-model",
         type=local_path,
-        metavar="FILE.keras",
+        metavar="FILE",
         help="Cuts patches, for a BLT whose file does not hold its own.",
     )
     add_output_arguments(parser, "the scores")

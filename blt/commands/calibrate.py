@@ -14,7 +14,6 @@ from blt.commands.arguments import (
 from blt.commands.sidecar import find_finished, note_finished
 from blt.console import Console, format_bytes
 from blt.manifest import read_manifest
-from blt.quiet import import_keras
 from blt.storage import prepare_output_file
 
 NAME = "calibrate"
@@ -33,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--entropy-model",
         type=local_path,
         required=True,
-        metavar="FILE.keras",
-        help="From blt train-entropy.",
+        metavar="FILE",
+        help="From blt train-entropy (.keras) or blt train-ngram (.ngram).",
     )
     add_output_arguments(parser, "the calibration", metavar="FILE.yaml")
     parser.add_argument(
@@ -75,9 +74,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, console: Console) -> Summary:
     """Calibrates; see `DESCRIPTION`."""
     data = read_manifest(args.data, "byte_shards")
-    import_keras(verbose=console.verbose)
-    from blt.engine import get_entropy_engine
+    from blt.engine import get_entropy_engine, import_engine_backend
     from blt.patching.calibrate import calibrate, write_calibration
+
+    import_engine_backend(args.entropy_model, verbose=console.verbose)
 
     engine = get_entropy_engine(args.entropy_model)
     names = ("target_patch_bytes", "rule", "threshold_add_nats", "max_patch_length")

@@ -1,11 +1,30 @@
 """The engine: documents in, per-document results out, at the speed of the hardware.
 
 Which documents share a batch, how long a row is and where a document is cut are matters of the
-engine alone; no result shows them.
+engine alone; no result shows them. An engine is imported when it is first asked for: that of an
+n-gram model needs no Keras.
 """
 
-from blt.engine.entropy_engine import EntropyEngine
-from blt.engine.loading import get_entropy_engine
+from typing import Any
+
+from blt.engine.loading import get_entropy_engine, import_engine_backend
 from blt.engine.results import DocumentEntropies, Engine
 
-__all__ = ["DocumentEntropies", "Engine", "EntropyEngine", "get_entropy_engine"]
+__all__ = [
+    "DocumentEntropies",
+    "Engine",
+    "EntropyEngine",
+    "NgramEngine",
+    "get_entropy_engine",
+    "import_engine_backend",
+]
+
+_HOMES = {"EntropyEngine": "blt.engine.entropy_engine", "NgramEngine": "blt.ngram.engine"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

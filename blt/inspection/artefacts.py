@@ -68,7 +68,9 @@ def find_datasets(folders: Iterable[Path]) -> list[Dataset]:
             )
         candidates = [folder] if is_dataset(folder) else subfolders(folder)
         datasets = [path for path in candidates if is_dataset(path)]
-        if not datasets and not any(folder.glob("*.keras")):
+        if not datasets and not any(
+            path.suffix in (".keras", ".ngram") for path in folder.iterdir()
+        ):
             raise UserError(
                 f"{folder}: nothing to report on: no {MANIFEST_NAME} in it or in a folder in it. "
                 "Give the output folder of `blt run`, or datasets that stages made."

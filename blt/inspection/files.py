@@ -30,8 +30,8 @@ from blt.inspection.words import BAR, document_data, document_lines, table_lines
 from blt.storage import read_json, sha256_file
 
 _EXPECTED = (
-    "a folder or file that blt made (a shard, a .keras model, a threshold.yaml), or a raw corpus "
-    "(text, JSONL or Parquet), expected"
+    "a folder or file that blt made (a shard, a .keras or .ngram model, a threshold.yaml), or a "
+    "raw corpus (text, JSONL or Parquet), expected"
 )
 _MAX_CONFIG_BYTES = 16 << 20
 _BINARY_SHARE = 0.05  # of control characters in the head of what is no text
@@ -51,6 +51,7 @@ def describe_file(path: Path, look: Look) -> Summary:
         (name.endswith((".tfrecord", ".tfrecord.gz")), _describe_tfrecord),
         (name.endswith(".parquet"), _describe_parquet),
         (name.endswith(".keras"), _describe_model),
+        (name.endswith(".ngram"), _describe_ngram),
         (name.endswith((".yaml", ".yml")), _describe_yaml),
         (name.endswith(HISTORY_SUFFIX) or name == RUN_HISTORY, _describe_history_file),
         (name.endswith(".json"), _describe_json),
@@ -195,6 +196,16 @@ def _describe_model(path: Path, look: Look) -> Summary:
     lines = [*table_lines(described.items()), "Config:", *table_lines(flatten(config))]
     data = {"class": class_name, **described, "config": json.loads(json.dumps(config, default=str))}
     return _file_summary(path, what, "model", lines, data)
+
+
+def _describe_ngram(path: Path, look: Look) -> Summary:
+    from blt.ngram.model import fingerprint, load_ngram
+
+    model = load_ngram(path)
+    described = {"order": model.order, "fingerprint": fingerprint(model)}
+    lines = [*table_lines(described.items()), "Made with:", *table_lines(flatten(model.config))]
+    what = "an n-gram entropy model, made by `blt train-ngram`"
+    return _file_summary(path, what, "ngram_model", lines, {**described, "config": model.config})
 
 
 def _plain_config(value: Any) -> Any:

@@ -25,6 +25,7 @@ from blt.storage import read_json
 
 _FILE_KINDS = {
     ".keras": "a model",
+    ".ngram": "an n-gram model",
     ".yaml": "a calibrated threshold or a config",
     ".html": "a report",
     ".jsonl": "the history of a training",

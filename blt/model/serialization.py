@@ -17,6 +17,7 @@ import numpy as np
 
 from blt.errors import UserError
 from blt.model.entropy_model import EntropyModel
+from blt.ngram.model import is_ngram_path
 from blt.storage import atomic_path
 from blt.tokenizer import VOCAB_SIZE
 
@@ -182,8 +183,14 @@ def load_entropy_model(path: str | Path) -> EntropyModel:
     """Reads an entropy model.
 
     Raises:
-      UserError: as `load_model_file`, and when its vocabulary is not the one of our tokens.
+      UserError: as `load_model_file`, when it is an n-gram model, and when its vocabulary is not
+        the one of our tokens.
     """
+    if is_ngram_path(path):
+        raise UserError(
+            f"{path}: an n-gram model cannot be kept inside a model file. Leave it out here, and "
+            "give it to `blt patch` and `blt score`."
+        )
     model = load_model_file(path, EntropyModel)
     if model.vocab_size != VOCAB_SIZE:
         raise UserError(

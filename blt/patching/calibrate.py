@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from blt.engine import EntropyEngine
+from blt.engine import Engine
 from blt.errors import UserError
 from blt.formats.boundaries import restore_entropies, store_entropies
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
@@ -49,7 +49,7 @@ class _Sampled:
 
 def calibrate(
     data: Manifest,
-    engine: EntropyEngine,
+    engine: Engine,
     *,
     target_patch_bytes: Sequence[float],
     rule: str = "entropy",
@@ -114,7 +114,7 @@ def calibrate(
 
 
 def _take_sample(
-    data: Manifest, engine: EntropyEngine, sample_bytes: int, seed: int, keep: str | None
+    data: Manifest, engine: Engine, sample_bytes: int, seed: int, keep: str | None
 ) -> list[_Sampled]:
     """Runs the model over documents chosen by the hash of their id, until there is enough."""
     share = min(1.0, sample_bytes / max(1, data.totals["bytes"]))

@@ -97,7 +97,11 @@ def collect(folders: Sequence[Path]) -> Artefacts:
             *_entropy_histories(loose),
             *_blt_histories([dataset.manifest.folder for dataset in of_kind["blt_run"]]),
         ],
-        model_paths=[path for folder in loose for path in sorted(folder.glob("*.keras"))],
+        model_paths=[
+            path
+            for folder in loose
+            for path in sorted([*folder.glob("*.keras"), *folder.glob("*.ngram")])
+        ],
         thresholds={
             path.name: path.read_text(encoding="utf-8", errors="replace")[:4000]
             for folder in loose

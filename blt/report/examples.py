@@ -140,13 +140,11 @@ def _find_model(paths: Iterable[Path], patches: Manifest) -> Path | None:
     wanted = read_boundaries_metadata(patches.shard_path(patches.shards[0])).get("entropy_model")
     if wanted is None:
         return None
-    from blt.quiet import import_keras
-
-    import_keras()
-    from blt.engine import get_entropy_engine
+    from blt.engine import get_entropy_engine, import_engine_backend
 
     for path in paths:
         try:
+            import_engine_backend(path)
             if get_entropy_engine(path).fingerprint == wanted:
                 return path
         except UserError:  # a model of another kind

@@ -1,12 +1,23 @@
-"""Scores by the entropy model: exact at any length, as the engine carries its window along."""
+"""Scores by an entropy model: exact at any length, as the engine carries its context along."""
 
 import collections
 from collections.abc import Iterator
 from typing import Any
 
-from blt.engine import EntropyEngine
+from blt.engine import Engine
 from blt.formats.scores import ScoresRow
+from blt.ngram.engine import NgramEngine
 from blt.scoring.documents import Parts, Tally
+
+
+def _describe_context(engine: Engine) -> dict[str, Any]:
+    if isinstance(engine, NgramEngine):
+        return {"context": "the last ids, continued exactly", "order": engine.model.order}
+    return {
+        "context": "sliding window in every layer, continued exactly",
+        "window": engine.model.window,
+        "num_layers": engine.model.num_layers,
+    }
 
 
 class EntropyScorer:
@@ -17,16 +28,14 @@ class EntropyScorer:
       xz: also compress documents with xz.
     """
 
-    def __init__(self, engine: EntropyEngine, *, xz: bool = False) -> None:
+    def __init__(self, engine: Engine, *, xz: bool = False) -> None:
         self._engine = engine
         self._xz = xz
         self.fingerprint = engine.fingerprint
         self.entropy_fingerprint = engine.fingerprint
         self.score_spec: dict[str, Any] = {
             "model": "entropy_model",
-            "context": "sliding window in every layer, continued exactly",
-            "window": engine.model.window,
-            "num_layers": engine.model.num_layers,
+            **_describe_context(engine),
             "bos": "context",
             "eos": "eos_nats",
             "probabilities_over": "all ids",

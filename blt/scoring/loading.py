@@ -4,11 +4,12 @@ import dataclasses
 import threading
 from pathlib import Path
 
-from blt.engine import EntropyEngine, get_entropy_engine
+from blt.engine import Engine, get_entropy_engine
 from blt.errors import UserError
 from blt.joining import check_entropy_fingerprint
 from blt.model.blt import load_blt
 from blt.model.serialization import read_model_class
+from blt.ngram.model import is_ngram_path
 from blt.patching.rules import PatchRule
 from blt.scoring.blt_scorer import BltScorer
 from blt.scoring.entropy_scorer import EntropyScorer
@@ -28,7 +29,7 @@ class LoadedScorer:
 
     scorer: BltScorer | EntropyScorer
     role: str
-    engine: EntropyEngine | None
+    engine: Engine | None
     rule: PatchRule | None
     lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
 
@@ -74,7 +75,7 @@ def get_scorer(
 def _load(
     model: Path, entropy_model: Path | None, min_context: int | None, xz: bool
 ) -> LoadedScorer:
-    if read_model_class(model) == "EntropyModel":
+    if is_ngram_path(model) or read_model_class(model) == "EntropyModel":
         if min_context is not None:
             raise UserError("--min-context: is for a BLT; an entropy model has no windows.")
         engine = get_entropy_engine(model)
@@ -86,5 +87,7 @@ def _load(
         engine = get_entropy_engine(entropy_model)
         check_entropy_fingerprint(str(model), scorer.entropy_fingerprint, engine.fingerprint)
     elif blt.entropy_model is not None:
+        from blt.engine import EntropyEngine
+
         engine = EntropyEngine(blt.entropy_model)
     return LoadedScorer(scorer, "blt", engine, blt.patch_rule)

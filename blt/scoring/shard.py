@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from blt.engine import EntropyEngine
+from blt.engine import Engine
 from blt.errors import UserError
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
 from blt.formats.scores import ScoresWriter, scores_name
@@ -26,7 +26,7 @@ def score_shard(
     *,
     scorer: BltScorer | EntropyScorer,
     boundaries: Path | None = None,
-    engine: EntropyEngine | None = None,
+    engine: Engine | None = None,
     rule: PatchRule | None = None,
     split: str = "all",
     valid_fraction: float = DEFAULT_VALID_FRACTION,
@@ -112,7 +112,7 @@ def score_shard(
     return UnitResult(shards=(shard,), counts=counts)
 
 
-def check_can_cut(engine: EntropyEngine | None, rule: PatchRule | None) -> None:
+def check_can_cut(engine: Engine | None, rule: PatchRule | None) -> None:
     """Raises UserError unless patches can be cut: there is a rule, and the model that it needs."""
     if rule is None:
         raise UserError(
@@ -127,7 +127,7 @@ def check_can_cut(engine: EntropyEngine | None, rule: PatchRule | None) -> None:
 
 
 def cut_parts(
-    records: Iterator[ByteRecord], engine: EntropyEngine | None, rule: PatchRule | None
+    records: Iterator[ByteRecord], engine: Engine | None, rule: PatchRule | None
 ) -> Iterator[Part]:
     """Yields records with the patches that the rule cuts.
 
