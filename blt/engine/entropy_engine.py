@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -27,7 +28,10 @@ from blt.model.entropy_model import EntropyModel
 from blt.model.serialization import fingerprint
 from blt.tokenizer import PAD_ID
 
-DEFAULT_LANES = 8
+# On a CPU one lane is fastest: what a step makes stays in the caches. Measured on two cores with
+# XLA, rows of 512: 1 lane is 2.6 times as fast as 8 for 6 layers of width 256.
+CPU_LANES = 1
+ACCELERATOR_LANES = 64
 DEFAULT_ROW_LENGTH = 512
 # Tokens that may be read and not yet handed back, so that memory does not follow the input. Each
 # takes 10 bytes. A document longer than this has its lane to itself at the end.
@@ -86,7 +90,7 @@ class EntropyEngine:
 
     Args:
       model: the entropy model.
-      lanes: streams that run side by side.
+      lanes: streams that run side by side; None for what suits the device.
       row_length: tokens of each in a step; a multiple of the model's `block_size`.
     """
 
@@ -94,7 +98,7 @@ class EntropyEngine:
         self,
         model: EntropyModel,
         *,
-        lanes: int = DEFAULT_LANES,
+        lanes: int | None = None,
         row_length: int = DEFAULT_ROW_LENGTH,
     ) -> None:
         if row_length % model.block_size:
@@ -103,7 +107,7 @@ class EntropyEngine:
                 f"({model.block_size})."
             )
         self.model = model
-        self.lanes = lanes
+        self.lanes = lanes or (ACCELERATOR_LANES if _has_accelerator() else CPU_LANES)
         self.row_length = row_length
         self.fingerprint = fingerprint(model)
         self._program = compile_function(
@@ -200,3 +204,11 @@ def _entropies(model: EntropyModel, tokens: Any, segment_ids: Any, state: Any) -
     chosen = ops.take_along_axis(all_log_probabilities, tokens[..., None], axis=-1)[..., 0]
     results = ops.stack([ops.maximum(entropies, 0.0), -chosen])
     return results, {"model": model_state, "log_probabilities": log_probabilities[:, -1]}
+
+
+def _has_accelerator() -> bool:
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.cuda.is_available()
+    return any(not device.lower().startswith("cpu") for device in keras.distribution.list_devices())
