@@ -136,18 +136,18 @@ class _CountLoads:
     def __call__(self, unit, output, progress):
         from blt.engine import loading
 
-        original = loading.load_entropy_model
+        original = loading._load
 
         def load(path):
             with self.log.open("a") as file:
                 file.write(f"{os.getpid()}\n")
             return original(path)
 
-        loading.load_entropy_model = load
+        loading._load = load
         try:
             return self.work(unit, output, progress)
         finally:
-            loading.load_entropy_model = original
+            loading._load = original
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
