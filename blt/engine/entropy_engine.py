@@ -31,7 +31,7 @@ from blt.tokenizer import PAD_ID
 # On a CPU one lane is fastest: what a step makes stays in the caches. Measured on two cores with
 # XLA, rows of 512: 1 lane is 2.6 times as fast as 8 for 6 layers of width 256.
 CPU_LANES = 1
-ACCELERATOR_LANES = 64
+ACCELERATOR_LANES = 64  # not measured
 DEFAULT_ROW_LENGTH = 512
 # Tokens that may be read and not yet handed back, so that memory does not follow the input. Each
 # takes 10 bytes. A document longer than this has its lane to itself at the end.
