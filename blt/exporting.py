@@ -90,13 +90,7 @@ def export_meta_arrow_shard(
                 counts["tokens"] += document.num_tokens
         sha256 = sha256_file(temporary)
         counts["rejects"] = rejects.num_rejects
-    shard = ShardInfo(
-        name=name,
-        documents=counts["documents"],
-        bytes=counts["bytes"],
-        tokens=counts["tokens"],
-        sha256=sha256,
-    )
+    shard = ShardInfo.of_counts(name, counts, sha256)
     return UnitResult(shards=(shard,), counts=counts)
 
 

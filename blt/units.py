@@ -5,7 +5,7 @@ config, to output shards. A unit can be run anywhere, twice, and in any order.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 Progress = Callable[[int], None]  # called with the number of further input bytes that are done
@@ -42,6 +42,12 @@ class ShardInfo:
     bytes: int
     tokens: int
     sha256: str
+
+    @classmethod
+    def of_counts(cls, name: str, counts: Mapping[str, int], sha256: str) -> "ShardInfo":
+        """Returns that of a unit's one shard, from what the unit counted."""
+        numbers = {kind: counts[kind] for kind in ("documents", "bytes", "tokens")}
+        return cls(name=name, sha256=sha256, **numbers)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,6 @@ from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler
 
 from blt.patching.rules import PatchRule, find_patch_lengths
-from blt.quiet import import_keras
 from blt.tokenizer import BOS_ID, VOCAB_SIZE, frame_tokens
 
 NAMESPACE = "blt.engine"
@@ -59,7 +58,7 @@ class EntropyModelHandler(ModelHandler[Document, EntropyResult, Any]):
     engine's rows, so large batches are faster.
 
     Args:
-      model: a `.keras` file from `blt train-entropy`, where the workers see it.
+      model: a file from `blt train-entropy` or `blt train-ngram`, where the workers see it.
       rule: also cut each document into patches.
       batch_size: documents in a batch. A fixed number, since Beam's estimate for a good one takes
         batches of one document first.
@@ -91,9 +90,9 @@ class EntropyModelHandler(ModelHandler[Document, EntropyResult, Any]):
         Raises:
           UserError: the file is not there or holds no entropy model.
         """
-        import_keras()
-        from blt.engine import get_entropy_engine
+        from blt.engine import get_entropy_engine, import_engine_backend
 
+        import_engine_backend(self._model)
         return get_entropy_engine(self._model)
 
     def run_inference(

@@ -21,10 +21,10 @@ class AddUpCounts(beam.PTransform):
     def expand(
         self, counted: beam.PCollection[_Counted]
     ) -> beam.PCollection[tuple[GramCounts, list[str]]]:
-        return counted | beam.CombineGlobally(_AddUp())
+        return counted | beam.CombineGlobally(SumCounts())
 
 
-class _AddUp(beam.CombineFn):
+class SumCounts(beam.CombineFn):
     def create_accumulator(self) -> _Sum:
         return [], []
 
@@ -54,6 +54,6 @@ class _AddUp(beam.CombineFn):
 
 def _shorten(parts: list[GramCounts]) -> list[GramCounts]:
     """Adds up once what waits is as large as what is added up, so that a sum costs n log n."""
-    if sum(len(part.grams) for part in parts[1:]) >= len(parts[0].grams):
+    if parts and sum(len(part.grams) for part in parts[1:]) >= len(parts[0].grams):
         return [merge_counts(parts)]
     return parts

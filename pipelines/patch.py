@@ -13,6 +13,7 @@ import functools
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from blt import command
 from blt.command import Summary
@@ -29,6 +30,9 @@ from pipelines.beam_flags import add_resource_arguments, read_resource_hints
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
 from pipelines.run_units import describe_plan, run_stage
 from pipelines.shard_units import read_payload, shard_payloads
+
+if TYPE_CHECKING:
+    from pipelines.transforms import WorkOnUnits
 
 NAME = "patch"
 HELP = "patch boundaries of byte shards, by an entropy model or a rule"
@@ -143,7 +147,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
 
 def _make_transform(
     stage: Stage, pending: list[Unit], *, resource_hints: dict[str, str | int]
-) -> "WorkOnUnits":  # noqa: F821
+) -> "WorkOnUnits":
     from pipelines.transforms import WorkOnUnits
 
     return WorkOnUnits(stage, resource_hints)

@@ -13,7 +13,7 @@ import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from blt import stage as stages
@@ -129,13 +129,28 @@ def _run_pipeline(
 
     label = stage.output.name
     total = sum(unit.num_bytes for unit in pending)
+    with (
+        runner_failures_in_words(),
+        quiet_workers(options, console),
+        ProgressLine(console, label, total, read_done),
+    ):
+        pipeline = beam.Pipeline(runner=make_runner(options), options=options)
+        build_pipeline(pipeline, stage, pending, make_transform)
+        result = pipeline.run()
+        result.wait_until_finish()
+        return _read_counters(result)
+
+
+@contextlib.contextmanager
+def runner_failures_in_words() -> Iterator[None]:
+    """Raises what goes wrong while Beam runs as an error of ours, in one line.
+
+    Raises:
+      BltError: as a step raised it, without what Beam adds.
+      WorkError: a runner's own failure, or an error in a worker process.
+    """
     try:
-        with quiet_workers(options, console), ProgressLine(console, label, total, read_done):
-            pipeline = beam.Pipeline(runner=make_runner(options), options=options)
-            build_pipeline(pipeline, stage, pending, make_transform)
-            result = pipeline.run()
-            result.wait_until_finish()
-            return _read_counters(result)
+        yield
     except BltError as error:
         raise type(error)(_own_words(str(error))) from error
     except Exception as error:  # a runner's own failure: say it in one line

@@ -52,7 +52,7 @@ from blt.storage import (
 )
 from pipelines.beam_flags import make_options, make_runner
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
-from pipelines.run_units import quiet_workers
+from pipelines.run_units import quiet_workers, runner_failures_in_words
 from pipelines.shard_units import read_payload, shard_payloads
 
 NAME = "train-ngram"
@@ -176,7 +176,7 @@ def _count(
     options = make_options(beam_flags, verbose=console.verbose)
     count_shard = CountShard(data.folder.resolve(), config, data.totals["bytes"])
     try:
-        with quiet_workers(options, console):
+        with runner_failures_in_words(), quiet_workers(options, console):
             pipeline = beam.Pipeline(runner=make_runner(options), options=options)
             _ = (
                 pipeline
@@ -188,13 +188,6 @@ def _count(
             )
             pipeline.run().wait_until_finish()
         return _read_sum(folder)
-    except BltError:
-        raise
-    except Exception as error:  # a runner's own failure: say it in one line
-        if "KeyboardInterrupt" in str(error):
-            raise KeyboardInterrupt from error
-        reason = " ".join(str(error).split())[:300]
-        raise WorkError(f"the Beam runner failed: {type(error).__name__}: {reason}.") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

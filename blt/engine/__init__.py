@@ -14,17 +14,14 @@ __all__ = [
     "DocumentEntropies",
     "Engine",
     "EntropyEngine",
-    "NgramEngine",
     "get_entropy_engine",
     "import_engine_backend",
 ]
 
-_HOMES = {"EntropyEngine": "blt.engine.entropy_engine", "NgramEngine": "blt.ngram.engine"}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name != "EntropyEngine":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
+    from blt.engine.entropy_engine import EntropyEngine
 
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return EntropyEngine

@@ -28,8 +28,7 @@ from blt.model.entropy_model import EntropyModel
 from blt.model.serialization import fingerprint
 from blt.tokenizer import PAD_ID
 
-# On a CPU one lane is fastest: what a step makes stays in the caches. Measured on two cores with
-# XLA, rows of 512: 1 lane is 2.6 times as fast as 8 for 6 layers of width 256.
+# On a CPU what a step makes should stay in the caches: `benchmarks/lanes.py`.
 CPU_LANES = 1
 ACCELERATOR_LANES = 64  # not measured
 DEFAULT_ROW_LENGTH = 512
@@ -110,6 +109,11 @@ class EntropyEngine:
         self.lanes = lanes or (ACCELERATOR_LANES if _has_accelerator() else CPU_LANES)
         self.row_length = row_length
         self.fingerprint = fingerprint(model)
+        self.context = {
+            "context": "sliding window in every layer, continued exactly",
+            "window": model.window,
+            "num_layers": model.num_layers,
+        }
         self._program = compile_function(
             model, lambda tokens, segment_ids, state: _entropies(model, tokens, segment_ids, state)
         )
@@ -118,15 +122,7 @@ class EntropyEngine:
     def run(
         self, parts: Iterable[tuple], counters: collections.Counter | None = None
     ) -> Iterator[DocumentEntropies]:
-        """Yields the result of each document, in the order they came.
-
-        Args:
-          parts: (key, tokens) for each document, tokens [num_tokens] integers; or, for a document
-            that comes in parts, (key, tokens, is_continuation), where the parts of a document
-            follow one another and is_continuation is true for all but the first, which is not
-            empty.
-          counters: see `Engine`.
-        """
+        """Yields the result of each document, in the order they came; see `blt.engine.Engine`."""
         source = (_Part(*part[:2], bool(part[2:] and part[2])) for part in parts)
         upcoming = next(source, None)
         lanes = [_Lane() for _ in range(self.lanes)]

@@ -29,9 +29,12 @@ class Engine(Protocol):
 
     Attributes:
       fingerprint: of the model, hexadecimal.
+      context: what a prediction looks at, for those who state scores: `context` in words, and its
+        sizes by name.
     """
 
     fingerprint: str
+    context: dict[str, Any]
 
     def run(
         self, parts: Iterable[tuple], counters: collections.Counter | None = None

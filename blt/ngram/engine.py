@@ -30,6 +30,7 @@ class NgramEngine:
     def __init__(self, model: NgramModel, *, chunk_tokens: int = CHUNK_TOKENS) -> None:
         self.model = model
         self.fingerprint = fingerprint(model)
+        self.context = {"context": "the last ids, continued exactly", "order": model.order}
         self._chunk_tokens = chunk_tokens
         self._nothing = np.full(model.max_length, PAD_ID, np.uint16)
 

@@ -81,13 +81,7 @@ def patch_shard(
             progress(num_bytes)
         writer.close()
         sha256 = sha256_file(temporary)
-    shard = ShardInfo(
-        name=name,
-        documents=counts["documents"],
-        bytes=counts["bytes"],
-        tokens=counts["tokens"],
-        sha256=sha256,
-    )
+    shard = ShardInfo.of_counts(name, counts, sha256)
     if engine is not None:
         counts["entropy_model_bits"] = round(nats / math.log(2))
     return UnitResult(shards=(shard,), counts=counts, measured=dict(measured))

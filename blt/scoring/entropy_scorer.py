@@ -6,18 +6,7 @@ from typing import Any
 
 from blt.engine import Engine
 from blt.formats.scores import ScoresRow
-from blt.ngram.engine import NgramEngine
 from blt.scoring.documents import Parts, Tally
-
-
-def _describe_context(engine: Engine) -> dict[str, Any]:
-    if isinstance(engine, NgramEngine):
-        return {"context": "the last ids, continued exactly", "order": engine.model.order}
-    return {
-        "context": "sliding window in every layer, continued exactly",
-        "window": engine.model.window,
-        "num_layers": engine.model.num_layers,
-    }
 
 
 class EntropyScorer:
@@ -35,7 +24,7 @@ class EntropyScorer:
         self.entropy_fingerprint = engine.fingerprint
         self.score_spec: dict[str, Any] = {
             "model": "entropy_model",
-            **_describe_context(engine),
+            **engine.context,
             "bos": "context",
             "eos": "eos_nats",
             "probabilities_over": "all ids",

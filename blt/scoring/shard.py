@@ -102,13 +102,7 @@ def score_shard(
             progress(row.num_bytes)
         writer.close()
         sha256 = sha256_file(temporary)
-    shard = ShardInfo(
-        name=name,
-        documents=counts["documents"],
-        bytes=counts["bytes"],
-        tokens=counts["tokens"],
-        sha256=sha256,
-    )
+    shard = ShardInfo.of_counts(name, counts, sha256)
     return UnitResult(shards=(shard,), counts=counts)
 
 

@@ -10,6 +10,7 @@ from blt import command
 from blt.commands import calibrate, inspect, train
 from blt.manifest import read_manifest
 from pipelines import patch, score, train_ngram
+from pipelines.ngram_transform import SumCounts
 
 
 def run(module, *argv):
@@ -85,6 +86,25 @@ def test_a_damaged_shard_is_named_and_nothing_is_left(small_bytes, tmp_path, cap
     assert f"{name}: its sha256 is not the manifest's" in err
     assert "Traceback" not in err
     assert list(output.iterdir()) == []
+
+
+def test_when_every_shard_is_damaged_it_says_so(small_bytes, tmp_path, capsys):
+    data = tmp_path / "bytes"
+    shutil.copytree(small_bytes, data)
+    for path in data.glob("*.tfrecord*"):
+        path.write_bytes(path.read_bytes()[:-1])
+    assert run(train_ngram, "--data", data, "--output", tmp_path / "m.ngram") == 1
+    err = capsys.readouterr().err
+    assert "more shards failed)" in err
+    assert "Traceback" not in err
+
+
+def test_failures_alone_are_added_up():
+    add_up = SumCounts()
+    failed = [add_up.add_input(add_up.create_accumulator(), (None, why)) for why in "ba"]
+    counts, failures = add_up.extract_output(add_up.merge_accumulators(failed))
+    assert counts.num_documents == 0
+    assert failures == ["a", "b"]
 
 
 MISTAKES = {
