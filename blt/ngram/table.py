@@ -77,7 +77,8 @@ def _mix(keys: np.ndarray, salt: int) -> np.ndarray:
 
 
 def _checks(hashes: np.ndarray) -> np.ndarray:
-    return (hashes >> _HALF).astype(np.uint32)
+    """[n] uint32, never 0: that is what empty slots hold."""
+    return np.maximum((hashes >> _HALF).astype(np.uint32), np.uint32(1))
 
 
 def _slots(hashes: np.ndarray, seeds: np.ndarray, num_slots: int) -> np.ndarray:
@@ -105,7 +106,6 @@ def build_table(keys: np.ndarray, values: np.ndarray) -> Table:
         if placed is not None:
             slots, seeds = placed
             records = np.zeros((num_slots, RECORD_WORDS), np.uint32)
-            # An empty slot must not look like a key's: its check belongs to another slot's bucket.
             records[slots, 0] = _checks(_mix(keys, salt))
             records[slots, 1:] = np.ascontiguousarray(values, np.float32).view(np.uint32)
             return Table(records, seeds, salt)

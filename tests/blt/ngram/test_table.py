@@ -29,3 +29,10 @@ def test_a_large_table_of_regular_keys(step):
     np.testing.assert_array_equal(records[:, 2].view(np.float32), values[:, 0])
     assert table.records.nbytes + table.seeds.nbytes <= max_table_bytes(len(keys))
     assert not table.find(keys + np.uint64(step * 100_000 + 1))[1].any()
+
+
+def test_an_empty_slot_holds_no_key():
+    # Key 0 has the hash 0, and with one key of two slots an empty one is soon met.
+    for key in range(1, 200):
+        table = build_table(np.array([key], np.uint64), np.ones((1, 3), np.float32))
+        assert not table.find(np.zeros(1, np.uint64))[1].any()
