@@ -8,10 +8,9 @@ from typing import Any
 from blt.corpus.config import EncodeConfig
 from blt.corpus.readers import read_records
 from blt.corpus.records import Document, Filtered, Reject
-from blt.formats.byte_shard import ByteRecord, ByteShardWriter, byte_shard_name
+from blt.formats.byte_shard import ByteShardWriter, byte_shard_name
 from blt.formats.rejects import RejectsWriter, open_rejects
 from blt.storage import atomic_path
-from blt.tokenizer import frame_tokens
 from blt.units import Progress, ShardInfo, UnitResult, no_progress
 
 COUNTS = ("documents", "bytes", "tokens", "records", "rejects", "filtered", "damaged_files")
@@ -88,17 +87,14 @@ class _Shards(contextlib.ExitStack):
         if self._writer and self._writer.num_bytes >= self._config.target_shard_bytes:
             self.finish()
         writer = self._writer or self._start()
-        last = document.num_parts - 1
         for part, raw in enumerate(document.parts):
-            writer.write(
-                ByteRecord(
-                    doc_id=document.doc_id,
-                    tokens=frame_tokens(raw, add_bos=part == 0, add_eos=part == last),
-                    part=part,
-                    num_parts=document.num_parts,
-                    source=document.source,
-                    meta=document.meta,
-                )
+            writer.write_part(
+                raw,
+                doc_id=document.doc_id,
+                part=part,
+                num_parts=document.num_parts,
+                source=document.source,
+                meta=document.meta,
             )
 
     def finish(self) -> None:
