@@ -194,6 +194,11 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     parents = {"byte_shards": data.sha256}
     if patches is not None:
         parents["boundaries"] = patches.sha256
+        if patches.config.get("snap_utf8"):
+            console.say(
+                "note: where patches snapped to UTF-8 characters begin tells of bytes that are not "
+                "read yet; bits per byte come out a little too low."
+            )
         for payload, info in zip(payloads, patches.shards, strict=True):
             payload["boundaries"] = dataclasses.asdict(info)
     elif loaded.role == "blt":

@@ -75,7 +75,8 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     """Calibrates; see `DESCRIPTION`."""
     data = read_manifest(args.data, "byte_shards")
     from blt.engine import get_entropy_engine, import_engine_backend
-    from blt.patching.calibrate import calibrate, write_calibration
+    from blt.patching.calibrate import calibrate
+    from blt.patching.calibration_file import write_calibration
 
     import_engine_backend(args.entropy_model, verbose=console.verbose)
 

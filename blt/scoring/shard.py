@@ -113,6 +113,11 @@ def check_can_cut(engine: Engine | None, rule: PatchRule | None) -> None:
             "--patches: missing; this BLT does not know the rule that cuts patches. "
             "Make boundaries with `blt patch` and give their folder."
         )
+    if rule.snap_utf8:
+        raise UserError(
+            "--patches: missing; this BLT was trained on patches snapped to UTF-8 characters, "
+            "which are not cut while scoring. Make them with `blt patch --snap-utf8`."
+        )
     if rule.needs_entropies and engine is None:
         raise UserError(
             f"--entropy-model: missing; the patches of this BLT need one (rule {rule.rule!r}). "

@@ -3,7 +3,8 @@ import yaml
 
 from blt.errors import UserError
 from blt.patching import PatchRule
-from blt.patching.calibrate import calibrate, read_calibration, write_calibration
+from blt.patching.calibrate import calibrate
+from blt.patching.calibration_file import read_calibration, write_calibration
 from blt.patching.shard import patch_shard
 
 
