@@ -13,7 +13,10 @@ from blt.storage import atomic_path
 
 def write_calibration(path: str | Path, calibration: dict[str, Any]) -> None:
     """Writes what `calibrate` found as YAML, atomically."""
-    text = yaml.safe_dump(calibration, sort_keys=False)
+    # Lists of numbers on a line of their own: a curve has many.
+    text = yaml.safe_dump(
+        calibration, sort_keys=False, default_flow_style=None, allow_unicode=True, width=96
+    )
     with atomic_path(path) as temporary:
         temporary.write_text(
             "# Made by `blt calibrate`; `blt patch --calibration` takes it.\n" + text,

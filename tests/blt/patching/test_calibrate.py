@@ -1,11 +1,14 @@
+import numpy as np
 import pytest
 import yaml
 
 from blt.errors import UserError
 from blt.patching import PatchRule
-from blt.patching.calibrate import calibrate
+from blt.patching.calibrate import _Sample, calibrate
 from blt.patching.calibration_file import read_calibration, write_calibration
 from blt.patching.shard import patch_shard
+from blt.tokenizer import frame_tokens
+from tests.blt.datasets import write_byte_dataset
 
 
 @pytest.mark.parametrize(
@@ -16,6 +19,7 @@ from blt.patching.shard import patch_shard
         {"rule": "combined", "threshold_add_nats": -1.0},
         {"rule": "entropy", "max_patch_length": 6},
         {"rule": "entropy", "keep_entropies": "f16"},
+        {"rule": "entropy", "snap_utf8": True},
     ],
 )
 def test_the_whole_corpus_gets_the_wanted_mean(data, engine, tmp_path, options):
@@ -48,6 +52,60 @@ def test_a_sample_is_the_same_again_and_smaller(data, engine):
     first = calibrate(data, engine, target_patch_bytes=[3.0], **options)
     assert first == calibrate(data, engine, target_patch_bytes=[3.0], **options)
     assert 0 < first["sample"]["documents"] < data.totals["documents"] / 2
+
+
+@pytest.fixture(scope="module")
+def long_documents(tmp_path_factory):
+    """Half of them are of other bytes than the other half, and they come in parts."""
+    rng = np.random.default_rng(5)
+    documents = {}
+    for index in range(12):
+        alphabet = np.frombuffer(b"ab \n" if index % 2 else b"abcdeefgh ,.", np.uint8)
+        documents[f"doc-{index}"] = rng.choice(alphabet, 3000 + 1500 * index).tobytes()
+    folder = tmp_path_factory.mktemp("long") / "bytes"
+    return write_byte_dataset(folder, documents, part_bytes=5000)
+
+
+def test_pieces_of_many_documents_stand_for_the_whole(long_documents, engine, monkeypatch):
+    monkeypatch.setattr("blt.patching.calibrate.PIECE_TOKENS", 256)
+    monkeypatch.setattr("blt.patching.calibrate.LEAD_TOKENS", 64)
+    total = long_documents.totals["bytes"]
+    found = calibrate(
+        long_documents, engine, target_patch_bytes=[3.0], sample_bytes=total // 3, seed=3
+    )
+    assert found["sample"]["documents"] == 12
+    assert found["sample"]["bytes"] == pytest.approx(total / 3, rel=0.15)
+    whole = calibrate(long_documents, engine, target_patch_bytes=[3.0], sample_bytes=total)
+    assert whole["sample"]["bytes"] == total
+    low, high = found["targets"][0]["interval_95_percent"]
+    curve = whole["curve"]
+    mean = np.interp(
+        found["targets"][0]["threshold_nats"], curve["threshold_nats"], curve["mean_patch_bytes"]
+    )
+    assert low < mean < high
+    assert mean == pytest.approx(3.0, rel=0.05)
+
+
+def test_what_is_read_before_a_piece_is_not_counted(engine):
+    tokens = frame_tokens(b"abcabcabcabc")
+    entropies = np.full(len(tokens), 2, np.float32)  # every byte opens a patch
+    counted = np.arange(len(tokens)) >= 5
+    sample = _Sample(
+        *(np.concatenate([column, column]) for column in (tokens, entropies, counted)),
+        *(np.array(column) for column in ([14, 14], [8, 8], [0, 1], ["a", "b"])),
+    )
+    assert sample.count_patches(PatchRule(threshold_nats=1.0)).tolist() == [8, 8]  # not EOS
+    # Patches of 5: they begin at tokens 0, 1, 6 and 11, and the first two do not count.
+    long = PatchRule(threshold_nats=3.0, max_patch_length=5)
+    assert sample.count_patches(long).tolist() == [2, 2]
+    assert sample.split()["b"].count_patches(long).tolist() == [2]
+
+
+def test_a_curve_rises_to_twice_the_largest_target(data, engine):
+    curve = calibrate(data, engine, target_patch_bytes=[2.0, 3.0])["curve"]
+    assert curve["threshold_nats"] == sorted(curve["threshold_nats"])
+    assert curve["mean_patch_bytes"] == sorted(curve["mean_patch_bytes"])
+    assert curve["mean_patch_bytes"][-1] == pytest.approx(6.0, rel=0.05)
 
 
 def test_what_cannot_be_is_refused(data, engine):
