@@ -31,6 +31,8 @@ from blt.storage import atomic_path, sha256_file
 from blt.tokenizer import BOS_ID, BYTE_OFFSET, EOS_ID
 from blt.units import Progress, ShardInfo, UnitResult, no_progress
 
+_TOKENS_AT_A_TIME = 1 << 16
+
 # In the metadata of boundaries: what the writer says itself, and what does not outlive a new rule.
 _WRITTEN_ANEW = {
     "format_version",
@@ -89,8 +91,7 @@ def repatch_shard(
         )
         for batch in read_boundary_batches(boundaries):
             tokens = source.take(batch)
-            entropies = restore_entropies(batch.entropies) if rule.needs_entropies else None
-            lengths, num_patches = find_patches(tokens, batch.num_tokens, entropies, rule)
+            lengths, num_patches = _cut(tokens, batch, rule)
             writer.write_batch(
                 dataclasses.replace(batch, patch_lengths=lengths, num_patches=num_patches)
             )
@@ -112,13 +113,7 @@ def repatch_shard(
         sha256 = sha256_file(temporary)
     if nats is not None:
         counts["entropy_model_bits"] = round(nats / math.log(2))
-    shard = ShardInfo(
-        name=boundaries.name,
-        documents=counts["documents"],
-        bytes=counts["bytes"],
-        tokens=counts["tokens"],
-        sha256=sha256,
-    )
+    shard = ShardInfo.of_counts(boundaries.name, counts, sha256)
     return UnitResult(shards=(shard,), counts=counts)
 
 
@@ -132,6 +127,26 @@ def check_repatch_options(rule: PatchRule, kept_as: str | None, *, has_bytes: bo
     if rule.needs_bytes and not has_bytes:
         what = "--snap-utf8" if rule.snap_utf8 else f"rule {rule.rule!r}"
         raise UserError(f"--data: missing; {what} looks at the bytes. Give the byte shards.")
+
+
+def _cut(
+    tokens: np.ndarray, batch: BoundariesBatch, rule: PatchRule
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts all rows: [total_patches] lengths and [num_rows] patches, as of `find_patches`."""
+    ends = np.cumsum(batch.num_tokens)
+    # Rows at a time whose numbers stay in the caches.
+    until = np.unique(
+        np.searchsorted(ends, np.arange(_TOKENS_AT_A_TIME, ends[-1], _TOKENS_AT_A_TIME))
+    )
+    found = []
+    for rows in np.split(np.arange(len(ends)), until):
+        if not len(rows):
+            continue
+        here = slice(ends[rows[0]] - batch.num_tokens[rows[0]], ends[rows[-1]])
+        entropies = restore_entropies(batch.entropies[here]) if rule.needs_entropies else None
+        found.append(find_patches(tokens[here], batch.num_tokens[rows], entropies, rule))
+    lengths, num_patches = zip(*found, strict=True)
+    return np.concatenate(lengths), np.concatenate(num_patches)
 
 
 class _TokenSource:

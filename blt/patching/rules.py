@@ -207,7 +207,8 @@ def _find_patch_starts(
         starts = _starts_of_entropies(np.asarray(entropies), rule)
     elif rule.rule == "static":
         begins = firsts + has_bos * rule.first_offset
-        places = np.arange(len(tokens)) - np.repeat(begins, lasts - firsts)
+        places = np.arange(len(tokens), dtype=np.int32)
+        places -= np.repeat(begins.astype(np.int32), lasts - firsts)
         starts = places % rule.patch_size == 0
     elif rule.rule == "space":
         starts = _starts_after_spaces(tokens, firsts, rule)
@@ -226,13 +227,12 @@ def _find_patch_starts(
 
 
 def _starts_of_entropies(entropies: np.ndarray, rule: PatchRule) -> np.ndarray:
+    if rule.rule == "entropy":
+        return entropies > rule.threshold_nats
     rises = np.diff(entropies, prepend=entropies[:1])
     if rule.rule == "monotonic":
         return rises > rule.threshold_nats
-    starts = entropies > rule.threshold_nats
-    if rule.rule == "combined":
-        starts &= rises > rule.threshold_add_nats
-    return starts
+    return (entropies > rule.threshold_nats) & (rises > rule.threshold_add_nats)
 
 
 def _space_like_table() -> np.ndarray:
@@ -338,8 +338,7 @@ def count_byte_patches(tokens: np.ndarray, patch_lengths: np.ndarray) -> int:
     The mean patch size, wherever it is stated, is the number of a text's bytes divided by this
     number: patches of BOS or EOS alone are not counted.
     """
-    if not len(patch_lengths):
-        return 0
-    starts = np.cumsum(patch_lengths) - patch_lengths
-    is_byte = np.asarray(tokens) >= BYTE_OFFSET
-    return int(np.count_nonzero(np.logical_or.reduceat(is_byte, starts)))
+    specials = np.flatnonzero(np.asarray(tokens) < BYTE_OFFSET)  # few, unlike bytes
+    patches = np.searchsorted(np.cumsum(patch_lengths), specials, side="right")
+    patches, num_specials = np.unique(patches, return_counts=True)
+    return len(patch_lengths) - int(np.count_nonzero(num_specials == patch_lengths[patches]))
