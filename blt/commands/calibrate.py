@@ -8,14 +8,15 @@ from blt.command import Summary
 from blt.commands.arguments import (
     add_data_argument,
     add_output_arguments,
+    add_split_arguments,
     byte_size,
     local_path,
-    positive_int,
 )
-from blt.commands.rule_arguments import add_snap_utf8_argument
+from blt.commands.rule_arguments import add_refinement_arguments
 from blt.commands.sidecar import find_finished, note_finished
 from blt.console import Console, format_bytes
 from blt.manifest import read_manifest
+from blt.splits import SPLIT_CHOICES
 from blt.storage import prepare_output_file
 
 NAME = "calibrate"
@@ -37,10 +38,13 @@ _OPTIONS = (
     "threshold_add_nats",
     "max_patch_length",
     "snap_utf8",
+    "compat",
     "keep_entropies",
     "sample_bytes",
     "by",
     "min_group_bytes",
+    "split",
+    "valid_fraction",
     "seed",
 )
 
@@ -72,10 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold-add-nats", type=float, metavar="X", help="Rule combined: its other threshold."
     )
-    parser.add_argument(
-        "--max-patch-length", type=positive_int, metavar="N", help="As in blt patch."
-    )
-    add_snap_utf8_argument(parser)
+    add_refinement_arguments(parser)
     parser.add_argument(
         "--keep-entropies",
         choices=("f16", "u8"),
@@ -87,7 +88,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_SAMPLE_BYTES,
         metavar="BYTES",
         help="About how much text to look at: short pieces of many documents, chosen by a hash of "
-        "their ids. A corpus that is not larger is looked at whole.",
+        "their ids. A corpus that is not larger is looked at whole; of a very large one, the "
+        "beginnings of some shards are read.",
+    )
+    parser.add_argument(
+        "--split",
+        choices=SPLIT_CHOICES,
+        default="all",
+        help="Look at all documents, or only at those that training held out (valid): right for "
+        "text that the entropy model was not trained on, whose entropies are higher.",
     )
     parser.add_argument(
         "--by",
@@ -108,7 +117,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.png|.svg",
         help="Draw the mean patch size against the threshold, with the targets marked.",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="The seed of that hash.")
+    add_split_arguments(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> Summary:

@@ -30,19 +30,7 @@ def add_rule_arguments(parser: argparse.ArgumentParser) -> None:
         help="Rule combined: by how much, in nats, the entropy must also rise.",
     )
     group.add_argument("--patch-size", type=positive_int, metavar="N", help="Rule static: tokens.")
-    group.add_argument(
-        "--max-patch-length",
-        type=positive_int,
-        metavar="N",
-        help="Cut longer patches, from the left, into pieces of N tokens; no limit if not given.",
-    )
-    group.add_argument(
-        "--compat",
-        choices=("meta",),
-        help="Cut the first positions of documents as the published models were trained; for "
-        "checkpoints that `blt convert` reads.",
-    )
-    add_snap_utf8_argument(group)
+    add_refinement_arguments(group)
     group.add_argument(
         "--calibration",
         type=Path,
@@ -57,8 +45,20 @@ def add_rule_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_snap_utf8_argument(group: argparse._ActionsContainer) -> None:
-    """Adds --snap-utf8; None if it is not given."""
+def add_refinement_arguments(group: argparse._ActionsContainer) -> None:
+    """Adds --max-patch-length, --compat and --snap-utf8; None where one is not given."""
+    group.add_argument(
+        "--max-patch-length",
+        type=positive_int,
+        metavar="N",
+        help="Cut longer patches, from the left, into pieces of N tokens; no limit if not given.",
+    )
+    group.add_argument(
+        "--compat",
+        choices=("meta",),
+        help="Cut the first positions of documents as the published models were trained; for "
+        "checkpoints that `blt convert` reads.",
+    )
     group.add_argument(
         "--snap-utf8",
         action="store_const",

@@ -7,14 +7,13 @@ bisection over the true rule, which cuts the whole sample at once.
 The sample is short pieces of many documents rather than a few documents: those differ more from one
 another than the pieces of one do. A piece is chosen by a hash of the document's id and its place;
 the model also reads some text before it, in which nothing is counted. A corpus that is not larger
-than the sample is looked at whole. How sure the mean is: its spread over documents drawn anew from
-the sample (a bootstrap).
+than the sample is looked at whole, and of one that is very much larger only some shards are read.
+How sure the mean is: its spread over documents drawn anew from the sample (a bootstrap).
 """
 
 import dataclasses
-import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,12 +24,16 @@ from blt.formats.boundaries import restore_entropies, store_entropies
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
 from blt.manifest import Manifest
 from blt.patching.rules import ENTROPY_RULES, MAX_NATS, PatchRule, find_patches
-from blt.splits import seeded_hash
+from blt.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, is_in_split, seeded_hash
 from blt.tokenizer import BYTE_OFFSET
 
 DEFAULT_SAMPLE_BYTES = 1_000_000
 DEFAULT_MIN_GROUP_BYTES = 20_000
 SOURCE = "source"  # the group that is no key of `meta`
+# At most so much is read, of so many shards.
+MIN_READ_BYTES = 1 << 28
+READ_PER_SAMPLE = 64
+MAX_SHARDS = 64
 PIECE_TOKENS = 2048
 LEAD_TOKENS = 512  # before a piece, for the model to read; the published model's window
 _THRESHOLD_DECIMALS = 6
@@ -49,11 +52,14 @@ def calibrate(
     threshold_add_nats: float | None = None,
     max_patch_length: int | None = None,
     snap_utf8: bool | None = None,
+    compat: str | None = None,
     keep_entropies: str | None = None,
     sample_bytes: int = DEFAULT_SAMPLE_BYTES,
     by: str | None = None,
     min_group_bytes: int = DEFAULT_MIN_GROUP_BYTES,
-    seed: int = 0,
+    split: str = "all",
+    valid_fraction: float = DEFAULT_VALID_FRACTION,
+    seed: int = DEFAULT_SEED,
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Finds the threshold for each wanted mean patch size.
@@ -63,12 +69,14 @@ def calibrate(
       engine: of the entropy model.
       target_patch_bytes: wanted means, bytes in a patch.
       rule: `entropy`, `monotonic` or `combined`; the last needs `threshold_add_nats`.
-      max_patch_length, snap_utf8: as in `PatchRule`.
+      max_patch_length, snap_utf8, compat: as in `PatchRule`.
       keep_entropies: "f16" or "u8" if boundaries will be made from stored entropies.
       sample_bytes: about how much text to look at.
       by: also find thresholds for groups of documents: "source", or a key of their `meta`.
       min_group_bytes: a group with less text in the sample is named, but gets no threshold.
-      seed: of the hash that chooses and of the bootstrap.
+      split: "all" documents, or those that training held out ("valid") or had ("train").
+      valid_fraction: of the documents, that training held out.
+      seed: of the hashes that choose and hold out, and of the bootstrap.
       report: takes lines of progress.
 
     Returns:
@@ -81,7 +89,8 @@ def calibrate(
     """
     if rule not in ENTROPY_RULES:
         raise UserError(f"--rule {rule}: has no threshold; calibrate one of {ENTROPY_RULES}.")
-    sample = _take_sample(data, engine, sample_bytes, seed, keep_entropies, by)
+    pieces = _choose_pieces(data, sample_bytes, split, valid_fraction, seed)
+    sample = _take_sample(data, engine, pieces, keep_entropies, by)
     if not sample.num_bytes.sum():
         raise UserError(f"{data.folder}: no text to calibrate on. Encode some, or take more of it.")
     report(
@@ -92,6 +101,7 @@ def calibrate(
         "threshold_add_nats": threshold_add_nats,
         "max_patch_length": max_patch_length,
         "snap_utf8": bool(snap_utf8),
+        "compat": compat,
     }
     groups = sample.split() if by is not None else {}
     targets = []
@@ -115,6 +125,8 @@ def calibrate(
             ]
         report(f"{target:g} bytes a patch: threshold {found.threshold_nats:.4f} nats")
     described = {"documents": sample.num_documents, "bytes": sample.total_bytes, "seed": seed}
+    if split != "all":
+        described |= {"split": split, "valid_fraction": valid_fraction}
     if by is not None:
         described |= {"by": by, "min_group_bytes": min_group_bytes}
     return {
@@ -195,18 +207,11 @@ class _Piece:
 def _take_sample(
     data: Manifest,
     engine: Engine,
-    sample_bytes: int,
-    seed: int,
+    pieces: Iterable[_Piece],
     keep: str | None,
     by: str | None,
 ) -> _Sample:
     """Runs the model over the pieces that are chosen."""
-    share = sample_bytes / max(1, data.totals["bytes"])
-    pieces = itertools.chain.from_iterable(
-        _pieces_of(record, share, seed)
-        for shard in data.shards
-        for record in read_byte_shard(data.shard_path(shard))
-    )
     columns: dict[str, list[Any]] = {
         field.name: [] for field in dataclasses.fields(_Sample) if field.name != "num_tokens"
     }
@@ -235,6 +240,32 @@ def _take_sample(
             for name, values in columns.items()
         },
     )
+
+
+def _choose_pieces(
+    data: Manifest, sample_bytes: int, split: str, valid_fraction: float, seed: int
+) -> Iterator[_Piece]:
+    """Yields the pieces that make the sample, in the order of the dataset.
+
+    Of a dataset that is many times the sample's size, some shards are looked at, each from its
+    beginning on: to read a terabyte for a megabyte takes hours.
+    """
+    most_bytes = max(MIN_READ_BYTES, READ_PER_SAMPLE * sample_bytes)
+    shards, quota = list(data.shards), most_bytes
+    if data.totals["bytes"] > most_bytes:
+        order = sorted(shards, key=lambda shard: seeded_hash(seed, "calibrate", shard.name))
+        shards = sorted(order[:MAX_SHARDS], key=lambda shard: shard.name)
+        quota = most_bytes // len(shards)
+    wanted = {"all": 1.0, "valid": valid_fraction, "train": 1 - valid_fraction}[split]
+    share = sample_bytes / max(1.0, wanted * sum(min(shard.bytes, quota) for shard in shards))
+    for shard in shards:
+        num_tokens = 0
+        for record in read_byte_shard(data.shard_path(shard)):
+            if num_tokens >= quota:
+                break
+            num_tokens += len(record.tokens)
+            if is_in_split(record.doc_id, split, fraction=valid_fraction, seed=seed):
+                yield from _pieces_of(record, share, seed)
 
 
 def _pieces_of(record: ByteRecord, share: float, seed: int) -> Iterator[_Piece]:

@@ -1,11 +1,15 @@
 """`blt repatch` on what `blt patch` made, and what takes its boundaries after it."""
 
 import json
+import shutil
+import subprocess
+import sys
 
 import pytest
 
 from blt import command
 from blt.commands import inspect as inspect_command
+from blt.formats.boundaries import read_boundaries
 from blt.manifest import read_manifest
 from pipelines import pack, patch, repatch, score
 from tests.pipelines.conftest import read_files
@@ -105,6 +109,49 @@ def test_snapped_patches_begin_at_characters(
     argv += ["--model", small_entropy_model, "--output", tmp_path / "scores"]
     assert run(score, *argv) == 0
     assert "tells of bytes that are not read yet" in capsys.readouterr().err
+
+
+def test_no_model_library_is_imported(kept, tmp_path):
+    code = (
+        "import sys; from blt import command; from pipelines import repatch; "
+        "status = command.main(repatch, sys.argv[1:]); "
+        "assert not {'keras', 'tensorflow', 'jax', 'torch'} & set(sys.modules); sys.exit(status)"
+    )
+    argv = ["--patches", kept, *RULE, "--output", tmp_path / "patches"]
+    subprocess.run([sys.executable, "-c", code, *map(str, argv)], check=True)
+
+
+def test_a_damaged_shard_is_named_and_the_others_are_finished(kept, tmp_path, capsys):
+    damaged = shutil.copytree(kept, tmp_path / "kept")
+    names = [shard.name for shard in read_manifest(kept).shards]
+    with open(damaged / names[0], "r+b") as file:
+        file.seek(200)
+        file.write(b"damage")
+    argv = ["--patches", damaged, *RULE, "--output", tmp_path / "patches"]
+    assert run(repatch, *argv) == 1
+    assert names[0] in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "patches").glob("*.parquet")} == set(names[1:])
+    assert not (tmp_path / "patches" / "manifest.json").exists()
+    shutil.copy(kept / names[0], damaged)
+    assert run(repatch, *argv) == 0
+    assert len(read_manifest(tmp_path / "patches").shards) == len(names)
+    assert run(repatch, *argv[:2], "--threshold-nats", 1, *argv[-2:]) == 2  # another threshold
+
+
+def test_first_positions_as_the_reference_has_them(make_patches, kept, tmp_path):
+    argv = ["--rule", "combined", "--threshold-nats", "0.4", "--threshold-add-nats", "0.1"]
+    argv += ["--compat", "meta"]
+    expected = read_manifest(make_patches(*argv, "--keep-entropies", "f16"))
+    assert run(repatch, "--patches", kept, *argv, "--output", tmp_path / "patches") == 0
+    found = read_manifest(tmp_path / "patches")
+    assert found.config == expected.config
+    assert found.config["compat"] == "meta"
+    for shard, other in zip(found.shards, expected.shards, strict=True):
+        rows = read_boundaries(tmp_path / "patches" / shard.name)
+        for row, same in zip(rows, read_boundaries(expected.shard_path(other)), strict=True):
+            assert row.patch_lengths.tolist() == same.patch_lengths.tolist()
+            starts = row.patch_lengths.cumsum().tolist()
+            assert row.num_tokens < 4 or (starts[:2] == [1, 2] and 3 not in starts)
 
 
 def test_dropped_entropies_are_gone(kept, tmp_path, capsys):

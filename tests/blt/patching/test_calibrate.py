@@ -3,10 +3,12 @@ import pytest
 import yaml
 
 from blt.errors import UserError
+from blt.formats.byte_shard import read_byte_shard
 from blt.patching import PatchRule
-from blt.patching.calibrate import _Sample, calibrate
+from blt.patching.calibrate import _choose_pieces, _Sample, calibrate
 from blt.patching.calibration_file import read_calibration, write_calibration
 from blt.patching.shard import patch_shard
+from blt.splits import SPLIT_CHOICES, is_held_out
 from blt.tokenizer import frame_tokens
 from tests.blt.datasets import write_byte_dataset
 
@@ -20,6 +22,7 @@ from tests.blt.datasets import write_byte_dataset
         {"rule": "entropy", "max_patch_length": 6},
         {"rule": "entropy", "keep_entropies": "f16"},
         {"rule": "entropy", "snap_utf8": True},
+        {"rule": "combined", "threshold_add_nats": -1.0, "compat": "meta"},
     ],
 )
 def test_the_whole_corpus_gets_the_wanted_mean(data, engine, tmp_path, options):
@@ -146,3 +149,43 @@ def test_calibrations_that_do_not_fit_are_refused(calibration, tmp_path):
         calibration.write_text(text)
         with pytest.raises(UserError, match="not a file that `blt calibrate` wrote"):
             read_calibration(calibration, "ab" * 32)
+
+
+def test_held_out_documents_alone(data, engine):
+    options = {"sample_bytes": 10**9, "valid_fraction": 0.5, "seed": 2}
+    found = {
+        split: calibrate(data, engine, target_patch_bytes=[3.0], split=split, **options)["sample"]
+        for split in SPLIT_CHOICES
+    }
+    ids = {r.doc_id for shard in data.shards for r in read_byte_shard(data.shard_path(shard))}
+    assert found["valid"]["documents"] == sum(
+        is_held_out(doc_id, fraction=0.5, seed=2) for doc_id in ids
+    )
+    assert found["valid"]["split"] == "valid"
+    for name in ("documents", "bytes"):
+        assert found["valid"][name] + found["train"][name] == found["all"][name]
+
+
+def test_of_a_huge_dataset_little_of_many_shards_is_read(tmp_path, monkeypatch):
+    documents = {f"doc-{i}": bytes([97 + i % 26]) * 500 for i in range(400)}
+    data = write_byte_dataset(tmp_path / "bytes", documents, num_shards=10)
+    monkeypatch.setattr("blt.patching.calibrate.MIN_READ_BYTES", 60_000)
+    monkeypatch.setattr("blt.patching.calibrate.READ_PER_SAMPLE", 1)
+    monkeypatch.setattr("blt.patching.calibrate.MAX_SHARDS", 6)
+    read = []
+
+    def reader(path):
+        for record in read_byte_shard(path):
+            read.append((path.name, len(record.tokens)))
+            yield record
+
+    monkeypatch.setattr("blt.patching.calibrate.read_byte_shard", reader)
+    pieces = list(_choose_pieces(data, 30_000, "all", 0.1, 0))
+    names = [name for name, _ in read]
+    assert len(set(names)) == 6
+    assert names == sorted(names)
+    assert sum(size for _, size in read) < 65_000
+    assert sum(len(piece.tokens) for piece in pieces) == pytest.approx(30_000, rel=0.25)
+    assert {piece.record.doc_id for piece in _choose_pieces(data, 30_000, "all", 0.1, 1)} != {
+        piece.record.doc_id for piece in pieces
+    }
