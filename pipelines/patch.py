@@ -180,7 +180,7 @@ def summarize(stage: str, manifest: Manifest, how: str, inference: dict | None =
     inside = totals.get(INSIDE_CHARACTERS)
     if inside is not None:
         lines.append(f"  of these, {inside:,} begin inside a UTF-8 character")
-    if manifest.config["snap_utf8"]:
+    if manifest.config.get("snap_utf8"):
         lines.append(
             "  note: snapped patches tell of bytes to come: no model can generate with them, and "
             "bits per byte come out a little too low"
