@@ -23,12 +23,11 @@ from blt.commands.arguments import (
     add_precision_argument,
     local_path,
 )
-from blt.commands.rule_arguments import add_rule_arguments
+from blt.commands.rule_arguments import add_rule_arguments, read_rule
 from blt.console import Console, count, format_bytes
 from blt.engine.options import AUTO, BFLOAT16
-from blt.errors import UserError
 from blt.manifest import Manifest, read_manifest
-from blt.patching.rules import PatchRule
+from blt.patching.rules import INSIDE_CHARACTERS, PatchRule
 from blt.quiet import silence
 from blt.stage import Stage, make_units
 from blt.units import Progress, Unit, UnitResult
@@ -61,18 +60,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_output_arguments(parser, "the boundaries")
     add_rule_arguments(parser)
-    parser.add_argument(
-        "--calibration",
-        type=Path,
-        metavar="FILE.yaml",
-        help="Take the rule and its numbers from this file, made by blt calibrate.",
-    )
-    parser.add_argument(
-        "--target-patch-bytes",
-        type=float,
-        metavar="BYTES",
-        help="Which of the calibration's targets; needed if it has several.",
-    )
     parser.add_argument(
         "--keep-entropies",
         choices=KEPT,
@@ -135,7 +122,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
             args.entropy_model, precision=_precision(args, hints), num_threads=num_threads
         )
         fingerprint, precision = engine.fingerprint, engine.precision
-    rule = _rule(args, fingerprint)
+    rule = read_rule(args, fingerprint)
     check_patch_options(rule, args.keep_entropies, has_model=fingerprint is not None)
     stage = Stage(
         kind="boundaries",
@@ -168,7 +155,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         shards = [read_payload(unit.payload) for unit in units]
         outputs = [patches_name(shard.unit, shard.roll) for shard in shards]
         return describe_plan(stage, units, [*outputs, "manifest.json"])
-    return _summarize(manifest, how, _describe_inference(metrics))
+    return summarize(NAME, manifest, how, _describe_inference(metrics))
 
 
 def _precision(args: argparse.Namespace, hints: dict[str, str | int]) -> str:
@@ -183,21 +170,6 @@ def _make_transform(
     from pipelines.transforms import WorkOnUnits
 
     return WorkOnUnits(stage, resource_hints)
-
-
-def _rule(args: argparse.Namespace, fingerprint: str | None) -> PatchRule:
-    """Returns the rule that the flags or the calibration ask for."""
-    names = [field.name for field in dataclasses.fields(PatchRule)]
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    if args.calibration is not None:
-        from blt.patching.calibrate import read_calibration
-
-        return read_calibration(
-            args.calibration, fingerprint, target_patch_bytes=args.target_patch_bytes, **given
-        )
-    if args.target_patch_bytes is not None:
-        raise UserError("--target-patch-bytes: needs --calibration, made by `blt calibrate`.")
-    return PatchRule(**given)
 
 
 def _describe_inference(metrics: Counter[str]) -> dict[str, int | float] | None:
@@ -225,17 +197,26 @@ def _describe_inference(metrics: Counter[str]) -> dict[str, int | float] | None:
     }
 
 
-def _summarize(manifest: Manifest, how: str, inference: dict | None) -> Summary:
+def summarize(stage: str, manifest: Manifest, how: str, inference: dict | None = None) -> Summary:
+    """The summary of a stage that made boundaries; `inference` is what its model did."""
     totals = manifest.totals
     mean = totals["bytes"] / totals["patches"] if totals["patches"] else None
     words = f"{totals['patches']:,} patches"
     if mean is not None:
         words += f" of {mean:.2f} bytes on average"
-    data = {"stage": NAME, "how": how, "output": str(manifest.folder), "mean_patch_bytes": mean}
+    data = {"stage": stage, "how": how, "output": str(manifest.folder), "mean_patch_bytes": mean}
     lines = [
-        f"patch: {how}. {count(totals['documents'], 'document')}, "
+        f"{stage}: {how}. {count(totals['documents'], 'document')}, "
         f"{format_bytes(totals['bytes'])} in {words} -> {manifest.folder}"
     ]
+    inside = totals.get(INSIDE_CHARACTERS)
+    if inside is not None:
+        lines.append(f"  of these, {inside:,} begin inside a UTF-8 character")
+    if manifest.config.get("snap_utf8"):
+        lines.append(
+            "  note: snapped patches tell of bytes to come: no model can generate with them, and "
+            "bits per byte come out a little too low"
+        )
     if inference is not None:
         lines.append(
             f"  the model: {count(inference['documents'], 'document')}, "

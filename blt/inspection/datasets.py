@@ -17,7 +17,6 @@ from blt.formats.training_shard import read_training_shard
 from blt.inspection.artefacts import Dataset, find_by_sha256, find_parent, flatten
 from blt.inspection.documents import (
     Document,
-    check_related,
     first_documents,
     sequence_documents,
 )
@@ -39,6 +38,7 @@ from blt.inspection.words import (
     join,
     table_lines,
 )
+from blt.joining import check_related
 from blt.manifest import KINDS, Manifest, read_manifest
 from blt.packing import PackedSequence
 from blt.stage import REJECTS_NAME

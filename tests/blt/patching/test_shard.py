@@ -42,6 +42,7 @@ def test_row_i_is_about_record_i(data, documents, engine, tmp_path):
         "bytes": num_bytes,
         "tokens": num_bytes + 2 * len(documents),
         "patches": num_patches,
+        "boundaries_inside_characters": 0,
         "entropy_model_bits": bits,
     }
     (shard,) = result.shards
@@ -51,6 +52,7 @@ def test_row_i_is_about_record_i(data, documents, engine, tmp_path):
     assert metadata["entropy_model"] == engine.fingerprint
     assert (metadata["rule"], metadata["threshold_nats"]) == ("entropy", "3.0")
     assert metadata["extra"] == "yes"
+    assert metadata["boundaries_inside_characters"] == "0"
 
 
 def test_again_gives_the_same_file(data, engine, tmp_path):
