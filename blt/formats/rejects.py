@@ -31,7 +31,8 @@ REASONS = {
     "lone_surrogate": "an unpaired surrogate, which UTF-8 cannot hold",
     "invalid_id": "the id is not valid Unicode",
     "too_long": "the line, or the document, is longer than the limit",
-    "invalid_utf8": "the document is not valid UTF-8, which the format exported to needs",
+    "invalid_utf8": "the document is not UTF-8, which --utf8 reject or the format exported to asks",
+    "duplicate_id": "an earlier document has the same id (--on-duplicate-id reject)",
 }
 SAMPLE_BYTES = 200
 SCHEMA = pa.schema(
