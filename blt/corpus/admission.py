@@ -6,6 +6,7 @@ Duplicates are found among the documents that are left (`blt.corpus.duplicates`)
 """
 
 import dataclasses
+import json
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import IO, Any
 from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import PLAIN
 from blt.corpus.filters import is_sampled
-from blt.corpus.mends import NOT_UTF8, Mender, is_utf8
+from blt.corpus.mends import Mender, is_utf8
 from blt.corpus.plan import Entry
 from blt.corpus.readers import read_records
 from blt.corpus.records import Document, Filtered, Record, Reject, count_parts, cut_parts
@@ -59,7 +60,7 @@ class Admission:
                 if is_dropped:
                     record = Filtered(record.source, record.position, "damaged_file")
                 else:
-                    record = _admit(record, entry, config, self._scratch)
+                    record = _admit(record, config, self._scratch)
             elif isinstance(record, Reject) and record.ends_input:
                 self._check_damage(entry, record)
             yield record
@@ -85,48 +86,55 @@ def _is_damaged(entry: Entry, config: EncodeConfig) -> bool:
 
 
 def _admit(
-    document: Document, entry: Entry, config: EncodeConfig, scratch: Path | None
+    document: Document, config: EncodeConfig, scratch: Path | None
 ) -> Document | Reject | Filtered:
     if config.sample is not None and not is_sampled(document.doc_id, config.sample):
         return Filtered(document.source, document.position, "not_sampled")
-    # A mark at the start of a line is data, but at that of a file's first.
-    strip_bom = config.strip_bom and not (entry["format"] == "text" and document.position)
-    mends = strip_bom or config.newlines == "lf"
     if document.num_parts == 1:
-        return _admit_bytes(document, config, strip_bom, mends)
+        return _admit_bytes(document, config)
     judges = config.utf8 != "keep" or config.min_bytes or config.max_bytes
-    if mends or judges:
-        return _admit_spooled(document, config, strip_bom, scratch)
+    if config.mends or judges:
+        return _admit_spooled(document, config, scratch)
     mender = document.mender or Mender()
     return dataclasses.replace(document, parts=_watch(document, mender), mender=mender)
 
 
-def _admit_bytes(
-    document: Document, config: EncodeConfig, strip_bom: bool, mends: bool
-) -> Document | Reject | Filtered:
+def _new_mender(document: Document, config: EncodeConfig) -> Mender:
+    return Mender(
+        # A mark at the start of a line is data, unless it is a file's first.
+        strip_bom=config.strip_bom and not (document.of_text_file and document.position),
+        lf=config.newlines == "lf",
+        ended_by_lf=document.of_text_file and config.doc_per != "file" and _ended_by_lf(document),
+        replace=config.utf8 == "replace",
+    )
+
+
+def _ended_by_lf(document: Document) -> bool:
+    """Tells whether an LF was cut from a line or paragraph, by what its reader noted."""
+    noted = json.loads(document.meta) if document.meta else {}
+    return not noted.get("no_final_newline") and noted.get("after") != ""
+
+
+def _admit_bytes(document: Document, config: EncodeConfig) -> Document | Reject | Filtered:
     """Admits a document of one part."""
     raw = found = b"".join(document.parts)
     mender = document.mender
-    if mends:
-        raw = Mender(strip_bom=strip_bom, lf=config.newlines == "lf").mend(raw, final=True)
-    if not is_utf8(raw):
-        mender = NOT_UTF8
-        if config.utf8 == "reject":
+    if config.mends or not is_utf8(raw):
+        used = _new_mender(document, config)
+        raw = used.mend(raw, final=True)
+        mender = mender if used.is_utf8 else used
+        if not used.is_utf8 and config.utf8 == "reject":
             return _reject_utf8(document, raw)
-        if config.utf8 == "replace":
-            raw = raw.decode("utf-8", "replace").encode("utf-8")
     is_same = raw is found and isinstance(document.parts, list)
     parts = document.parts if is_same else cut_parts(raw, config.max_document_bytes)
     return _of_length(document, parts, len(raw), mender, config)
 
 
 def _admit_spooled(
-    document: Document, config: EncodeConfig, strip_bom: bool, scratch: Path | None
+    document: Document, config: EncodeConfig, scratch: Path | None
 ) -> Document | Reject | Filtered:
     """Admits a document of several parts, by way of a file: memory holds one part."""
-    mender = Mender(
-        strip_bom=strip_bom, lf=config.newlines == "lf", replace=config.utf8 == "replace"
-    )
+    mender = _new_mender(document, config)
     if scratch is not None:
         scratch.mkdir(parents=True, exist_ok=True)
     num_bytes, sample = 0, b""

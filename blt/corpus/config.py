@@ -79,6 +79,11 @@ class EncodeConfig:
         _check_size("target-shard-bytes", self.target_shard_bytes, None)
         self._check_policies()
 
+    @property
+    def mends(self) -> bool:
+        """Whether documents are changed by rules that depend on what they were cut from."""
+        return self.strip_bom or self.newlines == "lf"
+
     def _check_policies(self) -> None:
         _check_choice("utf8", self.utf8, UTF8)
         _check_choice("newlines", self.newlines, NEWLINES)

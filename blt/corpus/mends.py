@@ -15,6 +15,7 @@ class Mender:
     Args:
       strip_bom: leave out a byte order mark at the start.
       lf: make LF of every CRLF; a CR alone stays.
+      ended_by_lf: an LF that is not part of the document followed it: with `lf` a last CR goes.
       replace: put U+FFFD for what is not UTF-8, as many as Python's decoder does (one for each
         sequence that is cut or cannot be).
 
@@ -22,8 +23,15 @@ class Mender:
       is_utf8: false once something was not UTF-8; final once `mend` was called with `final`.
     """
 
-    def __init__(self, *, strip_bom: bool = False, lf: bool = False, replace: bool = False) -> None:
-        self._strip_bom, self._lf = strip_bom, lf
+    def __init__(
+        self,
+        *,
+        strip_bom: bool = False,
+        lf: bool = False,
+        ended_by_lf: bool = False,
+        replace: bool = False,
+    ) -> None:
+        self._strip_bom, self._lf, self._ended_by_lf = strip_bom, lf, ended_by_lf
         self._held = b""  # what may be the start of a mark or of a CRLF
         self._checker = codecs.getincrementaldecoder("utf-8")("strict")
         self._replacer = codecs.getincrementaldecoder("utf-8")("replace") if replace else None
@@ -43,6 +51,8 @@ class Mender:
             if not final and block.endswith(b"\r"):
                 block, self._held = block[:-1], b"\r"
             block = block.replace(b"\r\n", b"\n")
+            if final and self._ended_by_lf:
+                block = block.removesuffix(b"\r")
         if self.is_utf8:
             try:
                 self._checker.decode(block, final)

@@ -17,6 +17,7 @@ class Document:
       source: the input it is in.
       position: byte offset of its line in the decompressed input, or row number; 0 for a file.
       meta: JSON object of the fields that go along, or None.
+      of_text_file: it is one, or a line or paragraph of one; told only if something will be mended.
       mender: knows, once the parts are read, whether they were UTF-8; None if they are.
     """
 
@@ -26,6 +27,7 @@ class Document:
     source: str
     position: int
     meta: bytes | None = None
+    of_text_file: bool = False
     mender: Mender | None = None
 
 
@@ -66,7 +68,7 @@ def make_document(
     """Returns the document of `raw`, cut into parts if it is longer than `max_document_bytes`."""
     num_parts = count_parts(len(raw), max_document_bytes)
     parts = cut_parts(raw, max_document_bytes)
-    return Document(doc_id, parts, num_parts, source, position, meta, mender)
+    return Document(doc_id, parts, num_parts, source, position, meta, mender=mender)
 
 
 def count_parts(num_bytes: int, max_document_bytes: int) -> int:

@@ -30,12 +30,9 @@ def read_text_lines(entry: Entry, config: EncodeConfig, progress: Progress) -> I
         if line.too_long:
             yield reject_long_line(source, line)
             continue
-        raw = line.raw
-        if config.newlines == "lf" and line.has_newline:
-            raw = raw.removesuffix(b"\r")  # its LF is cut already
         yield make_document(
             made_id(source, line.offset),
-            raw,
+            line.raw,
             source=source,
             position=line.offset,
             max_document_bytes=config.max_document_bytes,

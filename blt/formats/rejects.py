@@ -10,6 +10,7 @@ sample    binary   the first 200 bytes of the record, or null
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
@@ -125,3 +126,19 @@ def merge_rejects(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLik
                     "marker beside it, and run the command again."
                 ) from error
     return num_rows
+
+
+def count_rejects(path: str | os.PathLike[str]) -> Counter[str]:
+    """Counts rejects by reason.
+
+    Raises:
+      WorkError: the file is damaged or of another kind.
+    """
+    counts: Counter[str] = Counter()
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(columns=["reason"]):
+                counts.update(batch.column("reason").to_pylist())
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise WorkError(f"{path}: cannot be read as rejects ({error}).") from error
+    return counts

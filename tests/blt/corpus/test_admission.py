@@ -175,3 +175,11 @@ def test_or_the_work_fails_and_names_it(tmp_path):
     folder = cut_archive(tmp_path / "in")
     with pytest.raises(WorkError, match=r"b\.jsonl\.gz: ends inside its gzip data.*fail"):
         encode(tmp_path / "out", folder, on_damaged_file="fail")
+
+
+def test_a_long_line_loses_its_cr_too(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"0123456789\r\n0123456789\r")
+    result = encode(
+        tmp_path / "out", tmp_path / "a.txt", doc_per="line", newlines="lf", max_document_bytes=3
+    )
+    assert raws(result) == [b"0123456789", b"0123456789\r"]

@@ -23,7 +23,9 @@ def mend(raw, cuts=(), **options):
 
 @given(raw=raws, cuts=st.lists(st.integers(0, 40), max_size=6), data=st.data())
 def test_cuts_do_not_show(raw, cuts, data):
-    options = {name: data.draw(st.booleans()) for name in ("strip_bom", "lf", "replace")}
+    options = {
+        name: data.draw(st.booleans()) for name in ("strip_bom", "lf", "ended_by_lf", "replace")
+    }
     assert mend(raw, cuts, **options) == mend(raw, **options)
 
 
