@@ -197,3 +197,11 @@ def test_a_limit_that_is_not_reached_grows_up_to_it(tmp_path):
     shutil.rmtree(output)
     make_dataset(output, corpus, limit=4, **LIMITED)
     assert [text for _, text in documents(output)] == ["a0", "a1", "a2", "b0"]
+
+
+def test_a_new_file_does_not_take_the_name_of_an_old_one(tmp_path):
+    write(tmp_path / "in", a="new")
+    write(tmp_path / "in" / "one", a="old")
+    output = make_dataset(tmp_path / "out", tmp_path / "in" / "one" / "a.txt")
+    make_dataset(output, tmp_path / "in")
+    assert documents(output) == [("a.txt", "old"), (f"{tmp_path}/in/a.txt", "new")]
