@@ -27,6 +27,7 @@ from blt.errors import BltError, UserError, WorkError
 from blt.formats.rejects import merge_rejects
 from blt.manifest import MANIFEST_NAME, Manifest, describe_kind, read_manifest, write_manifest
 from blt.storage import (
+    TEMPORARY_PREFIX,
     prepare_output_folder,
     read_json,
     remove_temporaries,
@@ -117,7 +118,8 @@ def finished_manifest(stage: Stage, units: Sequence[Unit]) -> Manifest | None:
     plan_path = stage.output / PLAN_NAME
     if not plan_path.exists():
         others = [p.name for p in stage.output.iterdir()] if stage.output.is_dir() else []
-        if others:
+        # A run that was killed before it had a plan leaves no more than temporary files.
+        if others := [name for name in others if not name.startswith(TEMPORARY_PREFIX)]:
             raise UserError(
                 f"--output {stage.output}: holds other files ({sorted(others)[0]}, …) and was not "
                 f"made by this command. Choose an empty or new folder."
@@ -169,10 +171,11 @@ def start(stage: Stage, units: Sequence[Unit], *, overwrite: bool = False) -> li
     finished_manifest(stage, units)
     prepare_output_folder(stage.output)
     remove_temporaries(stage.output)
+    # First of all: it says whose folder this is, should this run be killed.
+    write_json(stage.output / PLAN_NAME, _plan_json(stage, units))
     prepare_output_folder(stage.output / UNITS_FOLDER)
     for name in stage.extra_files:
         (stage.output / name).unlink(missing_ok=True)  # they speak of all shards: made anew
-    write_json(stage.output / PLAN_NAME, _plan_json(stage, units))
 
     pending, kept = [], set()
     for unit in units:

@@ -17,16 +17,22 @@ from typing import TYPE_CHECKING
 
 from blt import command
 from blt.command import Summary
-from blt.commands.arguments import add_data_argument, add_output_arguments, local_path
+from blt.commands.arguments import (
+    add_data_argument,
+    add_output_arguments,
+    add_precision_argument,
+    local_path,
+)
 from blt.commands.rule_arguments import add_rule_arguments
 from blt.console import Console, count, format_bytes
+from blt.engine.options import AUTO, BFLOAT16
 from blt.errors import UserError
 from blt.manifest import Manifest, read_manifest
 from blt.patching.rules import PatchRule
 from blt.quiet import silence
 from blt.stage import Stage, make_units
 from blt.units import Progress, Unit, UnitResult
-from pipelines.beam_flags import add_resource_arguments, read_resource_hints
+from pipelines.beam_flags import add_resource_arguments, place_engines, read_resource_hints
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
 from pipelines.run_units import describe_plan, run_stage
 from pipelines.shard_units import read_payload, shard_payloads
@@ -73,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Also store the entropies, as float16 or in 256 steps over [0, ln 260] nats; "
         "boundaries are then made from the stored values.",
     )
+    add_precision_argument(parser)
     add_resource_arguments(parser)
 
 
@@ -82,19 +89,26 @@ class _PatchShard:
     entropy_model: Path | None
     rule: PatchRule
     keep_entropies: str | None
+    precision: str | None
+    num_threads: int | None  # of the engine; None for all cores
+    owns_process: bool
 
     def __call__(self, unit: Unit, output: Path, progress: Progress) -> UnitResult:
         silence()
         from blt.engine import get_entropy_engine, import_engine_backend
         from blt.patching.shard import patch_shard
 
-        import_engine_backend(self.entropy_model)
-
+        import_engine_backend(self.entropy_model, owns_process=self.owns_process)
+        engine = None
+        if self.entropy_model:
+            engine = get_entropy_engine(
+                self.entropy_model, precision=self.precision, num_threads=self.num_threads
+            )
         shard = read_payload(unit.payload)
         return patch_shard(
             shard.checked_path(self.data),
             output,
-            engine=get_entropy_engine(self.entropy_model) if self.entropy_model else None,
+            engine=engine,
             rule=self.rule,
             keep_entropies=self.keep_entropies,
             unit_index=shard.unit,
@@ -111,17 +125,26 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     from blt.engine import get_entropy_engine, import_engine_backend
     from blt.patching.shard import check_patch_options
 
-    import_engine_backend(args.entropy_model, verbose=console.verbose)
-
-    fingerprint = None
+    import_engine_backend(
+        args.entropy_model, verbose=console.verbose, owns_process=args.owns_process
+    )
+    in_this_process, num_threads = place_engines(args.beam_flags)
+    fingerprint = precision = None
     if args.entropy_model is not None:
-        fingerprint = get_entropy_engine(args.entropy_model).fingerprint
+        engine = get_entropy_engine(
+            args.entropy_model, precision=_precision(args, hints), num_threads=num_threads
+        )
+        fingerprint, precision = engine.fingerprint, engine.precision
     rule = _rule(args, fingerprint)
     check_patch_options(rule, args.keep_entropies, has_model=fingerprint is not None)
     stage = Stage(
         kind="boundaries",
         output=args.output,
-        config={**dataclasses.asdict(rule), "keep_entropies": args.keep_entropies},
+        config={
+            **dataclasses.asdict(rule),
+            "keep_entropies": args.keep_entropies,
+            "precision": precision,
+        },
         fingerprints={"entropy_model": fingerprint} if fingerprint else {},
         parents={"byte_shards": data.sha256},
         run_unit=_PatchShard(
@@ -129,6 +152,9 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
             args.entropy_model and args.entropy_model.resolve(),
             rule,
             args.keep_entropies,
+            precision,
+            num_threads,
+            owns_process=not in_this_process,
         ),
         shard_patterns=("patches-*.parquet",),
     )
@@ -143,6 +169,12 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         outputs = [patches_name(shard.unit, shard.roll) for shard in shards]
         return describe_plan(stage, units, [*outputs, "manifest.json"])
     return _summarize(manifest, how, _describe_inference(metrics))
+
+
+def _precision(args: argparse.Namespace, hints: dict[str, str | int]) -> str:
+    if args.precision == AUTO and "accelerator" in hints:
+        return BFLOAT16  # the workers have what this machine may lack
+    return args.precision
 
 
 def _make_transform(

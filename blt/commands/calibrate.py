@@ -7,6 +7,7 @@ from blt.command import Summary
 from blt.commands.arguments import (
     add_data_argument,
     add_output_arguments,
+    add_precision_argument,
     byte_size,
     local_path,
     positive_int,
@@ -69,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="About how much text to look at; documents are chosen by a hash of their id.",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="The seed of that hash.")
+    add_precision_argument(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> Summary:
@@ -77,16 +79,17 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     from blt.engine import get_entropy_engine, import_engine_backend
     from blt.patching.calibrate import calibrate, write_calibration
 
-    import_engine_backend(args.entropy_model, verbose=console.verbose)
-
-    engine = get_entropy_engine(args.entropy_model)
+    import_engine_backend(
+        args.entropy_model, verbose=console.verbose, owns_process=args.owns_process
+    )
+    engine = get_entropy_engine(args.entropy_model, precision=args.precision)
     names = ("target_patch_bytes", "rule", "threshold_add_nats", "max_patch_length")
     options: dict[str, Any] = {name: getattr(args, name) for name in names}
     options |= {"keep_entropies": args.keep_entropies, "sample_bytes": args.sample_bytes}
     options |= {"seed": args.seed}
     identity = {
         "command": NAME,
-        "config": options,
+        "config": {**options, "precision": engine.precision},
         "fingerprints": {"entropy_model": engine.fingerprint},
         "parents": {"byte_shards": data.sha256},
     }

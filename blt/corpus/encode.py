@@ -11,10 +11,9 @@ from blt.corpus.duplicates import read_decisions
 from blt.corpus.filters import FILTER_COUNTS
 from blt.corpus.records import Document, Filtered, Record, Reject
 from blt.corpus.sources import SourceRow, digest_entry, unit_sources_path, write_sources
-from blt.formats.byte_shard import ByteRecord, ByteShardWriter, byte_shard_name
+from blt.formats.byte_shard import ByteShardWriter, byte_shard_name
 from blt.formats.rejects import RejectsWriter, open_rejects
 from blt.storage import atomic_path
-from blt.tokenizer import frame_tokens
 from blt.units import Progress, ShardInfo, UnitResult, no_progress
 
 COUNTS = (
@@ -141,17 +140,14 @@ class _Shards(contextlib.ExitStack):
             self.finish()
         writer = self._writer or self._start()
         before = writer.num_bytes
-        last = document.num_parts - 1
         for part, raw in enumerate(document.parts):
-            writer.write(
-                ByteRecord(
-                    doc_id=document.doc_id,
-                    tokens=frame_tokens(raw, add_bos=part == 0, add_eos=part == last),
-                    part=part,
-                    num_parts=document.num_parts,
-                    source=document.source,
-                    meta=document.meta,
-                )
+            writer.write_part(
+                raw,
+                doc_id=document.doc_id,
+                part=part,
+                num_parts=document.num_parts,
+                source=document.source,
+                meta=document.meta,
             )
         return writer.num_bytes - before
 

@@ -64,6 +64,7 @@ def patch_shard(
     described = {**describe_rule(rule), **(metadata or {})}
     if engine is not None:
         described["entropy_model"] = engine.fingerprint
+        described["precision"] = engine.precision
     counts = {"documents": 0, "bytes": 0, "tokens": 0, "patches": 0}
     measured: Counter[str] = Counter()
     nats = 0.0

@@ -1,7 +1,10 @@
 """A stage that copies text in upper case, to test what all stages share."""
 
 import dataclasses
+import functools
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -233,3 +236,44 @@ def test_what_is_only_told_is_in_the_manifest_but_changes_nothing(tmp_path):
     run(*make_stage(tmp_path / "out", told={"input": ["a"]}))
     stage, units = make_stage(tmp_path / "out", told={"input": ["b"]})
     assert stages.finished_manifest(stage, units).config == {"input": ["a"], "loudness": 1}
+
+
+class _Killed(BaseException):
+    pass
+
+
+def _as_method(kill, method):
+    return lambda self, *args, **kwargs: kill(method, self, *args, **kwargs)
+
+
+def test_killed_at_any_moment_of_its_start_the_same_command_goes_on(tmp_path, monkeypatch):
+    """What touches the disk is let through so many times, and then the run is gone."""
+    expected = files(run(*make_stage(tmp_path / "standard")).folder)
+    moments = 0
+    for moment in range(50):
+        output = tmp_path / f"out-{moment}"
+        stage, units = make_stage(output)
+        left = moment
+
+        def kill(function, *args, **kwargs):
+            nonlocal left
+            if left == 0:
+                raise _Killed
+            left -= 1
+            return function(*args, **kwargs)
+
+        with monkeypatch.context() as patched:
+            for name in ("replace", "fsync"):
+                patched.setattr(os, name, functools.partial(kill, getattr(os, name)))
+            for name in ("mkdir", "touch"):
+                method = getattr(Path, name)
+                patched.setattr(Path, name, _as_method(kill, method))
+            patched.setattr(Path, "unlink", lambda *_, **__: None)  # the dead do not tidy up
+            try:
+                stages.start(stage, units)
+            except _Killed:
+                moments += 1
+        assert files(run(stage, units).folder) == expected
+        if left:
+            break
+    assert moments >= 5
