@@ -339,8 +339,6 @@ class Decisions:
 
     def decide(self, document: Document) -> Document | Filtered | Reject:
         """Returns what becomes of the next document."""
-        if not self._kinds:
-            return document
         run, index = divmod(self._num_seen, RUN_DOCUMENTS)
         if index == 0:
             self._runs = {kind: self._open(run, kind) for kind in self._kinds}
@@ -370,8 +368,6 @@ class Decisions:
         Raises:
           WorkError: it read other documents.
         """
-        if not self._kinds:
-            return
         marker = _read_marker(self._folder / f"{self._unit_index:05d}.json")
         if marker.get("documents") != self._num_seen:
             raise WorkError(
@@ -401,9 +397,9 @@ class _Run:
         return 1
 
 
-def read_decisions(output: Path, unit_index: int, config: EncodeConfig) -> Decisions:
-    """Returns what `find_duplicates` found for a unit; of nothing, if the config does not ask."""
-    return Decisions(output, unit_index, config)
+def read_decisions(output: Path, unit_index: int, config: EncodeConfig) -> Decisions | None:
+    """Returns what `find_duplicates` found for a unit; None if the config does not ask."""
+    return Decisions(output, unit_index, config) if duplicate_kinds(config) else None
 
 
 def remove_found(output: Path) -> None:

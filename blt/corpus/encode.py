@@ -9,7 +9,7 @@ from blt.corpus.admission import Admission
 from blt.corpus.config import EncodeConfig
 from blt.corpus.duplicates import read_decisions
 from blt.corpus.filters import FILTER_COUNTS
-from blt.corpus.records import Document, Filtered, Record, Reject
+from blt.corpus.records import Document, Filtered, Reject
 from blt.corpus.sources import SourceRow, digest_entry, unit_sources_path, write_sources
 from blt.formats.byte_shard import ByteShardWriter, byte_shard_name
 from blt.formats.rejects import RejectsWriter, open_rejects
@@ -73,46 +73,35 @@ def encode_unit(
             rows.append(row)
             for record in admission.read(entry, progress):
                 row.records += 1
-                if isinstance(record, Document):
+                if decisions is not None and isinstance(record, Document):
                     record = decisions.decide(record)
-                _count(record, row, counts)
                 if isinstance(record, Document):
+                    row.documents += 1
                     row.bytes += shards.write(record)
-                    counts["invalid_utf8"] += _was_not_utf8(record)
-                elif isinstance(record, Reject):
+                    # Known only now that its parts were read.
+                    if record.mender is not None and not record.mender.is_utf8:
+                        counts["invalid_utf8"] += 1
+                elif isinstance(record, Filtered):
+                    row.filtered += 1
+                    counts[f"filtered_{record.reason}"] += 1
+                else:
+                    row.rejects += 1
+                    row.damaged |= record.ends_input
+                    counts["damaged_files"] += record.ends_input
                     _add_reject(rejects, record)
             row.sha256 = digest_entry(entry)
             row.check()
-        decisions.finish()
+            counts.update(records=row.records, filtered=row.filtered, rejects=row.rejects)
         shards.finish()
         for shard in shards.finished:
             counts.update(documents=shard.documents, bytes=shard.bytes, tokens=shard.tokens)
-    counts["suffixed_ids"] = decisions.num_suffixed
+    if decisions is not None:
+        decisions.finish()
+        counts["suffixed_ids"] = decisions.num_suffixed
     assert counts["documents"] == sum(row.documents for row in rows)
     assert counts["bytes"] == sum(row.bytes for row in rows)
     write_sources(unit_sources_path(output, unit_index), rows)
     return UnitResult(shards=tuple(shards.finished), counts=dict(counts))
-
-
-def _count(record: Record, row: SourceRow, counts: Counter[str]) -> None:
-    """Counts a record, but not its bytes."""
-    counts["records"] += 1
-    if isinstance(record, Document):
-        row.documents += 1
-    elif isinstance(record, Filtered):
-        row.filtered += 1
-        counts["filtered"] += 1
-        counts[f"filtered_{record.reason}"] += 1
-    else:
-        row.rejects += 1
-        row.damaged |= record.ends_input
-        counts["rejects"] += 1
-        counts["damaged_files"] += record.ends_input
-
-
-def _was_not_utf8(document: Document) -> bool:
-    """Tells whether a document, whose parts were read, was not UTF-8."""
-    return document.mender is not None and not document.mender.is_utf8
 
 
 def _add_reject(rejects: RejectsWriter, reject: Reject) -> None:
