@@ -38,7 +38,7 @@ from blt.units import Progress, Unit, no_progress
 DUPLICATES_FOLDER = "duplicates"
 CONTENT, IDS = "content", "ids"
 RUN_DOCUMENTS = 1 << 20
-PARTITION_KEYS = 1 << 22  # about 200 MB while they are sorted
+PARTITION_KEYS = 1 << 21  # about 250 MB while they are sorted
 _DIGEST_BYTES = 16
 _FOUND = np.dtype([("unit", "<u4"), ("run", "<u4"), ("record", "<u4"), ("before", "<u8")])
 # A suffix of ours; an id that has one already gets another, so that no two ids become the same.
@@ -256,7 +256,7 @@ def resolve_partition(index: int, num_partitions: int, kind: str, output: Path) 
         found = np.empty(len(chosen), _FOUND)
         found["unit"], found["run"], found["record"] = unit[chosen], run[chosen], record[chosen]
         found["before"] = before[is_found]
-        found = np.sort(found, order=("unit", "run", "record"))
+        found = found[np.lexsort((found["record"], found["run"], found["unit"]))]
     with atomic_path(folder / f"{kind}-{index:05d}.found") as temporary:
         temporary.write_bytes(found.tobytes())
     return len(found)
@@ -293,7 +293,8 @@ def _read_found(
             rows = np.memmap(path, _FOUND, "r")
             start, end = _row_range(rows, unit_index, run)
             pieces.append(np.array(rows[start:end]))
-    rows = np.sort(np.concatenate(pieces or [np.empty(0, _FOUND)]), order="record")
+    rows = np.concatenate(pieces or [np.empty(0, _FOUND)])
+    rows = rows[np.argsort(rows["record"])]
     # A document that repeats one of its own run comes after all that are before that one.
     before = np.zeros(len(keys.repeats), np.int64)
     if len(rows):
