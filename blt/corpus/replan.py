@@ -16,7 +16,7 @@ from blt.corpus.config import EncodeConfig
 from blt.corpus.discover import InputFile, readable_path
 from blt.corpus.duplicates import duplicate_kinds
 from blt.corpus.limit import limit_plan
-from blt.corpus.plan import Entry, build_plan
+from blt.corpus.plan import build_plan
 from blt.corpus.sources import digest_entry, read_sources, unit_sources_path
 from blt.errors import BltError, UserError
 from blt.stage import is_finished
@@ -81,28 +81,44 @@ def _find_changed(
     """Returns the paths of the files that are not as they were planned, and in what."""
     changed = {}
     for unit in earlier:
+        digests = _Digests(unit, output)
         for index, entry in enumerate(unit.payload["files"]):
             file = names.get(_key(entry["path"]))
             if file is None:
                 continue
             if file.size != entry["size"]:
                 changed[entry["path"]] = f"had {entry['size']} bytes, has {file.size}"
-            elif file.mtime_ns != entry["mtime_ns"] and not _has_same_bytes(
-                entry, index, unit, output
-            ):
+            elif file.mtime_ns != entry["mtime_ns"] and not digests.match(index):
                 changed.setdefault(entry["path"], "was modified")
     return changed
 
 
-def _has_same_bytes(entry: Entry, index: int, unit: Unit, output: Path) -> bool:
-    """Tells whether what a finished unit read of a file is still the same, by its sha256."""
-    if not is_finished(output, unit):
-        return False
-    try:
-        rows = list(read_sources(unit_sources_path(output, unit.index)))
-        return rows[index].sha256 is not None and rows[index].sha256 == digest_entry(entry)
-    except (BltError, OSError, IndexError):
-        return False
+class _Digests:
+    """The sha256 of what a unit read of each of its files, looked up if it is needed."""
+
+    def __init__(self, unit: Unit, output: Path) -> None:
+        self._unit, self._output = unit, output
+        self._noted: list[str | None] | None = None
+
+    def match(self, index: int) -> bool:
+        """Tells whether the bytes are still those; not so if they were never read."""
+        if self._noted is None:
+            self._noted = self._read()
+        entry = self._unit.payload["files"][index]
+        noted = self._noted[index] if index < len(self._noted) else None
+        try:
+            return noted is not None and noted == digest_entry(entry)
+        except OSError:
+            return False
+
+    def _read(self) -> list[str | None]:
+        if not is_finished(self._output, self._unit):
+            return []
+        try:
+            rows = read_sources(unit_sources_path(self._output, self._unit.index))
+            return [row.sha256 for row in rows]
+        except BltError:
+            return []
 
 
 def _check_vanished(names: dict[str, InputFile], earlier: Sequence[Unit], output: Path) -> None:

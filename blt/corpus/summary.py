@@ -6,7 +6,7 @@ from blt.corpus.filters import FILTERS
 from blt.corpus.sources import SOURCES_NAME
 from blt.formats.rejects import count_rejects
 from blt.manifest import Manifest
-from blt.stage import REJECTS_NAME
+from blt.stage import REJECTS_NAME, read_plan
 
 _MAX_NAMED = 5
 _UTF8_WORDS = {"keep": "kept as they are", "replace": "mended with U+FFFD"}
@@ -38,7 +38,7 @@ def summary_lines(manifest: Manifest) -> list[str]:
     if totals.get("damaged_files"):
         lines.append(_damage_line(manifest))
     limit = config.get("limit")
-    if limit is not None and totals["documents"] + totals.get("filtered_duplicate", 0) >= limit:
+    if limit is not None and "max_documents" in read_plan(manifest.folder)[-1].payload:
         lines.append(f"--limit {limit:,} is reached; what comes after was not read")
     return lines
 

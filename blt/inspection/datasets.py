@@ -116,7 +116,11 @@ def _totals(manifest: Manifest) -> list[tuple[str, Any]]:
     totals: dict[str, Any] = dict(manifest.totals)
     if manifest.kind == "boundaries" and totals["patches"]:  # elsewhere BOS's patch counts too
         totals["mean_patch_bytes"] = f"{totals['bytes'] / totals['patches']:.2f}"
-    return [(name.replace("_", " "), value) for name, value in totals.items()]
+    return [
+        (name.replace("_", " "), value)
+        for name, value in totals.items()
+        if value or not name.startswith("filtered_")
+    ]
 
 
 def _origins(manifest: Manifest) -> list[tuple[str, str]]:

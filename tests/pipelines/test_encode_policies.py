@@ -165,12 +165,29 @@ def test_the_summary_tells_where_every_record_went(tmp_path, capsys):
         assert sum(row[name] for row in rows) == totals[name]
 
 
-def test_a_damaged_file_can_fail_the_job(tmp_path, capsys):
+@pytest.mark.parametrize(("flags", "status"), [((), 0), (("--drop-duplicates",), 2)])
+def test_a_damaged_file_can_fail_the_job_until_it_is_mended(tmp_path, capsys, flags, status):
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:-9])
-    argv = ("--input", tmp_path / "cut.jsonl.gz", "--output", tmp_path / "bytes")
-    assert run(*argv, "--on-damaged-file", "fail") == 1
+    argv = ["--input", tmp_path / "cut.jsonl.gz", "--output", tmp_path / "bytes"]
+    argv += ["--on-damaged-file", "fail", *flags]
+    assert run(*argv) == 1
     assert "cut.jsonl.gz: ends inside its gzip data" in capsys.readouterr().err
     assert not (tmp_path / "bytes" / "manifest.json").exists()
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 99, mtime=0))
+    assert run(*argv) == status
+    if status:
+        assert "cut.jsonl.gz (had " in capsys.readouterr().err
+        assert run(*argv, "--overwrite") == 0
+    assert read_manifest(tmp_path / "bytes").totals["records"] == 99
+
+
+def test_a_limit_ends_the_reading(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("".join(f"{i}\n" for i in range(100)))
+    argv = ("--input", tmp_path / "a.txt", "--output", tmp_path / "bytes", "--doc-per", "line")
+    assert run(*argv, "--limit", "7", "--target-shard-bytes", "20") == 0
+    assert "--limit 7 is reached; what comes after was not read" in capsys.readouterr().out
+    assert [raw for _, raw in read(tmp_path / "bytes")] == [b"%d" % i for i in range(7)]
+    assert read_manifest(tmp_path / "bytes").totals["records"] == 7
 
 
 def test_an_altered_table_is_found(tmp_path):
