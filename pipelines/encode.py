@@ -25,7 +25,6 @@ from blt.corpus.discover import discover_inputs
 from blt.corpus.duplicates import DUPLICATES_FOLDER, duplicate_kinds, remove_found
 from blt.corpus.encode import encode_unit
 from blt.corpus.plan import payload_bytes, payload_notes
-from blt.corpus.preflight import check_inputs
 from blt.corpus.replan import plan_corpus
 from blt.corpus.sources import SOURCES_NAME, merge_sources
 from blt.corpus.summary import summary_lines
@@ -180,7 +179,6 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     )
     earlier = [] if args.overwrite else earlier_units(stage)
     payloads = plan_corpus(files, config, output=args.output, earlier=earlier, say=console.say)
-    check_inputs(payloads, config)
     for note in payload_notes(payloads):
         console.say(note)
     units = make_units(stage, payloads, [payload_bytes(payload) for payload in payloads])

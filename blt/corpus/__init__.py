@@ -1,6 +1,6 @@
 """Raw corpora in, byte shards out, and back: the first arrow of the way of the data.
 
-discover_inputs -> plan_corpus -> check_inputs -> find_duplicates -> encode_unit for each unit
+discover_inputs -> plan_corpus -> find_duplicates -> encode_unit for each unit
 -> merge_sources; and back: decode_dataset
 """
 

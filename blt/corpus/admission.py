@@ -141,13 +141,25 @@ def _admit_spooled(
     file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115 - `_read_spooled` closes it
     for part in document.parts:
         sample = sample or part
-        num_bytes += file.write(mender.mend(part))
-    num_bytes += file.write(mender.mend(b"", final=True))
+        num_bytes += _spool(file, mender.mend(part), scratch)
+    num_bytes += _spool(file, mender.mend(b"", final=True), scratch)
     if not mender.is_utf8 and config.utf8 == "reject":
         return _reject_utf8(document, sample)
     mender = document.mender or mender
     parts = _read_spooled(file, config.max_document_bytes)
     return _of_length(document, parts, num_bytes, mender, config)
+
+
+def _spool(file: IO[bytes], data: bytes, scratch: Path | None) -> int:
+    try:
+        file.write(data)
+        file.flush()
+    except OSError as error:
+        raise WorkError(
+            f"{scratch or tempfile.gettempdir()}: a temporary file cannot be written "
+            f"({error.strerror or error}). Make room for it."
+        ) from error
+    return len(data)
 
 
 def _of_length(

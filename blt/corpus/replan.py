@@ -17,6 +17,7 @@ from blt.corpus.discover import InputFile, readable_path
 from blt.corpus.duplicates import duplicate_kinds
 from blt.corpus.limit import limit_plan
 from blt.corpus.plan import build_plan
+from blt.corpus.preflight import check_inputs
 from blt.corpus.sources import digest_entry, read_sources, unit_sources_path
 from blt.errors import BltError, UserError
 from blt.stage import is_finished
@@ -43,7 +44,7 @@ def plan_corpus(
       say: is told, in a line, what the user should know.
 
     Raises:
-      UserError: an earlier input changed, or is not among the files any more.
+      UserError: an earlier input changed, or is not among the files any more; or as `check_inputs`.
       WorkError: with `limit`, a file cannot be read.
     """
     payloads = [unit.payload for unit in earlier]
@@ -68,6 +69,7 @@ def plan_corpus(
         new = _with_own_sources(new, taken)
         say(f"{output}: {count(len(new), 'new file')}; the rest was planned before.")
     payloads += build_plan(new, config)
+    check_inputs(payloads, config)  # before `limit_plan` reads any of them
     return payloads if config.limit is None else limit_plan(payloads, config.limit, config)
 
 

@@ -1,11 +1,15 @@
 """`--utf8`, `--strip-bom`, `--newlines`, the filters, and what is done with damaged files."""
 
+import errno
 import gzip
+import io
 import json
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from blt.corpus import admission
 from blt.corpus.filters import is_sampled
 from blt.corpus.sources import unit_sources_path
 from blt.errors import WorkError
@@ -183,3 +187,35 @@ def test_a_long_line_loses_its_cr_too(tmp_path):
         tmp_path / "out", tmp_path / "a.txt", doc_per="line", newlines="lf", max_document_bytes=3
     )
     assert raws(result) == [b"0123456789", b"0123456789\r"]
+
+
+def test_a_damaged_parquet_file_is_dropped_as_a_whole(tmp_path):
+    rows = pa.table({"text": [f"row {i} " * 20 for i in range(100)]})
+    path = tmp_path / "a.parquet"
+    pq.write_table(
+        rows,
+        path,
+        row_group_size=10,
+        write_page_checksum=True,
+        compression="none",
+        use_dictionary=False,
+    )
+    data = bytearray(path.read_bytes())
+    data[data.index(b"row 95 ")] ^= 1
+    path.write_bytes(data)
+    kept = encode(tmp_path / "kept", path, target_shard_bytes=3000)
+    assert len(kept.documents) == 90
+    dropped = encode(tmp_path / "dropped", path, target_shard_bytes=3000, on_damaged_file="drop")
+    assert dropped.documents == []
+    assert (dropped.counts["filtered_damaged_file"], dropped.counts["damaged_files"]) == (90, 1)
+
+
+def test_a_full_disk_is_named_where_a_document_is_mended(tmp_path, monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "a.txt").write_bytes(b"0123456789")
+    monkeypatch.setattr(admission.tempfile, "TemporaryFile", lambda dir: Full())
+    with pytest.raises(WorkError, match=r"units: a temporary file cannot be written \(No space"):
+        encode(tmp_path / "out", tmp_path / "a.txt", max_document_bytes=3, newlines="lf")
