@@ -11,6 +11,7 @@ from blt.commands.arguments import (
     local_path,
     positive_int,
 )
+from blt.commands.rule_arguments import add_reset_on_newline_argument
 from blt.commands.sidecar import find_finished, note_finished
 from blt.console import Console, format_bytes
 from blt.manifest import read_manifest
@@ -56,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-patch-length", type=positive_int, metavar="N", help="As in blt patch."
     )
+    add_reset_on_newline_argument(parser)
     parser.add_argument(
         "--keep-entropies",
         choices=("f16", "u8"),
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     names = ("target_patch_bytes", "rule", "threshold_add_nats", "max_patch_length")
     options: dict[str, Any] = {name: getattr(args, name) for name in names}
     options |= {"keep_entropies": args.keep_entropies, "sample_bytes": args.sample_bytes}
-    options |= {"seed": args.seed}
+    options |= {"reset_on_newline": args.reset_on_newline, "seed": args.seed}
     identity = {
         "command": NAME,
         "config": options,

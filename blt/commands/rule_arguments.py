@@ -39,3 +39,15 @@ def add_rule_arguments(parser: argparse.ArgumentParser) -> None:
         help="Cut the first positions of documents as the published models were trained; for "
         "checkpoints that `blt convert` reads.",
     )
+    add_reset_on_newline_argument(group)
+
+
+def add_reset_on_newline_argument(group: argparse._ActionsContainer) -> None:
+    """Adds --reset-on-newline; None if it is not given."""
+    group.add_argument(
+        "--reset-on-newline",
+        action="store_const",
+        const=True,
+        help="The entropy model sees no further back than the beginning of the line, and each line "
+        "starts as a document does. Repeated lines are then looked at once.",
+    )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from blt.engine import Engine
+from blt.engine import Engine, LineEngine
 from blt.errors import UserError
 from blt.formats.boundaries import restore_entropies, store_entropies
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
@@ -55,6 +55,7 @@ def calibrate(
     rule: str = "entropy",
     threshold_add_nats: float | None = None,
     max_patch_length: int | None = None,
+    reset_on_newline: bool | None = None,
     keep_entropies: str | None = None,
     sample_bytes: int = DEFAULT_SAMPLE_BYTES,
     seed: int = 0,
@@ -67,7 +68,7 @@ def calibrate(
       engine: of the entropy model.
       target_patch_bytes: wanted means, bytes in a patch.
       rule: `entropy`, `monotonic` or `combined`; the last needs `threshold_add_nats`.
-      max_patch_length: as in `PatchRule`.
+      max_patch_length, reset_on_newline: as in `PatchRule`.
       keep_entropies: "f16" or "u8" if boundaries will be made from stored entropies.
       sample_bytes: about how much text to look at; documents are chosen by the hash of their id.
       seed: of that hash and of the bootstrap.
@@ -81,6 +82,8 @@ def calibrate(
     """
     if rule not in ENTROPY_RULES:
         raise UserError(f"--rule {rule}: has no threshold; calibrate one of {ENTROPY_RULES}.")
+    if reset_on_newline:
+        engine = LineEngine(engine)
     sample = _take_sample(data, engine, sample_bytes, seed, keep_entropies)
     num_bytes = sum(part.num_bytes for part in sample)
     if not num_bytes:
@@ -91,6 +94,7 @@ def calibrate(
         "rule": rule,
         "threshold_add_nats": threshold_add_nats,
         "max_patch_length": max_patch_length,
+        "reset_on_newline": bool(reset_on_newline),
     }
     targets = []
     for target in target_patch_bytes:
@@ -99,7 +103,11 @@ def calibrate(
         mean = num_bytes / _count_patches(sample, found).sum()
         targets.append(
             {
-                **{k: v for k, v in dataclasses.asdict(found).items() if v is not None},
+                **{
+                    name: value
+                    for name, value in dataclasses.asdict(found).items()
+                    if value is not None and value is not False
+                },
                 "target_patch_bytes": float(target),
                 "mean_patch_bytes": round(float(mean), 4),
                 "interval_95_percent": [round(low, 4), round(high, 4)],

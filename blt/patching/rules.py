@@ -12,6 +12,9 @@ before it, or of the bytes before t. So a boundary never depends on a later byte
     space      byte t-1 is space-like and byte t-2 is not        (SpaceByte, arXiv 2404.14408)
     byte       always
 
+With `reset_on_newline` H_t is what the model says after BOS and what stands before t in its own
+line; a newline belongs to the line that it ends.
+
 Space-like is every byte but Latin letters, digits and UTF-8 continuation bytes; the patch after a
 run of them begins after its first one. Last, `max_patch_length` cuts longer patches from the left.
 A long document comes in parts: the first token of each opens a patch too, and strides begin anew.
@@ -54,6 +57,8 @@ class PatchRule:
       threshold_add_nats: of the difference, in `combined`.
       patch_size: tokens in a patch of `static`.
       max_patch_length: tokens; longer patches are cut. None for no limit.
+      reset_on_newline: the entropies are those of `blt.engine.LineEngine`, for whoever makes them;
+        finding patches by them is no different.
       compat: "meta" for the first positions as the reference implementation has them.
     """
 
@@ -62,6 +67,7 @@ class PatchRule:
     threshold_add_nats: float | None = None
     patch_size: int | None = None
     max_patch_length: int | None = None
+    reset_on_newline: bool = False
     compat: str | None = None
 
     def __post_init__(self) -> None:
