@@ -23,7 +23,7 @@ from blt.tokenizer import BOS_ID, EOS_ID, NEWLINE_ID
 
 MEMO_BYTES = 64 << 20
 # Longer lines are not looked up: few of them come again, and they would push many others out.
-MAX_MEMO_TOKENS = 1024
+MAX_MEMO_TOKENS = 512
 # Tokens that may be read and not yet handed back, whatever the share of lines that are known. Each
 # takes 18 bytes at most, while its line waits.
 MAX_TOKENS_IN_FLIGHT = 4 << 20

@@ -24,9 +24,7 @@ TEXTS = st.lists(
     st.one_of(
         st.binary(max_size=30),
         st.builds(b"\n".join, st.lists(LINES, max_size=12)),
-        st.sampled_from(
-            [b"\n", b"\n" * 9, b"a\r\na\r\n", b"none", b"twice\ntwice", b"tail\n"]
-        ),
+        st.sampled_from([b"\n", b"\n" * 9, b"a\r\na\r\n", b"none", b"twice\ntwice", b"tail\n"]),
     ),
     max_size=6,
 )
