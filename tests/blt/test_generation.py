@@ -98,7 +98,7 @@ def test_greedy_generation_is_the_argmax_of_the_model_called_by_a_user():
 
 def test_newlines_that_come_cut_the_context_of_entropies(monkeypatch):
     model = make("lines")
-    prompts, script = [b"x\nwords", b""], [b"ab\n\ncd\nefg\r\nh", b"\nab\nab\na line\n\n\n"]
+    prompts, script = [b"x\nwords", b""], [b"ab\n\ncd\nefg\r\nhi", b"\nab\nab\na line\n\n\n"]
 
     def logits_of(use_cache):
         seen = []

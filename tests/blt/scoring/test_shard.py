@@ -203,12 +203,12 @@ def test_boundaries_and_the_embedded_rule_give_the_same_scores(tmp_path, engine,
     assert given == found
 
     with pytest.raises(UserError, match="--patches: missing; this BLT does not know the rule"):
-        score(tmp_path, TEXTS, scorer)
+        score(tmp_path, texts, scorer)
     with pytest.raises(UserError, match="--entropy-model: missing; the patches of this BLT need"):
-        score(tmp_path, TEXTS, scorer, rule=rule)
+        score(tmp_path, texts, scorer, rule=rule)
     other = BltScorer(make_blt())
     with pytest.raises(UserError, match=r"were made by entropy model .* but a rule without"):
-        score(tmp_path, TEXTS, other, boundaries=boundaries)
+        score(tmp_path, texts, other, boundaries=boundaries)
     with pytest.raises(UserError, match=r"made from another bytes-00000-000\.tfrecord"):
         score(tmp_path, {"short": b"changed"}, scorer, boundaries=boundaries)
 
