@@ -24,8 +24,8 @@ from blt.tokenizer import BOS_ID, EOS_ID, NEWLINE_ID
 MEMO_BYTES = 64 << 20
 # Longer lines are not looked up: few of them come again, and they would push many others out.
 MAX_MEMO_TOKENS = 512
-# Tokens that may be read and not yet handed back, whatever the share of lines that are known. Each
-# takes 18 bytes at most, while its line waits.
+# Tokens that may be read and not yet handed back, whatever the share of lines that are known, so
+# that memory does not follow the input.
 MAX_TOKENS_IN_FLIGHT = 4 << 20
 
 _LINE_BYTES = 448  # what an entry of the memo takes besides its 10 bytes a token
@@ -216,6 +216,7 @@ class _Run:
             if len(tokens) and not is_continuation and tokens[0] == BOS_ID:
                 part.lines.append(_BOS)
                 start = 1
+            # What goes on with a line, or begins without BOS, is sent as it is, up to its newline.
             elif len(tokens) and (is_open or not is_continuation):
                 start = int(ends[0]) if len(ends) else len(tokens)
                 ends = ends[1:]
