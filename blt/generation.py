@@ -19,11 +19,12 @@ from keras import ops
 
 from blt.compiled import compile_function
 from blt.errors import ConfigError
+from blt.layers.patcher import cut_context
 from blt.layers.registry import check_keys
 from blt.model.blt import ByteLatentTransformer
 from blt.model.incremental import IncrementalBlt, make_room
 from blt.patching.rules import find_patch_lengths
-from blt.tokenizer import BYTE_OFFSET, EOS_ID, PAD_ID, frame_tokens
+from blt.tokenizer import BYTE_OFFSET, EOS_ID, NEWLINE_ID, PAD_ID, frame_tokens
 
 _FIRST_ROOM = 16  # bytes in a patch that caches have room for at first
 
@@ -212,6 +213,12 @@ class _Row:
     def append(self, token: int) -> None:
         self.tokens = np.append(self.tokens, np.int32(token))
 
+    def entropy_segment(self) -> int:
+        """Returns which segment the last token is of, for the entropy model; see `cut_context`."""
+        if not self._rule.reset_on_newline:
+            return 1
+        return 1 + int(np.count_nonzero(self.tokens[:-1] == NEWLINE_ID))
+
     def patch_lengths(self, num_tokens: int) -> np.ndarray:
         """Cuts the first tokens; there may be one more than there are, whatever it will be."""
         tokens = np.append(self.tokens, np.int32(BYTE_OFFSET))[:num_tokens]
@@ -225,12 +232,14 @@ class _Programs:
     def __init__(self, model: ByteLatentTransformer) -> None:
         self._model = model
         self._blt = IncrementalBlt(model)
-        entropy_model = model.entropy_model
+        entropy_model, rule = model.entropy_model, model.patch_rule
 
         def entropies(tokens: Any, segment_ids: Any) -> Any:
+            tokens, segment_ids = cut_context(tokens, segment_ids, rule)
             return entropy_model.compute_entropy(entropy_model(tokens, segment_ids=segment_ids))
 
         def stream(tokens: Any, segment_ids: Any, state: Any) -> tuple[Any, Any]:
+            tokens, segment_ids = cut_context(tokens, segment_ids, rule)
             logits, state = entropy_model.stream(tokens, segment_ids, state)
             return entropy_model.compute_entropy(logits), state
 
@@ -326,8 +335,9 @@ class _CachedDriver:
         """Reads the last token of each row; returns logits as `begin` does."""
         tokens = np.array([row.tokens[-1] for row in rows], np.int32)
         if self._needs_entropies:
+            segments = np.array([[row.entropy_segment()] for row in rows], np.int32)
             entropies, self._entropy_state = self._programs.stream(
-                tokens[:, None], np.ones((len(rows), 1), np.int32), self._entropy_state
+                tokens[:, None], segments, self._entropy_state
             )
             for row, entropy in zip(rows, ops.convert_to_numpy(entropies), strict=True):
                 row.entropies = np.append(row.entropies, entropy)

@@ -60,7 +60,8 @@ class EntropyModelHandler(ModelHandler[Document, EntropyResult, Any]):
 
     Args:
       model: a file from `blt train-entropy` or `blt train-ngram`, where the workers see it.
-      rule: also cut each document into patches.
+      rule: also cut each document into patches. With its `reset_on_newline`, entropies and nats are
+        those of lines.
       precision: "float32", "bfloat16" or "auto": see `blt.engine.precision`.
       batch_size: documents in a batch. A fixed number, since Beam's estimate for a good one takes
         batches of one document first.
@@ -94,10 +95,13 @@ class EntropyModelHandler(ModelHandler[Document, EntropyResult, Any]):
         Raises:
           UserError: the file is not there or holds no entropy model.
         """
-        from blt.engine import get_entropy_engine, import_engine_backend
+        from blt.engine import LineEngine, get_entropy_engine, import_engine_backend
 
         import_engine_backend(self._model)
-        return get_entropy_engine(self._model, precision=self._precision)
+        engine = get_entropy_engine(self._model, precision=self._precision)
+        if self._rule is not None and self._rule.reset_on_newline:
+            return LineEngine(engine)
+        return engine
 
     def run_inference(
         self,

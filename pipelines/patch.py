@@ -218,11 +218,14 @@ def summarize(stage: str, manifest: Manifest, how: str, inference: dict | None =
             "bits per byte come out a little too low"
         )
     if inference is not None:
+        known = ""
+        if num_lines := inference.get("memo_lines"):
+            known = f"; {inference['memo_hits'] / num_lines:.1%} of {num_lines:,} lines came again"
         lines.append(
             f"  the model: {count(inference['documents'], 'document')}, "
             f"{format_bytes(inference['bytes'])} in {inference['device_seconds']:.1f} device "
             f"seconds, {format_bytes(inference['bytes_per_second'])}/s; "
-            f"{inference['padding_share']:.1%} padding"
+            f"{inference['padding_share']:.1%} padding{known}"
         )
     return Summary({**data, **totals, "inference": inference}, lines)
 

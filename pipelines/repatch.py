@@ -18,6 +18,7 @@ from blt.command import Summary
 from blt.commands.arguments import add_output_arguments, local_path
 from blt.commands.rule_arguments import add_rule_arguments, read_rule
 from blt.console import Console
+from blt.errors import UserError
 from blt.manifest import Manifest, check_shard, read_manifest
 from blt.patching.rules import PatchRule
 from blt.stage import Stage, make_units
@@ -102,6 +103,18 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         data = read_manifest(args.data, "byte_shards")
         check_related(patches, data)
     rule = read_rule(args, patches.fingerprints.get("entropy_model"))
+    has_line_entropies = bool(patches.config.get("reset_on_newline"))
+    if rule.reset_on_newline and not has_line_entropies:
+        raise UserError(
+            f"--patches {args.patches}: its entropies look back over newlines. Run `blt patch` "
+            "with --reset-on-newline --keep-entropies f16, or leave that out here."
+        )
+    if args.calibration is not None and rule.reset_on_newline != has_line_entropies:
+        raise UserError(
+            f"--calibration {args.calibration}: made without --reset-on-newline, but "
+            f"{args.patches} was made with it. Calibrate with it."
+        )
+    rule = dataclasses.replace(rule, reset_on_newline=has_line_entropies)
     kept_as = patches.config["keep_entropies"]
     check_repatch_options(rule, kept_as, has_bytes=data is not None)
     stage = Stage(

@@ -39,6 +39,7 @@ _OPTIONS = (
     "threshold_add_nats",
     "max_patch_length",
     "snap_utf8",
+    "reset_on_newline",
     "compat",
     "keep_entropies",
     "sample_bytes",

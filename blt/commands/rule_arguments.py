@@ -66,6 +66,13 @@ def add_refinement_arguments(group: argparse._ActionsContainer) -> None:
         help="Begin no patch inside a UTF-8 character, but at the character's first byte. Such "
         "patches cannot be cut byte after byte, so no model can generate with them.",
     )
+    group.add_argument(
+        "--reset-on-newline",
+        action="store_const",
+        const=True,
+        help="The entropy model sees no further back than the beginning of the line, and each line "
+        "starts as a document does. Repeated lines are then looked at once.",
+    )
 
 
 def read_rule(args: argparse.Namespace, fingerprint: str | None) -> PatchRule:

@@ -180,6 +180,7 @@ def _check_options(
         refusal.require("compat (with encoder_layers 'all')", model.compat, "hf")
     refusal.require("the patch rule", model.patch_rule.rule, "entropy")
     refusal.require("the patch rule's snap_utf8", model.patch_rule.snap_utf8, False)
+    refusal.require("the rule's reset_on_newline", model.patch_rule.reset_on_newline, False)
 
 
 def _patcher_config(options: Mapping[str, Any]) -> dict[str, Any]:

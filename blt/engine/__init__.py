@@ -7,6 +7,7 @@ n-gram model needs no Keras.
 
 from typing import Any
 
+from blt.engine.line_engine import LineEngine
 from blt.engine.loading import get_entropy_engine, import_engine_backend
 from blt.engine.results import DocumentEntropies, Engine
 
@@ -14,6 +15,7 @@ __all__ = [
     "DocumentEntropies",
     "Engine",
     "EntropyEngine",
+    "LineEngine",
     "get_entropy_engine",
     "import_engine_backend",
 ]

@@ -13,7 +13,32 @@ from keras import ops
 
 from blt.errors import ConfigError
 from blt.patching.rules import SPACE_LIKE, PatchRule
-from blt.tokenizer import BYTE_OFFSET
+from blt.tokenizer import BOS_ID, BYTE_OFFSET, NEWLINE_ID
+
+
+def cut_context(tokens: Any, segment_ids: Any, rule: PatchRule) -> tuple[Any, Any]:
+    """Returns a row as the entropy model has to read it for a rule.
+
+    With `reset_on_newline`, each newline becomes the BOS of a document of its own, the line after
+    it; what the model says at that place is then about that line's first byte. What it says about
+    the newline is said one place before. So nothing moves, and nothing else changes.
+
+    Args:
+      tokens: [batch, num_tokens] int32.
+      segment_ids: [batch, num_tokens] int32: documents from 1, never decreasing; 0 for padding.
+      rule: the rule that will cut.
+
+    Returns:
+      Both, of the same shapes.
+    """
+    if not rule.reset_on_newline:
+        return tokens, segment_ids
+    is_newline = ops.logical_and(ops.equal(tokens, NEWLINE_ID), ops.greater(segment_ids, 0))
+    lines = ops.cumsum(ops.cast(is_newline, "int32"), axis=1)
+    return (
+        ops.where(is_newline, BOS_ID, tokens),
+        ops.where(ops.greater(segment_ids, 0), segment_ids + lines, 0),
+    )
 
 
 @keras.saving.register_keras_serializable(package="blt")
@@ -26,7 +51,8 @@ class Patcher(keras.layers.Layer):
     Call:
       entropies: [batch, num_tokens] nats. Entry i is the uncertainty about token i + 1, as
         `EntropyModel.compute_entropy` gives it: the patcher shifts by one. So a patch opens at
-        token t by entry t - 1. Tokens 0 and 1 of a document always open one.
+        token t by entry t - 1. Tokens 0 and 1 of a document always open one. For a rule with
+        `reset_on_newline` the model must have read what `cut_context` gives.
       tokens: [batch, num_tokens] integers; only the rule `space` needs them.
       segment_ids: [batch, num_tokens] integers: documents of a row from 1, 0 for padding at its
         end. None: each row is one document.

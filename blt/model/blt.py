@@ -25,7 +25,7 @@ from blt.errors import ConfigError
 from blt.layers import make_block_mask
 from blt.layers.attention import DEFAULT_WINDOW, choose_block_size
 from blt.layers.normalization import DEFAULT_NORMALIZATION
-from blt.layers.patcher import Patcher
+from blt.layers.patcher import Patcher, cut_context
 from blt.layers.patches import PatchLayout
 from blt.layers.registry import check_keys, split_type
 from blt.model.entropy_model import EntropyModel
@@ -348,7 +348,10 @@ class ByteLatentTransformer(keras.Model):
                     "patch_lengths are needed: this model has no entropy model to cut patches by. "
                     "Give it one: entropy_model=..."
                 )
-            logits = ops.stop_gradient(self.entropy_model(tokens, segment_ids=segment_ids))
+            read, read_segments = cut_context(
+                tokens, ops.cast(segment_ids, "int32"), self.patch_rule
+            )
+            logits = ops.stop_gradient(self.entropy_model(read, segment_ids=read_segments))
             entropies = self.entropy_model.compute_entropy(logits)
         else:
             entropies = ops.zeros_like(tokens, dtype="float32")

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from blt.engine import Engine
+from blt.engine import Engine, LineEngine
 from blt.errors import UserError, near_names
 from blt.formats.boundaries import restore_entropies, store_entropies
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
@@ -52,6 +52,7 @@ def calibrate(
     threshold_add_nats: float | None = None,
     max_patch_length: int | None = None,
     snap_utf8: bool | None = None,
+    reset_on_newline: bool | None = None,
     compat: str | None = None,
     keep_entropies: str | None = None,
     sample_bytes: int = DEFAULT_SAMPLE_BYTES,
@@ -69,7 +70,7 @@ def calibrate(
       engine: of the entropy model.
       target_patch_bytes: wanted means, bytes in a patch.
       rule: `entropy`, `monotonic` or `combined`; the last needs `threshold_add_nats`.
-      max_patch_length, snap_utf8, compat: as in `PatchRule`.
+      max_patch_length, snap_utf8, reset_on_newline, compat: as in `PatchRule`.
       keep_entropies: "f16" or "u8" if boundaries will be made from stored entropies.
       sample_bytes: about how much text to look at.
       by: also find thresholds for groups of documents: "source", or a key of their `meta`.
@@ -89,6 +90,8 @@ def calibrate(
     """
     if rule not in ENTROPY_RULES:
         raise UserError(f"--rule {rule}: has no threshold; calibrate one of {ENTROPY_RULES}.")
+    if reset_on_newline:
+        engine = LineEngine(engine)
     pieces = _choose_pieces(data, sample_bytes, split, valid_fraction, seed)
     sample = _take_sample(data, engine, pieces, keep_entropies, by)
     if not sample.num_bytes.sum():
@@ -101,6 +104,7 @@ def calibrate(
         "threshold_add_nats": threshold_add_nats,
         "max_patch_length": max_patch_length,
         "snap_utf8": bool(snap_utf8),
+        "reset_on_newline": bool(reset_on_newline),
         "compat": compat,
     }
     groups = sample.split() if by is not None else {}

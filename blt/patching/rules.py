@@ -13,6 +13,9 @@ below, is the one exception.
     space      byte t-1 is space-like and byte t-2 is not        (SpaceByte, arXiv 2404.14408)
     byte       always
 
+With `reset_on_newline` H_t is what the model says after BOS and what stands before t in its own
+line; a newline belongs to the line that it ends.
+
 Space-like is every byte but Latin letters, digits and UTF-8 continuation bytes; the patch after a
 run of them begins after its first one. Last, `max_patch_length` cuts longer patches from the left.
 A long document comes in parts: the first token of each opens a patch too, and strides begin anew.
@@ -64,6 +67,8 @@ class PatchRule:
       patch_size: tokens in a patch of `static`.
       max_patch_length: tokens; longer patches are cut. None for no limit.
       snap_utf8: move what begins inside a UTF-8 character to its first byte.
+      reset_on_newline: the entropies are those of `blt.engine.LineEngine`, for whoever makes them;
+        finding patches by them is no different.
       compat: "meta" for the first positions as the reference implementation has them.
     """
 
@@ -73,6 +78,7 @@ class PatchRule:
     patch_size: int | None = None
     max_patch_length: int | None = None
     snap_utf8: bool = False
+    reset_on_newline: bool = False
     compat: str | None = None
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from blt.engine import DocumentEntropies, Engine
+from blt.engine import DocumentEntropies, Engine, LineEngine
 from blt.errors import UserError
 from blt.formats.boundaries import (
     KEEP_ENTROPIES,
@@ -69,6 +69,7 @@ def patch_shard(
     name = patches_name(unit_index, roll)
     described = {**describe_rule(rule), **(metadata or {})}
     if engine is not None:
+        engine = LineEngine(engine) if rule.reset_on_newline else engine
         described["entropy_model"] = engine.fingerprint
         described["precision"] = engine.precision
     counts = dict.fromkeys(("documents", "bytes", "tokens", "patches", INSIDE_CHARACTERS), 0)
@@ -101,6 +102,8 @@ def check_patch_options(rule: PatchRule, keep_entropies: str | None, *, has_mode
     """Raises UserError unless the options can be had together."""
     if rule.needs_entropies and not has_model:
         raise UserError(f"--entropy-model: missing; rule {rule.rule!r} needs one.")
+    if rule.reset_on_newline and not has_model:
+        raise UserError("--reset-on-newline: needs --entropy-model, whose context it cuts.")
     if keep_entropies is not None:
         if keep_entropies not in KEEP_ENTROPIES:
             raise UserError(

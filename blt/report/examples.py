@@ -120,9 +120,11 @@ def _with_entropies(
     path = _find_model(found.model_paths, patches.manifest)
     if path is None:
         return documents
-    from blt.engine import get_entropy_engine
+    from blt.engine import LineEngine, get_entropy_engine
 
     engine = get_entropy_engine(path)
+    if patches.manifest.config.get("reset_on_newline"):
+        engine = LineEngine(engine)
     # Entropies depend on what came before alone, so the beginnings are enough.
     computed = engine.run((index, shown.tokens) for index, shown in enumerate(missing))
     known = [

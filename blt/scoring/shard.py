@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from blt.engine import Engine
+from blt.engine import Engine, LineEngine
 from blt.errors import UserError
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
 from blt.formats.scores import ScoresWriter, scores_name
@@ -133,6 +133,7 @@ def cut_parts(
     if not rule.needs_entropies:
         yield from ((record, find_patch_lengths(record.tokens, None, rule)) for record in records)
         return
+    engine = LineEngine(engine) if rule.reset_on_newline else engine
     for result in engine.run((record, record.tokens, record.part > 0) for record in records):
         record = result.key
         yield record, find_patch_lengths(record.tokens, result.entropies, rule)

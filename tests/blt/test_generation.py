@@ -4,16 +4,19 @@ import keras
 import numpy as np
 import pytest
 
+from blt import generation
+from blt.engine import EntropyEngine, LineEngine
 from blt.errors import ConfigError
 from blt.generation import GenerationConfig, choose_token
 from blt.model import ByteLatentTransformer, EntropyModel
-from blt.patching.rules import PatchRule
+from blt.patching.rules import PatchRule, find_patch_lengths
 from blt.tokenizer import frame_tokens
 
 PROMPTS = ["The future of AI is", b"", "x", "A longer prompt, of more words than the others \xe9"]
 RULES = {
     "entropy": {"rule": "entropy", "threshold_nats": 4.7},
     "monotonic": {"rule": "monotonic", "threshold_nats": 0.2},
+    "lines": {"rule": "entropy", "threshold_nats": 4.7, "reset_on_newline": True},
     "space": {"rule": "space"},
     "static": {"rule": "static", "patch_size": 4, "max_patch_length": 3},
     "one long patch": {"rule": "entropy", "threshold_nats": 5.56},
@@ -91,6 +94,35 @@ def test_greedy_generation_is_the_argmax_of_the_model_called_by_a_user():
         logits = keras.ops.convert_to_numpy(model(tokens[None, :count]))[0, -1]
         logits[[0, 1, 3]] = -np.inf
         assert logits.argmax() == tokens[count]
+
+
+def test_newlines_that_come_cut_the_context_of_entropies(monkeypatch):
+    model = make("lines")
+    prompts, script = [b"x\nwords", b""], [b"ab\n\ncd\nefg\r\nhi", b"\nab\nab\na line\n\n\n"]
+
+    def logits_of(use_cache):
+        seen = []
+
+        def say_the_script(logits, config, rng):
+            seen.append(logits)
+            return script[len(seen) % 2 - 1][(len(seen) - 1) // 2] + 4
+
+        monkeypatch.setattr(generation, "choose_token", say_the_script)
+        model.generate(prompts, max_new_tokens=14, use_cache=use_cache)
+        return np.array(seen)
+
+    cached = logits_of(True)
+    np.testing.assert_allclose(cached, logits_of(False), atol=1e-4)
+    lines = LineEngine(EntropyEngine(model.entropy_model))
+    for row, (prompt, said) in enumerate(zip(prompts, script, strict=True)):
+        tokens = frame_tokens(prompt + said[:13] + b"?", add_eos=False).astype("int32")
+        (found,) = lines.run([(0, tokens)])
+        lengths = find_patch_lengths(tokens, found.entropies, model.patch_rule)
+        assert 3 < len(lengths) < len(tokens) - 2  # some bytes open a patch, some do not
+        given = model(tokens[None, :-1], lengths[None])  # what "?" is does not matter
+        alone = model(tokens[None, :-1])
+        np.testing.assert_allclose(cached[26 + row], given[0, -1], atol=1e-4)
+        np.testing.assert_allclose(cached[26 + row], alone[0, -1], atol=1e-4)
 
 
 @pytest.mark.parametrize("variant", ["entropy", "space"])

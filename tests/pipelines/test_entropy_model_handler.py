@@ -77,6 +77,14 @@ def test_results_are_the_engines_whatever_the_batch(
     assert counters["num_inferences"] == len(documents)
 
 
+def test_a_rule_that_cuts_context_at_newlines_has_entropies_of_lines(small_entropy_model):
+    rule = PatchRule(threshold_nats=3.0, reset_on_newline=True)
+    handler = EntropyModelHandler(small_entropy_model, rule=rule)
+    result, line = handler.run_inference([b"a\nsame\nsame", b"same"], handler.load_model())
+    np.testing.assert_allclose(result.entropies[8:], line.entropies[1:], atol=1e-5)
+    np.testing.assert_allclose(result.entropies[3:7], line.entropies[1:5], atol=1e-5)
+
+
 def test_bad_elements_are_told_and_the_rest_of_their_batch_is_done(
     infer, documents, expected, small_entropy_model
 ):

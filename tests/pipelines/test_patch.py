@@ -140,6 +140,15 @@ MISTAKES = {
         "--data {bytes} --entropy-model {model} --calibration {yaml}",
         "choose one of its targets with --target-patch-bytes: 3, 5",
     ),
+    "lines of no model": (
+        "--data {bytes} --rule space --reset-on-newline",
+        "--reset-on-newline: needs --entropy-model",
+    ),
+    "calibration of whole documents": (
+        "--data {bytes} --entropy-model {model} --calibration {yaml} --target-patch-bytes 3 "
+        "--reset-on-newline",
+        "--reset-on-newline True: the calibration",
+    ),
     "calibration of another model": (
         "--data {bytes} --rule byte --calibration {yaml} --target-patch-bytes 3",
         "Calibrate again with the model",

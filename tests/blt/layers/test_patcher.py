@@ -4,9 +4,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blt.engine import EntropyEngine, LineEngine
 from blt.errors import ConfigError
-from blt.layers.patcher import Patcher
+from blt.layers.patcher import Patcher, cut_context
+from blt.model import EntropyModel
 from blt.patching.rules import PatchRule, find_patch_lengths
+from blt.tokenizer import frame_tokens
 
 RULES = [
     {"rule": "entropy", "threshold_nats": 1.5},
@@ -73,6 +76,28 @@ def test_it_cuts_as_the_pipelines_do(seed, rule, most, compat):
     )
     assert got.shape == (1, 32)
     assert trimmed(got) == [expected]
+
+
+def test_context_is_cut_at_newlines_as_the_line_engine_cuts_it():
+    keras.utils.set_random_seed(0)
+    model = EntropyModel(
+        dim=16, num_layers=2, num_heads=2, window=8, ngram_sizes=(3,), ngram_table_size=50
+    )
+    rule = PatchRule(threshold_nats=1.0, reset_on_newline=True)
+    documents = [frame_tokens(text) for text in (b"ab\ncd\n\nefgh\n", b"\n", b"no newline")]
+    row = np.concatenate([*documents, [0] * 5]).astype("int32")
+    segments = np.repeat([1, 2, 3, 0], [*map(len, documents), 5]).astype("int32")
+    read, read_segments = cut_context(row[None], segments[None], rule)
+    assert np.asarray(read_segments)[0, -5:].tolist() == [0] * 5
+    entropies = model.compute_entropy(model(read, segment_ids=read_segments))
+    expected = LineEngine(EntropyEngine(model)).run(enumerate(documents))
+    start = 0
+    for tokens, result in zip(documents, expected, strict=True):
+        found = entropies[0, start : start + len(tokens) - 1]  # about the tokens after
+        np.testing.assert_allclose(found, result.entropies[1:], atol=1e-5)
+        start += len(tokens)
+    plain = PatchRule(threshold_nats=1.0)
+    assert cut_context(row, segments, plain) == (row, segments)
 
 
 def test_config_round_trip_and_symbolic_shape():

@@ -20,6 +20,7 @@ from tests.blt.datasets import write_byte_dataset
         {"rule": "monotonic"},
         {"rule": "combined", "threshold_add_nats": -1.0},
         {"rule": "entropy", "max_patch_length": 6},
+        {"rule": "entropy", "reset_on_newline": True},
         {"rule": "entropy", "keep_entropies": "f16"},
         {"rule": "entropy", "snap_utf8": True},
         {"rule": "combined", "threshold_add_nats": -1.0, "compat": "meta"},
@@ -34,6 +35,7 @@ def test_the_whole_corpus_gets_the_wanted_mean(data, engine, tmp_path, options):
         rule = read_calibration(
             tmp_path / "threshold.yaml", engine.fingerprint, target_patch_bytes=target
         )
+        assert rule.reset_on_newline == options.get("reset_on_newline", False)
         counts = patch_shard(
             data.shard_path(data.shards[0]),
             tmp_path,
@@ -143,6 +145,8 @@ def test_calibrations_that_do_not_fit_are_refused(calibration, tmp_path):
         read_calibration(calibration, "ab" * 32, target_patch_bytes=6.0)
     with pytest.raises(UserError, match=r"--max-patch-length 9: the calibration .* says None"):
         read_calibration(calibration, "ab" * 32, max_patch_length=9)
+    with pytest.raises(UserError, match=r"--reset-on-newline True: the calibration .* says None"):
+        read_calibration(calibration, "ab" * 32, reset_on_newline=True)
     with pytest.raises(UserError, match="cannot be read"):
         read_calibration(tmp_path / "none.yaml", "ab" * 32)
     for text in ("a: [", "just words", yaml.safe_dump({"entropy_model": "x"}), "- 1"):

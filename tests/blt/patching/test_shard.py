@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from blt.engine import LineEngine
 from blt.errors import UserError, WorkError
 from blt.formats.boundaries import read_boundaries, read_boundaries_metadata, restore_entropies
 from blt.formats.byte_shard import read_byte_shard
@@ -17,15 +18,20 @@ def patch(data, output, engine, rule=RULE, **options):
     return patch_shard(shard, output, engine=engine, rule=rule, unit_index=7, roll=2, **options)
 
 
-def test_row_i_is_about_record_i(data, documents, engine, tmp_path):
+@pytest.mark.parametrize("reset_on_newline", [False, True])
+def test_row_i_is_about_record_i(data, documents, engine, tmp_path, reset_on_newline):
     done = []
-    result = patch(data, tmp_path, engine, metadata={"extra": "yes"}, progress=done.append)
+    rule = PatchRule(threshold_nats=3.0, reset_on_newline=reset_on_newline)
+    described = {"metadata": {"extra": "yes"}, "progress": done.append}
+    result = patch(data, tmp_path, engine, rule, **described)
     path = tmp_path / "patches-00007-002.parquet"
     records = list(read_byte_shard(data.shard_path(data.shards[0])))
     rows = list(read_boundaries(path))
     assert [(r.doc_id, r.part) for r in rows] == [(r.doc_id, r.part) for r in records]
     assert max(record.num_parts for record in records) > 1
-    by_engine = engine.run((i, r.tokens, r.part > 0) for i, r in enumerate(records))
+    plain = engine.run((i, r.tokens, r.part > 0) for i, r in enumerate(records))
+    by_line = LineEngine(engine).run((i, r.tokens, r.part > 0) for i, r in enumerate(records))
+    by_engine = by_line if reset_on_newline else plain
     num_patches = 0
     for record, row, expected in zip(records, rows, by_engine, strict=True):
         lengths = find_patch_lengths(record.tokens, expected.entropies, RULE)
@@ -53,6 +59,8 @@ def test_row_i_is_about_record_i(data, documents, engine, tmp_path):
     assert (metadata["rule"], metadata["threshold_nats"]) == ("entropy", "3.0")
     assert metadata["extra"] == "yes"
     assert metadata["boundaries_inside_characters"] == "0"
+    assert metadata.get("reset_on_newline") == ("True" if reset_on_newline else None)
+    assert ("memo_hits" in result.measured) == reset_on_newline
 
 
 def test_again_gives_the_same_file(data, engine, tmp_path):
@@ -83,6 +91,9 @@ def test_options_that_cannot_be_had_together(data, tmp_path, engine):
         patch(data, tmp_path, None)
     with pytest.raises(UserError, match="--keep-entropies: needs --entropy-model"):
         patch(data, tmp_path, None, PatchRule(rule="space"), keep_entropies="f16")
+    rule = PatchRule(rule="space", reset_on_newline=True)
+    with pytest.raises(UserError, match="--reset-on-newline: needs --entropy-model"):
+        patch(data, tmp_path, None, rule)
     with pytest.raises(UserError, match="--keep-entropies f32"):
         patch(data, tmp_path, engine, keep_entropies="f32")
 

@@ -1,16 +1,18 @@
 import html.parser
 import re
+import types
 
 import numpy as np
 import pytest
 
 from blt.command import main
 from blt.commands import report
+from blt.engine import DocumentEntropies
 from blt.inspection.artefacts import open_dataset
 from blt.inspection.documents import Document
 from blt.inspection.measures import measure_patches, measure_scores
 from blt.manifest import read_manifest
-from blt.report import collect, headline_figures, render_page
+from blt.report import collect, examples, headline_figures, render_page
 from blt.report.markup import document, heat_level
 from blt.report.page import context_bytes
 from blt.tokenizer import frame_tokens
@@ -206,6 +208,31 @@ def test_without_entropies_or_model_patches_are_shaded_and_it_is_said(tmp_path):
     assert "every other patch is shaded instead" in page
     assert 'class="alternate"' in page
     assert 'class="heat-' not in page
+
+
+@pytest.mark.parametrize("reset_on_newline", [None, True])
+def test_entropies_that_were_not_kept_are_computed_as_for_the_boundaries(
+    monkeypatch, reset_on_newline
+):
+    class CountTokens:
+        """An engine for which an entropy is the number of tokens before it."""
+
+        fingerprint, context = "", types.MappingProxyType({"context": "all"})
+
+        def run(self, parts, counters=None):
+            for key, tokens, *_ in parts:
+                before = np.arange(len(tokens), dtype=np.float32)
+                yield DocumentEntropies(key, before, before)
+
+    monkeypatch.setattr("blt.engine.get_entropy_engine", lambda path: CountTokens())
+    monkeypatch.setattr(examples, "_find_model", lambda paths, manifest: "model")
+    manifest = types.SimpleNamespace(config={"reset_on_newline": reset_on_newline})
+    shown = Document("d", "", num_bytes=4, num_parts=1, tokens=frame_tokens(b"a\nbc"))
+    (found,) = examples._with_entropies(
+        types.SimpleNamespace(model_paths=[]), types.SimpleNamespace(manifest=manifest), [shown]
+    )
+    expected = [0, 1, 2, 1, 2, 3] if reset_on_newline else [0, 1, 2, 3, 4, 5]
+    assert found.entropies.tolist() == expected
 
 
 def test_the_command_writes_the_page_and_says_where(run_folder, tmp_path, capsys):

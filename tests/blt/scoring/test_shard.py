@@ -185,28 +185,30 @@ def test_the_entropy_model_scores_every_byte_once(tmp_path, engine):
         assert rows[doc_id]["eos_nats"] == pytest.approx(result.token_nats[-1], abs=1e-5)
 
 
-def test_boundaries_and_the_embedded_rule_give_the_same_scores(tmp_path, engine):
-    rule = PatchRule(rule="monotonic", threshold_nats=0.0)
+@pytest.mark.parametrize("reset_on_newline", [False, True])
+def test_boundaries_and_the_embedded_rule_give_the_same_scores(tmp_path, engine, reset_on_newline):
+    rule = PatchRule(rule="monotonic", threshold_nats=0.0, reset_on_newline=reset_on_newline)
+    texts = {**TEXTS, "lines": b"the same line\n" * 5 + b"and another\n\nthe same line"}
     model = make_blt(entropy_fingerprint=engine.fingerprint, patch_rule=rule)
     scorer = BltScorer(model, batch_size=4)
-    byte_shard = write_shard(tmp_path, TEXTS)
+    byte_shard = write_shard(tmp_path, texts)
     metadata = {"byte_shard_sha256": sha256_file(byte_shard)}
     patched = patch_shard(
         byte_shard, tmp_path, engine=engine, rule=rule, unit_index=0, roll=0, metadata=metadata
     )
     assert patched.counts["patches"] > 40
     boundaries = tmp_path / patches_name(0, 0)
-    _, given = score(tmp_path, TEXTS, scorer, boundaries=boundaries)
-    _, found = score(tmp_path, TEXTS, scorer, engine=engine, rule=rule)
+    _, given = score(tmp_path, texts, scorer, boundaries=boundaries)
+    _, found = score(tmp_path, texts, scorer, engine=engine, rule=rule)
     assert given == found
 
     with pytest.raises(UserError, match="--patches: missing; this BLT does not know the rule"):
-        score(tmp_path, TEXTS, scorer)
+        score(tmp_path, texts, scorer)
     with pytest.raises(UserError, match="--entropy-model: missing; the patches of this BLT need"):
-        score(tmp_path, TEXTS, scorer, rule=rule)
+        score(tmp_path, texts, scorer, rule=rule)
     other = BltScorer(make_blt())
     with pytest.raises(UserError, match=r"were made by entropy model .* but a rule without"):
-        score(tmp_path, TEXTS, other, boundaries=boundaries)
+        score(tmp_path, texts, other, boundaries=boundaries)
     with pytest.raises(UserError, match=r"made from another bytes-00000-000\.tfrecord"):
         score(tmp_path, {"short": b"changed"}, scorer, boundaries=boundaries)
 
