@@ -96,6 +96,7 @@ def parse_arguments(command: CommandModule, argv: Sequence[str]) -> argparse.Nam
     args, unknown = parser.parse_known_args(argv)
     known = [name for action in parser._actions for name in action.option_strings]
     args.beam_flags = []
+    args.owns_process = False
     if unknown and hasattr(command, "split_extra_flags"):
         args.beam_flags, unknown, extra_names = command.split_extra_flags(unknown)
         known += extra_names
@@ -117,6 +118,7 @@ def main(command: CommandModule, argv: Sequence[str] | None = None) -> int:
     silence(verbose=verbose)
     try:
         args = parse_arguments(command, argv)
+        args.owns_process = True  # and is not a step of a chain
         summary = command.run(args, Console(verbose=verbose))
         if args.json:
             print(json.dumps(summary.data, sort_keys=True))

@@ -138,6 +138,12 @@ def _run(
     seeds: list[int],
 ) -> Iterator[list[int | None]]:
     """Yields the new byte of each row, None once a row has ended."""
+    if model.patch_rule is not None and model.patch_rule.snap_utf8:
+        raise ConfigError(
+            "generate: the model was made for patches that are snapped to UTF-8 characters "
+            "(snap_utf8); where those begin depends on bytes that are not there yet. Train one on "
+            "boundaries without --snap-utf8."
+        )
     if model.patcher is None or (model.patch_rule.needs_entropies and model.entropy_model is None):
         raise ConfigError(
             "generate: the model cannot cut patches. Give it a patch_rule, and the entropy_model "

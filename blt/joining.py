@@ -10,6 +10,7 @@ import numpy as np
 from blt.errors import UserError, WorkError
 from blt.formats.boundaries import read_boundaries, read_boundaries_metadata
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
+from blt.manifest import Manifest
 from blt.storage import sha256_file
 
 # Keys in the metadata of boundaries.
@@ -89,6 +90,15 @@ def join_documents(parts: Iterable[PatchedPart]) -> Iterator[PatchedDocument]:
             pending = []
 
 
+def check_related(patches: Manifest, data: Manifest) -> None:
+    """Raises UserError unless these boundaries were made from these byte shards."""
+    if patches.parents.get("byte_shards") != data.sha256:
+        raise UserError(
+            f"--data {data.folder}: not the byte shards that {patches.folder} was made from "
+            "(another manifest). Give those."
+        )
+
+
 def check_boundaries(boundaries: Path, byte_shard: Path, entropy_fingerprint: str | None) -> None:
     """Checks that boundaries were made from this byte shard and by this entropy model.
 
@@ -101,13 +111,18 @@ def check_boundaries(boundaries: Path, byte_shard: Path, entropy_fingerprint: st
       UserError: they were made from another byte shard or by another model.
       WorkError: the file is damaged.
     """
-    metadata = read_boundaries_metadata(boundaries)
-    if metadata.get(BYTE_SHARD_KEY, "") not in ("", sha256_file(byte_shard)):
+    check_made_from(boundaries, byte_shard, sha256_file(byte_shard))
+    found = read_boundaries_metadata(boundaries).get(ENTROPY_MODEL_KEY)
+    check_entropy_fingerprint(str(boundaries), found, entropy_fingerprint)
+
+
+def check_made_from(boundaries: Path, byte_shard: Path, sha256: str) -> None:
+    """Raises UserError unless boundaries were made from this byte shard, whose sha256 is given."""
+    if read_boundaries_metadata(boundaries).get(BYTE_SHARD_KEY, "") not in ("", sha256):
         raise UserError(
             f"{boundaries}: made from another {byte_shard.name} than {byte_shard} (its sha256 "
             "differs). Run `blt patch` on these byte shards."
         )
-    check_entropy_fingerprint(str(boundaries), metadata.get(ENTROPY_MODEL_KEY), entropy_fingerprint)
 
 
 def check_entropy_fingerprint(what: str, found: str | None, needed: str | None) -> None:

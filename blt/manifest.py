@@ -39,6 +39,7 @@ class Manifest:
       parents: sha256 of the manifests of the datasets it was made from, by kind: the lineage.
       totals: documents, bytes, tokens, rejects, filtered, and whatever else the stage counts.
       shards: every shard, in order.
+      files: the sha256 of each other file of the dataset, by name: `rejects.parquet` and such.
       folder: where it lies.
       sha256: of `manifest.json` itself; what its children name as parent.
     """
@@ -49,6 +50,7 @@ class Manifest:
     parents: dict[str, str]
     totals: dict[str, int]
     shards: tuple[ShardInfo, ...]
+    files: dict[str, str]
     folder: Path
     sha256: str
 
@@ -65,6 +67,7 @@ def write_manifest(
     parents: dict[str, str],
     totals: dict[str, int],
     shards: list[ShardInfo],
+    files: dict[str, str] | None = None,
 ) -> Manifest:
     """Writes `manifest.json` into `folder` and returns it as `read_manifest` would."""
     from blt.version import __version__
@@ -80,6 +83,7 @@ def write_manifest(
             "parents": parents,
             "totals": totals,
             "shards": [dataclasses.asdict(shard) for shard in shards],
+            "files": files or {},
         },
     )
     return read_manifest(folder, kind)
@@ -129,6 +133,7 @@ def read_manifest(folder: str | Path, kind: str | None = None) -> Manifest:
             parents=value["parents"],
             totals=value["totals"],
             shards=tuple(ShardInfo(**_checked_shard(shard)) for shard in value["shards"]),
+            files={_checked_name(name): digest for name, digest in value.get("files", {}).items()},
             folder=folder,
             sha256=sha256_file(path),
         )
@@ -137,9 +142,14 @@ def read_manifest(folder: str | Path, kind: str | None = None) -> Manifest:
 
 
 def _checked_shard(shard: dict[str, Any]) -> dict[str, Any]:
-    if Path(shard["name"]).name != shard["name"]:  # a name from data must not lead elsewhere
-        raise KeyError(f"shard name {shard['name']!r} is not a plain file name")
+    _checked_name(shard["name"])
     return shard
+
+
+def _checked_name(name: str) -> str:
+    if Path(name).name != name:  # a name from data must not lead elsewhere
+        raise KeyError(f"shard name {name!r} is not a plain file name")
+    return name
 
 
 def check_shard(path: Path, shard: ShardInfo) -> None:

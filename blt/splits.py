@@ -4,6 +4,7 @@ import hashlib
 
 DEFAULT_VALID_FRACTION = 0.1
 DEFAULT_SEED = 0
+SPLIT_CHOICES = ("all", "valid", "train")  # held-out documents are "valid"
 _RANGE = 2**64
 
 
@@ -29,3 +30,8 @@ def is_held_out(
     or a model would be judged on what it was trained on.
     """
     return seeded_hash(seed, "split", doc_id) < fraction * _RANGE
+
+
+def is_in_split(doc_id: str, split: str, *, fraction: float, seed: int) -> bool:
+    """Tells whether a document belongs to `split`, one of `SPLIT_CHOICES`."""
+    return split == "all" or (split == "valid") == is_held_out(doc_id, fraction=fraction, seed=seed)

@@ -7,6 +7,7 @@ The output folder of a stage holds
     units/00012.rejects.parquet   its rejects, if it had any
     <shards>             named by unit
     rejects.parquet      of all units (stages that read foreign data)
+    <extra files>        that speak of all units, such as summary.json
     manifest.json        written last; no manifest: not a dataset
 
 Nothing here knows about Beam: `start`, `work_on` for each pending unit, then `finish` is a whole
@@ -26,6 +27,7 @@ from blt.errors import BltError, UserError, WorkError
 from blt.formats.rejects import merge_rejects
 from blt.manifest import MANIFEST_NAME, Manifest, describe_kind, read_manifest, write_manifest
 from blt.storage import (
+    TEMPORARY_PREFIX,
     prepare_output_folder,
     read_json,
     remove_temporaries,
@@ -52,12 +54,16 @@ class Stage:
       kind: of the dataset that it makes, a key of `blt.manifest.KINDS`.
       output: the folder.
       config: everything that the result depends on, as JSON, named as the flags are.
+      told: more for the manifest's config that the result does not depend on, or only by the units,
+        such as the inputs' names.
       fingerprints: of the models used, by role.
       parents: sha256 of the manifests of the datasets read, by kind.
       run_unit: makes the shards of one unit; pure but for the files it writes.
       shard_patterns: globs that match the stage's shards in `output`, and nothing else.
       reads_foreign_data: rejects are possible, and `rejects.parquet` is always written.
       extra_files: names that `before_manifest` writes.
+      work_folders: folders in `output` that steps before the units keep files in.
+      grows: a later run may have more units, after those of the plan, which stay as they are.
       before_manifest: makes files that need all shards, such as `summary.json`.
       max_reject_fraction: rejects over all records; above it the work has failed.
     """
@@ -65,12 +71,15 @@ class Stage:
     kind: str
     output: Path
     config: dict[str, Any]
+    told: dict[str, Any] = dataclasses.field(default_factory=dict)
     fingerprints: dict[str, str] = dataclasses.field(default_factory=dict)
     parents: dict[str, str] = dataclasses.field(default_factory=dict)
     run_unit: UnitFunction
     shard_patterns: tuple[str, ...]
     reads_foreign_data: bool = False
     extra_files: tuple[str, ...] = ()
+    work_folders: tuple[str, ...] = ()
+    grows: bool = False
     before_manifest: Callable[[Path, list[UnitResult]], None] | None = None
     max_reject_fraction: float = DEFAULT_MAX_REJECT_FRACTION
 
@@ -109,14 +118,20 @@ def finished_manifest(stage: Stage, units: Sequence[Unit]) -> Manifest | None:
     plan_path = stage.output / PLAN_NAME
     if not plan_path.exists():
         others = [p.name for p in stage.output.iterdir()] if stage.output.is_dir() else []
-        if others:
+        # A run that was killed before it had a plan leaves no more than temporary files.
+        if others := [name for name in others if not name.startswith(TEMPORARY_PREFIX)]:
             raise UserError(
                 f"--output {stage.output}: holds other files ({sorted(others)[0]}, …) and was not "
                 f"made by this command. Choose an empty or new folder."
             )
         return None
-    plan = read_json(plan_path)
-    changed = _differences(plan, _plan_json(stage, units))
+    plan, new_plan = read_json(plan_path), _plan_json(stage, units)
+    changed = _differences(plan, new_plan)
+    is_same = plan["units"] == new_plan["units"]
+    if not changed and not (
+        is_same or (stage.grows and _is_continued(stage, plan["units"], units))
+    ):
+        changed.append("its input files (some were added, removed or changed)")
     if changed:
         raise UserError(
             f"--output {stage.output}: made by a run that differs in {'; '.join(changed)}. "
@@ -125,11 +140,22 @@ def finished_manifest(stage: Stage, units: Sequence[Unit]) -> Manifest | None:
     if not (stage.output / MANIFEST_NAME).exists():
         return None
     manifest = read_manifest(stage.output, stage.kind)
-    missing = [s.name for s in manifest.shards if not manifest.shard_path(s).is_file()]
-    if missing:
+    names = [*(shard.name for shard in manifest.shards), *manifest.files]
+    if not is_same or not all((stage.output / name).is_file() for name in names):
         (stage.output / MANIFEST_NAME).unlink()  # it is no longer the whole dataset
         return None
     return manifest
+
+
+def earlier_units(stage: Stage) -> list[Unit]:
+    """Returns the units that an earlier run of this stage planned; none if it differed."""
+    path = stage.output / PLAN_NAME
+    if not path.exists():
+        return []
+    plan = read_json(path)
+    if _differences(plan, _plan_json(stage, [])):
+        return []  # `finished_manifest` will say what differs
+    return [Unit(**unit) for unit in plan["units"]]
 
 
 def start(stage: Stage, units: Sequence[Unit], *, overwrite: bool = False) -> list[Unit]:
@@ -145,10 +171,11 @@ def start(stage: Stage, units: Sequence[Unit], *, overwrite: bool = False) -> li
     finished_manifest(stage, units)
     prepare_output_folder(stage.output)
     remove_temporaries(stage.output)
+    # First of all: it says whose folder this is, should this run be killed.
+    write_json(stage.output / PLAN_NAME, _plan_json(stage, units))
     prepare_output_folder(stage.output / UNITS_FOLDER)
     for name in stage.extra_files:
         (stage.output / name).unlink(missing_ok=True)  # they speak of all shards: made anew
-    write_json(stage.output / PLAN_NAME, _plan_json(stage, units))
 
     pending, kept = [], set()
     for unit in units:
@@ -232,14 +259,16 @@ def finish(stage: Stage, units: Sequence[Unit]) -> Manifest:
         _check_accounting(stage, totals)
     if stage.before_manifest is not None:
         stage.before_manifest(stage.output, results)
+    files = (REJECTS_NAME,) * stage.reads_foreign_data + stage.extra_files
     return write_manifest(
         stage.output,
         kind=stage.kind,
-        config=stage.config,
+        config={**stage.told, **stage.config},
         fingerprints=stage.fingerprints,
         parents=stage.parents,
         totals=dict(totals),
         shards=list(itertools.chain.from_iterable(result.shards for result in results)),
+        files={name: sha256_file(stage.output / name) for name in files},
     )
 
 
@@ -266,6 +295,14 @@ def read_result(output: Path, unit: Unit, *, verify: bool = True) -> UnitResult 
         if not shard_path.is_file() or (verify and sha256_file(shard_path) != shard.sha256):
             return None
     return result
+
+
+def is_finished(output: Path, unit: Unit) -> bool:
+    """Tells whether a unit, as it is, was finished; its shards may have been lost since."""
+    try:
+        return read_json(_marker_path(output, unit))["digest"] == unit.digest
+    except (UserError, KeyError, TypeError):
+        return False
 
 
 def read_plan(output: Path) -> list[Unit]:
@@ -317,12 +354,24 @@ def _remove_outputs(stage: Stage) -> None:
     for pattern in stage.shard_patterns:
         for path in stage.output.glob(pattern):
             path.unlink()
-    shutil.rmtree(stage.output / UNITS_FOLDER, ignore_errors=True)
+    for name in (UNITS_FOLDER, *stage.work_folders):
+        shutil.rmtree(stage.output / name, ignore_errors=True)
     (stage.output / PLAN_NAME).unlink()
 
 
+def _is_continued(stage: Stage, old: list[dict[str, Any]], new: Sequence[Unit]) -> bool:
+    """Tells whether every unit of an old plan that is finished is in the new one as it was."""
+    units = [Unit(**unit) for unit in old]
+    if len(units) > len(new):
+        return False
+    return all(
+        before == now or not is_finished(stage.output, before)
+        for before, now in zip(units, new, strict=False)
+    )
+
+
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Names what differs between two plans, in the user's words."""
+    """Names what differs between two plans but for their units, in the user's words."""
     if old.get("kind") != new["kind"]:
         kinds = (describe_kind(str(old.get("kind"))), describe_kind(new["kind"]))
         return [f"what it makes ({kinds[0]}, now {kinds[1]})"]
@@ -338,6 +387,4 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     for kind in sorted({*old.get("parents", {}), *new["parents"]}):
         if old["parents"].get(kind) != new["parents"].get(kind):
             changed.append(f"the {describe_kind(kind)} read (another manifest)")
-    if not changed and old.get("units") != new["units"]:
-        changed.append("its input files (some were added, removed or changed)")
     return changed

@@ -40,7 +40,8 @@ SECTIONS = {
         "`patches-UUUUU-RRR.parquet`: row *i* is about record *i* of the byte shard of the same number. "
         "`patch_lengths` sum to `num_tokens`; BOS is a patch of its own. `nats` and `eos_nats` are the "
         "entropy model's own cross-entropy of the bytes and of EOS. With `--keep-entropies` there is a "
-        "column `entropies`. The rule and the model are in the schema's metadata.",
+        "column `entropies`. The rule and the model are in the file's metadata, and so is how many patches "
+        "begin inside a UTF-8 character. `blt repatch` writes the same format.",
     ),
     "train": (
         "Training shards",
@@ -106,6 +107,9 @@ def main(root: Path) -> None:
     )
     print("(`blt/formats/rejects.py`).\n")
     show_parquet(root / "bytes" / "rejects.parquet")
+    print("## Sources\n\n`sources.parquet`, by `encode`: what became of each input file")
+    print("([encode.md](encode.md#accounting)).\n")
+    show_parquet(root / "bytes" / "sources.parquet")
     print("## Manifest\n\n`manifest.json`, written last in every dataset:\n")
     manifest = json.loads((root / "patches" / "manifest.json").read_text())
     block(json.dumps(manifest, indent=2), "json")

@@ -7,6 +7,7 @@ import argparse
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from blt.commands.arguments import byte_size
+from blt.engine.options import num_cores
 from blt.errors import UserError
 
 if TYPE_CHECKING:
@@ -89,6 +90,24 @@ def runs_in_this_process(options: "PipelineOptions") -> bool:
 
     mode = options.view_as(DirectOptions).direct_running_mode
     return is_local(options) and mode != "multi_processing"
+
+
+def place_engines(flags: list[str]) -> tuple[bool, int | None]:
+    """Says whether engines run in this process, and how many threads one of them should take.
+
+    Returns:
+      For worker processes of the local runner, their share of this machine's cores. Other runners
+      start a process for every core: one. In this process: None, for all cores.
+    """
+    from apache_beam.options.pipeline_options import DirectOptions
+
+    options = make_options(flags)
+    if runs_in_this_process(options):
+        return True, None
+    if not is_local(options):
+        return False, 1
+    workers = options.view_as(DirectOptions).direct_num_workers or num_cores()  # 0 means that
+    return False, max(1, num_cores() // workers)
 
 
 def make_runner(options: "PipelineOptions") -> Any:

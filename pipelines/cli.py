@@ -23,6 +23,7 @@ _COMMANDS = {
     ),
     "calibrate": ("blt.commands.calibrate", "the threshold that gives a wanted mean patch size"),
     "patch": ("pipelines.patch", "patch boundaries of byte shards, by an entropy model or a rule"),
+    "repatch": ("pipelines.repatch", "boundaries of another rule or threshold, without a model"),
     "export": ("pipelines.export", "byte shards and entropies to files for Meta's trainer"),
     "pack": ("pipelines.pack", "training shards, from byte shards and their boundaries"),
     "train": ("blt.commands.train", "a Byte Latent Transformer, from training shards"),

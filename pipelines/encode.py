@@ -9,22 +9,33 @@ Reads text, JSONL or Parquet, plain or compressed; writes `bytes-*.tfrecord`, `r
 
 import argparse
 import dataclasses
+import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-
-import pyarrow.parquet as pq
+from typing import Any
 
 from blt import command
 from blt.command import Summary
 from blt.commands.arguments import add_output_arguments, byte_size, fraction
+from blt.commands.policy_arguments import add_policy_arguments
 from blt.console import Console, count, format_bytes
 from blt.corpus.config import COMPRESSIONS, DOC_PER, FORMATS, EncodeConfig
 from blt.corpus.discover import discover_inputs
+from blt.corpus.duplicates import DUPLICATES_FOLDER, duplicate_kinds, remove_found
 from blt.corpus.encode import encode_unit
-from blt.corpus.plan import build_plan, payload_bytes, payload_notes
-from blt.corpus.preflight import check_inputs
+from blt.corpus.plan import payload_bytes, payload_notes
+from blt.corpus.replan import plan_corpus
+from blt.corpus.sources import SOURCES_NAME, merge_sources
+from blt.corpus.summary import summary_lines
 from blt.manifest import Manifest
-from blt.stage import DEFAULT_MAX_REJECT_FRACTION, REJECTS_NAME, Stage, make_units
+from blt.stage import (
+    DEFAULT_MAX_REJECT_FRACTION,
+    REJECTS_NAME,
+    Stage,
+    earlier_units,
+    make_units,
+)
 from blt.units import Progress, Unit, UnitResult
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
 from pipelines.run_units import describe_plan, run_stage
@@ -52,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_output_arguments(parser, "byte shards")
     add_document_arguments(parser)
+    add_policy_arguments(parser)
     group = parser.add_argument_group("sizes and limits")
     group.add_argument(
         "--max-document-bytes",
@@ -124,6 +136,24 @@ class _EncodeUnit:
         return encode_unit(unit.payload, self.config, output, unit.index, progress)
 
 
+@dataclasses.dataclass(frozen=True)
+class _FindDuplicates:
+    config: EncodeConfig
+    units: Sequence[Unit]
+    console: Console
+
+    def __call__(self, stage: Stage, pending: Sequence[Unit]) -> Any:
+        from pipelines.duplicates_transform import FindDuplicatesAndWork
+
+        self.console.say(f"{stage.output}: looking for duplicates first, which reads the input.")
+        return FindDuplicatesAndWork(stage, self.units, self.config)
+
+
+def _finish_tables(output: Path, results: list[UnitResult]) -> None:
+    merge_sources(output, len(results))
+    remove_found(output)
+
+
 def run(args: argparse.Namespace, console: Console) -> Summary:
     """Encodes; see `DESCRIPTION`."""
     names = [field.name for field in dataclasses.fields(EncodeConfig)]
@@ -133,21 +163,29 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         console.say(f"skipped {skipped.path}: {skipped.reason}")
     inside = args.output.resolve()
     files = [file for file in found.files if inside not in Path(file.path).resolve().parents]
-    payloads = build_plan(files, config)
-    check_inputs(payloads, config)
-    for note in payload_notes(payloads):
-        console.say(note)
     stage = Stage(
         kind="byte_shards",
         output=args.output,
-        config={"input": [str(path) for path in args.input], **dataclasses.asdict(config)},
+        config=json.loads(json.dumps(dataclasses.asdict(config))),
+        told={"input": [str(path) for path in args.input]},
         run_unit=_EncodeUnit(config),
         shard_patterns=SHARD_PATTERNS,
         reads_foreign_data=True,
+        extra_files=(SOURCES_NAME,),
+        work_folders=(DUPLICATES_FOLDER,),
+        grows=True,
+        before_manifest=_finish_tables,
         max_reject_fraction=args.max_reject_fraction,
     )
+    earlier = [] if args.overwrite else earlier_units(stage)
+    payloads = plan_corpus(files, config, output=args.output, earlier=earlier, say=console.say)
+    for note in payload_notes(payloads):
+        console.say(note)
     units = make_units(stage, payloads, [payload_bytes(payload) for payload in payloads])
-    manifest, how = run_stage(stage, units, args, console)
+    make_transform = None
+    if duplicate_kinds(config):
+        make_transform = _FindDuplicates(config, units, console)
+    manifest, how = run_stage(stage, units, args, console, make_transform)
     if manifest is None:
         outputs = [f"bytes-{unit.index:05d}-*.tfrecord" for unit in units[:5]]
         outputs += ["…"] * (len(units) > 5) + [REJECTS_NAME, "manifest.json"]
@@ -160,29 +198,10 @@ def _summarize(manifest: Manifest, how: str) -> Summary:
     lines = [
         f"encode: {how}. {count(totals['documents'], 'document')}, "
         f"{format_bytes(totals['bytes'])} in {count(len(manifest.shards), 'shard')} -> "
-        f"{manifest.folder}"
+        f"{manifest.folder}",
+        *(f"  {line}" for line in summary_lines(manifest)),
     ]
-    if totals["filtered"]:
-        lines.append(f"  {totals['filtered']:,} blank records were left out")
-    if totals["rejects"]:
-        lines.append(
-            f"  {totals['rejects']:,} of {totals['records']:,} records were rejected"
-            f" -> {manifest.folder / REJECTS_NAME}"
-        )
-    if totals.get("damaged_files"):
-        names = _damaged_sources(manifest.folder / REJECTS_NAME)
-        lines.append(
-            f"  {count(totals['damaged_files'], 'damaged file')}; what came before the damage was "
-            f"kept: {', '.join(names[:5])}" + (", …" if len(names) > 5 else "")
-        )
-    if not totals["documents"]:
-        lines.append("  the input holds no documents")
     return Summary({"stage": NAME, "how": how, "output": str(manifest.folder), **totals}, lines)
-
-
-def _damaged_sources(rejects: Path) -> list[str]:
-    damaged = pq.read_table(rejects, columns=["source"], filters=[("reason", "=", "damaged_input")])
-    return [ascii(source)[1:-1] for source in damaged["source"].to_pylist()]
 
 
 if __name__ == "__main__":

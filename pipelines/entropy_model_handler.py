@@ -16,6 +16,7 @@ import numpy as np
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler
 
+from blt.engine.options import FLOAT32
 from blt.patching.rules import PatchRule, find_patch_lengths
 from blt.tokenizer import BOS_ID, VOCAB_SIZE, frame_tokens
 
@@ -61,6 +62,7 @@ class EntropyModelHandler(ModelHandler[Document, EntropyResult, Any]):
       model: a file from `blt train-entropy` or `blt train-ngram`, where the workers see it.
       rule: also cut each document into patches. With its `reset_on_newline`, entropies and nats are
         those of lines.
+      precision: "float32", "bfloat16" or "auto": see `blt.engine.precision`.
       batch_size: documents in a batch. A fixed number, since Beam's estimate for a good one takes
         batches of one document first.
       resource_hints: Beam's, for the inference step, for example
@@ -75,6 +77,7 @@ class EntropyModelHandler(ModelHandler[Document, EntropyResult, Any]):
         model: str | os.PathLike[str],
         *,
         rule: PatchRule | None = None,
+        precision: str = FLOAT32,
         batch_size: int = DEFAULT_BATCH_SIZE,
         resource_hints: Mapping[str, Any] | None = None,
     ) -> None:
@@ -83,6 +86,7 @@ class EntropyModelHandler(ModelHandler[Document, EntropyResult, Any]):
         super().__init__(min_batch_size=batch_size, max_batch_size=batch_size)
         self._model = Path(model)
         self._rule = rule
+        self._precision = precision
         self._resource_hints = dict(resource_hints or {})
 
     def load_model(self) -> Any:
@@ -94,7 +98,7 @@ class EntropyModelHandler(ModelHandler[Document, EntropyResult, Any]):
         from blt.engine import LineEngine, get_entropy_engine, import_engine_backend
 
         import_engine_backend(self._model)
-        engine = get_entropy_engine(self._model)
+        engine = get_entropy_engine(self._model, precision=self._precision)
         if self._rule is not None and self._rule.reset_on_newline:
             return LineEngine(engine)
         return engine

@@ -17,16 +17,21 @@ from typing import TYPE_CHECKING
 
 from blt import command
 from blt.command import Summary
-from blt.commands.arguments import add_data_argument, add_output_arguments, local_path
-from blt.commands.rule_arguments import add_rule_arguments
+from blt.commands.arguments import (
+    add_data_argument,
+    add_output_arguments,
+    add_precision_argument,
+    local_path,
+)
+from blt.commands.rule_arguments import add_rule_arguments, read_rule
 from blt.console import Console, count, format_bytes
-from blt.errors import UserError
+from blt.engine.options import AUTO, BFLOAT16
 from blt.manifest import Manifest, read_manifest
-from blt.patching.rules import PatchRule
+from blt.patching.rules import INSIDE_CHARACTERS, PatchRule
 from blt.quiet import silence
 from blt.stage import Stage, make_units
 from blt.units import Progress, Unit, UnitResult
-from pipelines.beam_flags import add_resource_arguments, read_resource_hints
+from pipelines.beam_flags import add_resource_arguments, place_engines, read_resource_hints
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
 from pipelines.run_units import describe_plan, run_stage
 from pipelines.shard_units import read_payload, shard_payloads
@@ -56,23 +61,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output_arguments(parser, "the boundaries")
     add_rule_arguments(parser)
     parser.add_argument(
-        "--calibration",
-        type=Path,
-        metavar="FILE.yaml",
-        help="Take the rule and its numbers from this file, made by blt calibrate.",
-    )
-    parser.add_argument(
-        "--target-patch-bytes",
-        type=float,
-        metavar="BYTES",
-        help="Which of the calibration's targets; needed if it has several.",
-    )
-    parser.add_argument(
         "--keep-entropies",
         choices=KEPT,
         help="Also store the entropies, as float16 or in 256 steps over [0, ln 260] nats; "
         "boundaries are then made from the stored values.",
     )
+    add_precision_argument(parser)
     add_resource_arguments(parser)
 
 
@@ -82,19 +76,26 @@ class _PatchShard:
     entropy_model: Path | None
     rule: PatchRule
     keep_entropies: str | None
+    precision: str | None
+    num_threads: int | None  # of the engine; None for all cores
+    owns_process: bool
 
     def __call__(self, unit: Unit, output: Path, progress: Progress) -> UnitResult:
         silence()
         from blt.engine import get_entropy_engine, import_engine_backend
         from blt.patching.shard import patch_shard
 
-        import_engine_backend(self.entropy_model)
-
+        import_engine_backend(self.entropy_model, owns_process=self.owns_process)
+        engine = None
+        if self.entropy_model:
+            engine = get_entropy_engine(
+                self.entropy_model, precision=self.precision, num_threads=self.num_threads
+            )
         shard = read_payload(unit.payload)
         return patch_shard(
             shard.checked_path(self.data),
             output,
-            engine=get_entropy_engine(self.entropy_model) if self.entropy_model else None,
+            engine=engine,
             rule=self.rule,
             keep_entropies=self.keep_entropies,
             unit_index=shard.unit,
@@ -111,17 +112,26 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     from blt.engine import get_entropy_engine, import_engine_backend
     from blt.patching.shard import check_patch_options
 
-    import_engine_backend(args.entropy_model, verbose=console.verbose)
-
-    fingerprint = None
+    import_engine_backend(
+        args.entropy_model, verbose=console.verbose, owns_process=args.owns_process
+    )
+    in_this_process, num_threads = place_engines(args.beam_flags)
+    fingerprint = precision = None
     if args.entropy_model is not None:
-        fingerprint = get_entropy_engine(args.entropy_model).fingerprint
-    rule = _rule(args, fingerprint)
+        engine = get_entropy_engine(
+            args.entropy_model, precision=_precision(args, hints), num_threads=num_threads
+        )
+        fingerprint, precision = engine.fingerprint, engine.precision
+    rule = read_rule(args, fingerprint)
     check_patch_options(rule, args.keep_entropies, has_model=fingerprint is not None)
     stage = Stage(
         kind="boundaries",
         output=args.output,
-        config={**dataclasses.asdict(rule), "keep_entropies": args.keep_entropies},
+        config={
+            **dataclasses.asdict(rule),
+            "keep_entropies": args.keep_entropies,
+            "precision": precision,
+        },
         fingerprints={"entropy_model": fingerprint} if fingerprint else {},
         parents={"byte_shards": data.sha256},
         run_unit=_PatchShard(
@@ -129,6 +139,9 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
             args.entropy_model and args.entropy_model.resolve(),
             rule,
             args.keep_entropies,
+            precision,
+            num_threads,
+            owns_process=not in_this_process,
         ),
         shard_patterns=("patches-*.parquet",),
     )
@@ -142,7 +155,13 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         shards = [read_payload(unit.payload) for unit in units]
         outputs = [patches_name(shard.unit, shard.roll) for shard in shards]
         return describe_plan(stage, units, [*outputs, "manifest.json"])
-    return _summarize(manifest, how, _describe_inference(metrics))
+    return summarize(NAME, manifest, how, _describe_inference(metrics))
+
+
+def _precision(args: argparse.Namespace, hints: dict[str, str | int]) -> str:
+    if args.precision == AUTO and "accelerator" in hints:
+        return BFLOAT16  # the workers have what this machine may lack
+    return args.precision
 
 
 def _make_transform(
@@ -151,21 +170,6 @@ def _make_transform(
     from pipelines.transforms import WorkOnUnits
 
     return WorkOnUnits(stage, resource_hints)
-
-
-def _rule(args: argparse.Namespace, fingerprint: str | None) -> PatchRule:
-    """Returns the rule that the flags or the calibration ask for."""
-    names = [field.name for field in dataclasses.fields(PatchRule)]
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    if args.calibration is not None:
-        from blt.patching.calibrate import read_calibration
-
-        return read_calibration(
-            args.calibration, fingerprint, target_patch_bytes=args.target_patch_bytes, **given
-        )
-    if args.target_patch_bytes is not None:
-        raise UserError("--target-patch-bytes: needs --calibration, made by `blt calibrate`.")
-    return PatchRule(**given)
 
 
 def _describe_inference(metrics: Counter[str]) -> dict[str, int | float] | None:
@@ -193,17 +197,26 @@ def _describe_inference(metrics: Counter[str]) -> dict[str, int | float] | None:
     }
 
 
-def _summarize(manifest: Manifest, how: str, inference: dict | None) -> Summary:
+def summarize(stage: str, manifest: Manifest, how: str, inference: dict | None = None) -> Summary:
+    """The summary of a stage that made boundaries; `inference` is what its model did."""
     totals = manifest.totals
     mean = totals["bytes"] / totals["patches"] if totals["patches"] else None
     words = f"{totals['patches']:,} patches"
     if mean is not None:
         words += f" of {mean:.2f} bytes on average"
-    data = {"stage": NAME, "how": how, "output": str(manifest.folder), "mean_patch_bytes": mean}
+    data = {"stage": stage, "how": how, "output": str(manifest.folder), "mean_patch_bytes": mean}
     lines = [
-        f"patch: {how}. {count(totals['documents'], 'document')}, "
+        f"{stage}: {how}. {count(totals['documents'], 'document')}, "
         f"{format_bytes(totals['bytes'])} in {words} -> {manifest.folder}"
     ]
+    inside = totals.get(INSIDE_CHARACTERS)
+    if inside is not None:
+        lines.append(f"  of these, {inside:,} begin inside a UTF-8 character")
+    if manifest.config.get("snap_utf8"):
+        lines.append(
+            "  note: snapped patches tell of bytes to come: no model can generate with them, and "
+            "bits per byte come out a little too low"
+        )
     if inference is not None:
         known = ""
         if num_lines := inference.get("memo_lines"):

@@ -25,6 +25,7 @@ from blt.console import Console, count, format_bytes
 from blt.errors import UserError
 from blt.manifest import Manifest, check_shard, read_manifest
 from blt.quiet import import_keras, silence
+from blt.splits import SPLIT_CHOICES
 from blt.stage import Stage, make_units
 from blt.storage import read_json, write_json
 from blt.units import Progress, ShardInfo, Unit, UnitResult
@@ -76,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what is scored, and how")
     group.add_argument(
         "--split",
-        choices=("all", "valid", "train"),
+        choices=SPLIT_CHOICES,
         default="all",
         help="All documents, the held-out ones (valid), or those that were trained on.",
     )
@@ -194,6 +195,11 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     parents = {"byte_shards": data.sha256}
     if patches is not None:
         parents["boundaries"] = patches.sha256
+        if patches.config.get("snap_utf8"):
+            console.say(
+                "note: where patches snapped to UTF-8 characters begin tells of bytes that are not "
+                "read yet; bits per byte come out a little too low."
+            )
         for payload, info in zip(payloads, patches.shards, strict=True):
             payload["boundaries"] = dataclasses.asdict(info)
     elif loaded.role == "blt":

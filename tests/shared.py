@@ -1,12 +1,13 @@
-"""Where the developers' corpora lie, when they are there at all; and what many tests need."""
+"""Where the developers' corpora lie (`BLT_SHARED`), if they are there; and what many tests need."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+SHARED = Path(os.environ.get("BLT_SHARED") or Path(__file__).resolve().parents[2] / "shared")
 needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="the shared corpora are not here")
 
 

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from blt.engine.options import AUTO, PRECISIONS
 from blt.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION
 
 
@@ -67,6 +68,17 @@ def local_path(text: str) -> Path:
             f"{text} is not a local path; only local and mounted filesystems are supported yet"
         )
     return Path(text)
+
+
+def add_precision_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --precision, for the commands that run an entropy model over much text."""
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default=AUTO,
+        help="Number format of the entropy model's layers. auto is bfloat16 on accelerators and on "
+        "CPUs that multiply its matrices at least twice as fast that way, else float32.",
+    )
 
 
 def fraction(text: str) -> float:

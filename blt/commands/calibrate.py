@@ -1,20 +1,23 @@
 """Finds the threshold that gives a wanted mean patch size."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from blt.command import Summary
 from blt.commands.arguments import (
     add_data_argument,
     add_output_arguments,
+    add_precision_argument,
+    add_split_arguments,
     byte_size,
     local_path,
-    positive_int,
 )
-from blt.commands.rule_arguments import add_reset_on_newline_argument
+from blt.commands.rule_arguments import add_refinement_arguments
 from blt.commands.sidecar import find_finished, note_finished
 from blt.console import Console, format_bytes
 from blt.manifest import read_manifest
+from blt.splits import SPLIT_CHOICES
 from blt.storage import prepare_output_file
 
 NAME = "calibrate"
@@ -24,7 +27,28 @@ Runs the entropy model over a sample of the documents and finds the threshold at
 the wanted mean size, with an interval that says how sure that is. Thresholds are steep: each corpus
 and each model needs its own. The result is a YAML file that `blt patch --calibration` takes."""
 
-DEFAULT_SAMPLE_BYTES = 500_000
+# As in `blt.patching.calibrate`, which takes long to import.
+DEFAULT_SAMPLE_BYTES = 1_000_000
+DEFAULT_MIN_GROUP_BYTES = 20_000
+
+
+# Of `blt.patching.calibrate.calibrate`, named as the flags are.
+_OPTIONS = (
+    "target_patch_bytes",
+    "rule",
+    "threshold_add_nats",
+    "max_patch_length",
+    "reset_on_newline",
+    "snap_utf8",
+    "compat",
+    "keep_entropies",
+    "sample_bytes",
+    "by",
+    "min_group_bytes",
+    "split",
+    "valid_fraction",
+    "seed",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,10 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold-add-nats", type=float, metavar="X", help="Rule combined: its other threshold."
     )
-    parser.add_argument(
-        "--max-patch-length", type=positive_int, metavar="N", help="As in blt patch."
-    )
-    add_reset_on_newline_argument(parser)
+    add_refinement_arguments(parser)
     parser.add_argument(
         "--keep-entropies",
         choices=("f16", "u8"),
@@ -68,27 +89,55 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=byte_size,
         default=DEFAULT_SAMPLE_BYTES,
         metavar="BYTES",
-        help="About how much text to look at; documents are chosen by a hash of their id.",
+        help="About how much text to look at: short pieces of many documents, chosen by a hash of "
+        "their ids. A corpus that is not larger is looked at whole; of a very large one, the "
+        "beginnings of some shards are read.",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="The seed of that hash.")
+    parser.add_argument(
+        "--split",
+        choices=SPLIT_CHOICES,
+        default="all",
+        help="Look at all documents, or only at those that training held out (valid): right for "
+        "text that the entropy model was not trained on, whose entropies are higher.",
+    )
+    parser.add_argument(
+        "--by",
+        metavar="FIELD",
+        help="Also find a threshold for each group of documents that are equal in this field: "
+        "source (the input file), or one that blt encode --keep-fields kept.",
+    )
+    parser.add_argument(
+        "--min-group-bytes",
+        type=byte_size,
+        default=DEFAULT_MIN_GROUP_BYTES,
+        metavar="BYTES",
+        help="A group with less text in the sample is named, but gets no threshold.",
+    )
+    parser.add_argument(
+        "--plot",
+        type=_chart_path,
+        metavar="FILE.png|.svg",
+        help="Draw the mean patch size against the threshold, with the targets marked.",
+    )
+    add_split_arguments(parser)
+    add_precision_argument(parser)
 
 
 def run(args: argparse.Namespace, console: Console) -> Summary:
     """Calibrates; see `DESCRIPTION`."""
     data = read_manifest(args.data, "byte_shards")
     from blt.engine import get_entropy_engine, import_engine_backend
-    from blt.patching.calibrate import calibrate, write_calibration
+    from blt.patching.calibrate import calibrate
+    from blt.patching.calibration_file import write_calibration
 
-    import_engine_backend(args.entropy_model, verbose=console.verbose)
-
-    engine = get_entropy_engine(args.entropy_model)
-    names = ("target_patch_bytes", "rule", "threshold_add_nats", "max_patch_length")
-    options: dict[str, Any] = {name: getattr(args, name) for name in names}
-    options |= {"keep_entropies": args.keep_entropies, "sample_bytes": args.sample_bytes}
-    options |= {"reset_on_newline": args.reset_on_newline, "seed": args.seed}
+    import_engine_backend(
+        args.entropy_model, verbose=console.verbose, owns_process=args.owns_process
+    )
+    engine = get_entropy_engine(args.entropy_model, precision=args.precision)
+    options: dict[str, Any] = {name: getattr(args, name) for name in _OPTIONS}
     identity = {
         "command": NAME,
-        "config": options,
+        "config": {**options, "precision": engine.precision},
         "fingerprints": {"entropy_model": engine.fingerprint},
         "parents": {"byte_shards": data.sha256},
     }
@@ -97,7 +146,8 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     if args.dry_run:
         sample = min(args.sample_bytes, data.totals["bytes"])
         line = f"calibrate would look at about {format_bytes(sample)} of text (dry run)."
-        return Summary({"dry_run": True, "outputs": [str(args.output)]}, [line])
+        outputs = [str(path) for path in (args.output, args.plot) if path]
+        return Summary({"dry_run": True, "outputs": outputs}, [line])
     if finished is None:
         prepare_output_file(args.output)
         how = "done"
@@ -106,9 +156,18 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         write_calibration(args.output, calibration)
         finished = calibration
         note_finished(args.output, identity, calibration)
+    lines = [f"calibrate: {how} -> {args.output}"]
+    for target in finished["targets"]:
+        lines += [_words(target), *map(_group_words, target.get("groups", ()))]
+    if args.plot:
+        from blt.report.charts import save_calibration_chart
+
+        prepare_output_file(args.plot)
+        save_calibration_chart(args.plot, finished)
+        lines.append(f"  its curve -> {args.plot}")
     return Summary(
         {"stage": NAME, "how": how, "output": str(args.output), **finished},
-        [f"calibrate: {how} -> {args.output}", *(_words(t) for t in finished["targets"])],
+        lines,
     )
 
 
@@ -119,3 +178,25 @@ def _words(target: dict[str, Any]) -> str:
         f"{target['threshold_nats']:.4f} nats gives {target['mean_patch_bytes']:.3f} "
         f"(95 % of resamples: {low:.2f} to {high:.2f})"
     )
+
+
+def _group_words(group: dict[str, Any]) -> str:
+    from blt.inspection.visible import visible_text
+
+    name = visible_text(group["group"]) or "(none)"
+    text = f"    {name}, {format_bytes(group['bytes'])} of the sample: "
+    if "threshold_nats" not in group:
+        hint = "; raise --sample-bytes" if group["refused"] == "too little text" else ""
+        return f"{text}no threshold, {group['refused']}{hint}"
+    low, high = group["interval_95_percent"]
+    return (
+        f"{text}{group['mean_at_common_threshold']:.2f} bytes a patch at the threshold above; its "
+        f"own would be {group['threshold_nats']:.4f} nats ({low:.2f} to {high:.2f})"
+    )
+
+
+def _chart_path(text: str) -> Path:
+    path = local_path(text)
+    if path.suffix not in (".png", ".svg"):
+        raise argparse.ArgumentTypeError(f"must end in .png or .svg, got {text}")
+    return path

@@ -1,15 +1,19 @@
 """Raw corpora in, byte shards out, and back: the first arrow of the way of the data.
 
-discover_inputs -> build_plan -> check_inputs -> encode_unit for each payload -> decode_dataset
+discover_inputs -> plan_corpus -> find_duplicates -> encode_unit for each unit
+-> merge_sources; and back: decode_dataset
 """
 
 from blt.corpus.config import EncodeConfig
 from blt.corpus.decode import decode_dataset
 from blt.corpus.discover import Discovery, InputFile, Skipped, discover_inputs
+from blt.corpus.duplicates import find_duplicates
 from blt.corpus.encode import encode_unit
 from blt.corpus.plan import build_plan, payload_bytes, payload_notes
 from blt.corpus.preflight import check_inputs
 from blt.corpus.python_docs import write_python_docs
+from blt.corpus.replan import plan_corpus
+from blt.corpus.sources import merge_sources
 
 __all__ = [
     "Discovery",
@@ -21,7 +25,10 @@ __all__ = [
     "decode_dataset",
     "discover_inputs",
     "encode_unit",
+    "find_duplicates",
+    "merge_sources",
     "payload_bytes",
     "payload_notes",
+    "plan_corpus",
     "write_python_docs",
 ]

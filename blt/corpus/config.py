@@ -7,6 +7,10 @@ from blt.errors import UserError, near_names
 FORMATS = ("auto", "text", "jsonl", "parquet")
 DOC_PER = ("file", "line")
 COMPRESSIONS = (None, "gzip")
+UTF8 = ("keep", "reject", "replace")
+NEWLINES = ("keep", "lf")
+ON_DUPLICATE_ID = ("keep", "suffix", "reject")
+ON_DAMAGED_FILE = ("keep", "drop", "fail")
 MIB = 1 << 20
 # A part is one TFRecord of up to two bytes a byte, well below the limit on records.
 MAX_PART_BYTES = 256 * MIB
@@ -25,6 +29,17 @@ class EncodeConfig:
       max_document_bytes: longer documents are stored in parts of this size.
       target_shard_bytes: a unit of the plan reads, and a shard holds, about this many bytes.
       compression: of the shards: None or "gzip".
+      utf8: of documents that are not UTF-8: "keep" the bytes, "reject" them, or "replace" what is
+        wrong by U+FFFD.
+      strip_bom: a byte order mark at the start of a text file, or of a field's text, is left out.
+      newlines: "keep" them, or make "lf" of every CRLF.
+      min_bytes, max_bytes: shorter and longer documents are filtered; None for no limit.
+      sample: the share of documents to keep, chosen by a hash of the id; None for all.
+      limit: only the first so many documents that pass the filters above; None for all.
+      drop_duplicates: documents whose bytes an earlier document has are filtered.
+      on_duplicate_id: of a document whose id an earlier one has: "keep" it, "suffix" the id, or
+        "reject" the document.
+      on_damaged_file: "keep" what came before the damage, "drop" the file, or "fail".
 
     Raises:
       UserError: a value is not one of these; names the flag.
@@ -38,6 +53,16 @@ class EncodeConfig:
     max_document_bytes: int = 16 * MIB
     target_shard_bytes: int = 64 * MIB
     compression: str | None = None
+    utf8: str = "keep"
+    strip_bom: bool = False
+    newlines: str = "keep"
+    min_bytes: int | None = None
+    max_bytes: int | None = None
+    sample: float | None = None
+    limit: int | None = None
+    drop_duplicates: bool = False
+    on_duplicate_id: str = "keep"
+    on_damaged_file: str = "keep"
 
     def __post_init__(self) -> None:
         _check_choice("format", self.format, FORMATS)
@@ -52,6 +77,34 @@ class EncodeConfig:
         object.__setattr__(self, "keep_fields", tuple(fields))  # YAML gives a list
         _check_size("max-document-bytes", self.max_document_bytes, MAX_PART_BYTES)
         _check_size("target-shard-bytes", self.target_shard_bytes, None)
+        self._check_policies()
+
+    @property
+    def mends(self) -> bool:
+        """Whether documents are changed by rules that depend on what they were cut from."""
+        return self.strip_bom or self.newlines == "lf"
+
+    def _check_policies(self) -> None:
+        _check_choice("utf8", self.utf8, UTF8)
+        _check_choice("newlines", self.newlines, NEWLINES)
+        _check_choice("on-duplicate-id", self.on_duplicate_id, ON_DUPLICATE_ID)
+        _check_choice("on-damaged-file", self.on_damaged_file, ON_DAMAGED_FILE)
+        for flag in ("strip_bom", "drop_duplicates"):
+            if not isinstance(getattr(self, flag), bool):
+                raise UserError(f"--{flag.replace('_', '-')}: true or false expected.")
+        for flag, value in (("min-bytes", self.min_bytes), ("max-bytes", self.max_bytes)):
+            if value is not None:
+                _check_size(flag, value, None)
+        if None not in (self.min_bytes, self.max_bytes) and self.min_bytes > self.max_bytes:
+            raise UserError(
+                f"--min-bytes {self.min_bytes}: above --max-bytes {self.max_bytes}; no document "
+                "would pass."
+            )
+        if self.limit is not None and (type(self.limit) is not int or self.limit < 1):
+            raise UserError(f"--limit {self.limit}: a number of documents of at least 1 expected.")
+        sample = self.sample
+        if sample is not None and (type(sample) not in (int, float) or not 0 < sample <= 1):
+            raise UserError(f"--sample {sample}: a share above 0 and at most 1 expected.")
 
 
 def _check_choice(flag: str, value: object, choices: tuple[str | None, ...]) -> None:

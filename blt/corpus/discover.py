@@ -182,11 +182,11 @@ def _inspect(path: str, name: str, skipped: list[Skipped]) -> _Found | None:
 
 def _unique_sources(found: list[_Found]) -> list[str]:
     """Names the files; where two would share a name, each is called by its whole path."""
-    sources = [_readable(item.name) for item in found]
+    sources = [readable_path(item.name) for item in found]
     while True:
         count = Counter(sources)
         named = [
-            _readable(item.path) if count[source] > 1 else source
+            readable_path(item.path) if count[source] > 1 else source
             for item, source in zip(found, sources, strict=True)
         ]
         if named == sources:
@@ -194,7 +194,7 @@ def _unique_sources(found: list[_Found]) -> list[str]:
         sources = named
 
 
-def _readable(path: str) -> str:
+def readable_path(path: str) -> str:
     """Returns a path as valid Unicode with POSIX slashes; bytes that are not UTF-8 as `\\xff`."""
     path = path.replace(os.sep, "/")
     return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

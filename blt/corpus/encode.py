@@ -5,16 +5,29 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from blt.corpus.admission import Admission
 from blt.corpus.config import EncodeConfig
-from blt.corpus.readers import read_records
+from blt.corpus.duplicates import read_decisions
+from blt.corpus.filters import FILTER_COUNTS
 from blt.corpus.records import Document, Filtered, Reject
-from blt.formats.byte_shard import ByteRecord, ByteShardWriter, byte_shard_name
+from blt.corpus.sources import SourceRow, digest_entry, unit_sources_path, write_sources
+from blt.formats.byte_shard import ByteShardWriter, byte_shard_name
 from blt.formats.rejects import RejectsWriter, open_rejects
 from blt.storage import atomic_path
-from blt.tokenizer import frame_tokens
 from blt.units import Progress, ShardInfo, UnitResult, no_progress
 
-COUNTS = ("documents", "bytes", "tokens", "records", "rejects", "filtered", "damaged_files")
+COUNTS = (
+    "documents",
+    "bytes",
+    "tokens",
+    "records",
+    "rejects",
+    "filtered",
+    *FILTER_COUNTS,
+    "invalid_utf8",
+    "suffixed_ids",
+    "damaged_files",
+)
 
 
 def encode_unit(
@@ -24,10 +37,11 @@ def encode_unit(
     unit_index: int,
     progress: Progress = no_progress,
 ) -> UnitResult:
-    """Writes `bytes-UUUUU-RRR.tfrecord` shards, and `units/UUUUU.rejects.parquet` if any.
+    """Writes `bytes-UUUUU-RRR.tfrecord` shards, and tables of rejects (if any) and of sources.
 
     A new shard begins when one holds `config.target_shard_bytes` bytes of documents, never inside a
-    document. A unit without documents makes no shard.
+    document. A unit without documents makes no shard. Where the config asks for duplicates, what
+    `find_duplicates` found must lie in `output`.
 
     Args:
       payload: a unit of `build_plan`.
@@ -37,30 +51,56 @@ def encode_unit(
       progress: is told of the input's bytes, as stored; they add up to `payload_bytes(payload)`.
 
     Returns:
-      The shards, and the counts named in `COUNTS`: records read are documents + rejects + filtered;
-      `damaged_files` are files given up before their end.
+      The shards, and the counts named in `COUNTS`: records read are documents + rejects + filtered,
+      for the unit and for each of its files; `filtered_<reason>` add up to `filtered`;
+      `invalid_utf8` are documents that were not UTF-8 and are kept or mended; `damaged_files` are
+      files given up before their end.
 
     Raises:
       WorkError: a file changed since it was planned or cannot be read, or a shard not written.
     """
     counts = Counter(dict.fromkeys(COUNTS, 0))
-    rejects_path = output / "units" / f"{unit_index:05d}.rejects.parquet"
-    with open_rejects(rejects_path) as rejects, _Shards(output, unit_index, config) as shards:
+    units = output / "units"
+    decisions = read_decisions(output, unit_index, config)
+    rows: list[SourceRow] = []
+    with (
+        open_rejects(units / f"{unit_index:05d}.rejects.parquet") as rejects,
+        _Shards(output, unit_index, config) as shards,
+    ):
+        admission = Admission(payload, config, scratch=units)
         for entry in payload["files"]:
-            for record in read_records(entry, config, progress):
-                counts["records"] += 1
+            row = SourceRow.of_entry(entry)
+            rows.append(row)
+            for record in admission.read(entry, progress):
+                row.records += 1
+                if decisions is not None and isinstance(record, Document):
+                    record = decisions.decide(record)
                 if isinstance(record, Document):
-                    shards.write(record)
+                    row.documents += 1
+                    row.bytes += shards.write(record)
+                    # Known only now that its parts were read.
+                    if record.mender is not None and not record.mender.is_utf8:
+                        counts["invalid_utf8"] += 1
                 elif isinstance(record, Filtered):
-                    counts["filtered"] += 1
+                    row.filtered += 1
+                    counts[f"filtered_{record.reason}"] += 1
                 else:
-                    _add_reject(rejects, record)
+                    row.rejects += 1
+                    row.damaged |= record.ends_input
                     counts["damaged_files"] += record.ends_input
+                    _add_reject(rejects, record)
+            row.sha256 = digest_entry(entry)
+            row.check()
+            counts.update(records=row.records, filtered=row.filtered, rejects=row.rejects)
         shards.finish()
         for shard in shards.finished:
             counts.update(documents=shard.documents, bytes=shard.bytes, tokens=shard.tokens)
-        counts["rejects"] = rejects.num_rejects
-    assert counts["records"] == counts["documents"] + counts["rejects"] + counts["filtered"]
+    if decisions is not None:
+        decisions.finish()
+        counts["suffixed_ids"] = decisions.num_suffixed
+    assert counts["documents"] == sum(row.documents for row in rows)
+    assert counts["bytes"] == sum(row.bytes for row in rows)
+    write_sources(unit_sources_path(output, unit_index), rows)
     return UnitResult(shards=tuple(shards.finished), counts=dict(counts))
 
 
@@ -83,23 +123,22 @@ class _Shards(contextlib.ExitStack):
         self._writer: ByteShardWriter | None = None
         self.finished: list[ShardInfo] = []
 
-    def write(self, document: Document) -> None:
-        """Appends a document, in a new shard if the open one is full."""
+    def write(self, document: Document) -> int:
+        """Appends a document, in a new shard if the open one is full; returns its bytes."""
         if self._writer and self._writer.num_bytes >= self._config.target_shard_bytes:
             self.finish()
         writer = self._writer or self._start()
-        last = document.num_parts - 1
+        before = writer.num_bytes
         for part, raw in enumerate(document.parts):
-            writer.write(
-                ByteRecord(
-                    doc_id=document.doc_id,
-                    tokens=frame_tokens(raw, add_bos=part == 0, add_eos=part == last),
-                    part=part,
-                    num_parts=document.num_parts,
-                    source=document.source,
-                    meta=document.meta,
-                )
+            writer.write_part(
+                raw,
+                doc_id=document.doc_id,
+                part=part,
+                num_parts=document.num_parts,
+                source=document.source,
+                meta=document.meta,
             )
+        return writer.num_bytes - before
 
     def finish(self) -> None:
         """Puts the open shard in its place."""

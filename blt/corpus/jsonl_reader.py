@@ -1,7 +1,8 @@
 """JSON Lines: an object per line, one of whose fields is the text.
 
 A byte order mark at the start of the file, CR before LF and blanks around the object are passed
-over, and blank lines are filtered. The text of a line that is not UTF-8 keeps its bytes.
+over, and blank lines are filtered. The text of a line that is not UTF-8 keeps its bytes. An
+unpaired surrogate, which no UTF-8 can hold, is a reject, or U+FFFD with `--utf8 replace`.
 """
 
 import json
@@ -12,13 +13,14 @@ from typing import Any
 from blt.corpus.config import EncodeConfig
 from blt.corpus.fields import ABSENT, get_field, id_text, meta_json
 from blt.corpus.lines import Line, read_lines
+from blt.corpus.mends import BOM, NOT_UTF8
 from blt.corpus.plan import Entry
 from blt.corpus.records import Filtered, Record, Reject, made_id, make_document
 from blt.corpus.text_reader import reject_long_line
 from blt.units import Progress
 
-BOM = b"\xef\xbb\xbf"
 JSON_BLANKS = b" \t\r\n"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -50,7 +52,7 @@ def _read_line(line: Line, source: str, config: EncodeConfig) -> Record:
     raw = line.raw.removeprefix(BOM) if line.offset == 0 else line.raw
     if not raw.strip(JSON_BLANKS):
         return Filtered(source, line.offset)
-    row, errors = _parse(raw)
+    row, errors = _parse(raw, config)
     text = get_field(row, config.text_field)
     if text is ABSENT:
         raise _RejectedError("missing_text", f"no field {config.text_field!r}; {describe(row)}")
@@ -59,10 +61,15 @@ def _read_line(line: Line, source: str, config: EncodeConfig) -> Record:
     if not isinstance(text, str):
         kind = type(text).__name__
         raise _RejectedError("text_not_string", f"field {config.text_field!r} is a {kind}")
+    # With errors "replace" the line was mended as a whole, perhaps elsewhere than in its text.
+    mender = NOT_UTF8 if errors == "replace" and "\ufffd" in text else None
     try:
-        document = text.encode("utf-8", errors)
+        document = text.encode("utf-8", "strict" if errors == "replace" else errors)
     except UnicodeEncodeError as error:
-        raise _RejectedError("lone_surrogate", f"in the text: {error.reason}") from error
+        if config.utf8 != "replace":
+            raise _RejectedError("lone_surrogate", f"in the text: {error.reason}") from error
+        document = _SURROGATE.sub("\ufffd", text).encode("utf-8")
+        mender = NOT_UTF8
     try:
         doc_id = id_text(get_field(row, config.id_field))
         if doc_id is not None:
@@ -82,21 +89,24 @@ def _read_line(line: Line, source: str, config: EncodeConfig) -> Record:
         position=line.offset,
         max_document_bytes=config.max_document_bytes,
         meta=meta,
+        mender=mender,
     )
 
 
-def _parse(raw: bytes) -> tuple[dict[str, Any], str]:
-    """Returns a line's object, and the `errors` with which its strings become bytes again."""
+def _parse(raw: bytes, config: EncodeConfig) -> tuple[dict[str, Any], str]:
+    """Returns a line's object, and the `errors` by which its bytes became strings."""
     errors = "strict"
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         # Bytes that are no UTF-8 travel as surrogates; an escaped surrogate would look the same.
-        if _SURROGATE_ESCAPE.search(raw):
+        errors = "surrogateescape"
+        if _SURROGATE_ESCAPE.search(raw) and config.utf8 == "replace":
+            errors = "replace"
+        elif _SURROGATE_ESCAPE.search(raw):
             raise _RejectedError(
                 "lone_surrogate", f"an escaped surrogate in a line that is not UTF-8 ({error})"
             ) from error
-        errors = "surrogateescape"
         text = raw.decode("utf-8", errors)
     try:
         row = json.loads(text)

@@ -1,6 +1,7 @@
 """The plan of `encode`: which unit reads which files, or which piece of a large file.
 
-A unit's payload is `{"files": [entry, …]}`, and an entry is what `plan_entry` makes of a file:
+A unit's payload is `{"files": [entry, …]}`, with `max_documents` where `--limit` ends it. An entry
+is what `plan_entry` makes of a file:
 
     path, source, size, mtime_ns   as discovered
     format, compression            as detected ("text" | "jsonl" | "parquet"; "plain" | "gzip" | …)
@@ -101,7 +102,8 @@ def _split(entry: Entry, config: EncodeConfig) -> Iterator[Entry]:
     has_lines = entry["format"] == "jsonl" or (
         entry["format"] == "text" and config.doc_per == "line"
     )
-    if entry["format"] == "parquet":
+    if entry["format"] == "parquet" and config.on_damaged_file != "drop":
+        # To drop a damaged file, one unit must see all of it.
         yield from _split_row_groups(entry, config.target_shard_bytes)
     elif has_lines and entry["compression"] == PLAIN:
         size = entry["size"]

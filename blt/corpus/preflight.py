@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import DamagedInputError, read_blocks
 from blt.corpus.fields import ABSENT, get_field
-from blt.corpus.jsonl_reader import BOM, JSON_BLANKS
+from blt.corpus.jsonl_reader import JSON_BLANKS
+from blt.corpus.mends import BOM
 from blt.corpus.parquet_reader import UnusableFileError, check_text_column
 from blt.corpus.plan import Entry
 from blt.errors import UserError, near_names

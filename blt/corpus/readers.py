@@ -1,5 +1,6 @@
 """One way into every input: records in order, and damage as a last reject."""
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator
 
@@ -8,7 +9,7 @@ from blt.corpus.decompress import DamagedInputError
 from blt.corpus.jsonl_reader import read_jsonl
 from blt.corpus.parquet_reader import read_parquet
 from blt.corpus.plan import Entry
-from blt.corpus.records import Record, Reject
+from blt.corpus.records import Document, Record, Reject
 from blt.corpus.text_reader import read_text_file, read_text_lines
 from blt.errors import WorkError
 from blt.units import Progress
@@ -27,6 +28,7 @@ def read_records(entry: Entry, config: EncodeConfig, progress: Progress) -> Iter
     """
     path = entry["path"]
     position = None
+    is_text = entry["format"] == "text"
     watch = _ClampedProgress(progress, entry["num_bytes"])
     try:
         size = os.stat(path).st_size
@@ -37,12 +39,17 @@ def read_records(entry: Entry, config: EncodeConfig, progress: Progress) -> Iter
             )
         for record in _reader(entry, config)(entry, config, watch.advance):
             position = record.position
-            yield record
+            yield _of_text_file(record) if is_text and config.mends else record
     except DamagedInputError as error:
         yield Reject(entry["source"], position, "damaged_input", str(error), ends_input=True)
     except OSError as error:
         raise WorkError(f"{path}: cannot be read ({error.strerror or error}).") from error
     watch.finish()
+
+
+def _of_text_file(record: Record) -> Record:
+    is_document = isinstance(record, Document)
+    return dataclasses.replace(record, of_text_file=True) if is_document else record
 
 
 def _reader(entry: Entry, config: EncodeConfig) -> _Reader:

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Iterable, Iterator
 
+from blt.corpus.mends import Mender
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Document:
@@ -15,6 +17,8 @@ class Document:
       source: the input it is in.
       position: byte offset of its line in the decompressed input, or row number; 0 for a file.
       meta: JSON object of the fields that go along, or None.
+      of_text_file: it is one, or a line or paragraph of one; told only if something will be mended.
+      mender: knows, once the parts are read, whether they were UTF-8; None if they are.
     """
 
     doc_id: str
@@ -23,6 +27,8 @@ class Document:
     source: str
     position: int
     meta: bytes | None = None
+    of_text_file: bool = False
+    mender: Mender | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,10 +45,11 @@ class Reject:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Filtered:
-    """A record that is left out by rule: a blank line of JSONL."""
+    """A record that is left out by rule; `reason` is a key of `FILTERS`."""
 
     source: str
-    position: int
+    position: int | None
+    reason: str = "blank"
 
 
 Record = Document | Reject | Filtered
@@ -56,11 +63,12 @@ def make_document(
     position: int,
     max_document_bytes: int,
     meta: bytes | None = None,
+    mender: Mender | None = None,
 ) -> Document:
     """Returns the document of `raw`, cut into parts if it is longer than `max_document_bytes`."""
     num_parts = count_parts(len(raw), max_document_bytes)
-    parts = [raw] if num_parts == 1 else _slices(raw, max_document_bytes)
-    return Document(doc_id, parts, num_parts, source, position, meta)
+    parts = cut_parts(raw, max_document_bytes)
+    return Document(doc_id, parts, num_parts, source, position, meta, mender=mender)
 
 
 def count_parts(num_bytes: int, max_document_bytes: int) -> int:
@@ -71,6 +79,11 @@ def count_parts(num_bytes: int, max_document_bytes: int) -> int:
 def made_id(source: str, position: int) -> str:
     """Returns the id of a document that brings none: stable as long as its input is."""
     return f"{source}#{position}"
+
+
+def cut_parts(raw: bytes, max_document_bytes: int) -> Iterable[bytes]:
+    """Returns the parts of a document, to be read once."""
+    return [raw] if len(raw) <= max_document_bytes else _slices(raw, max_document_bytes)
 
 
 def _slices(raw: bytes, size: int) -> Iterator[bytes]:

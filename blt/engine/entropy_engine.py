@@ -1,87 +1,38 @@
-"""Entropies of documents, as many at a time as the hardware likes, exact for each.
+"""Entropies of documents by a neural model, at the speed of the device, exact for each.
 
-The engine has a fixed number of *lanes*. A lane is an endless stream of documents laid end to end;
-every step takes the next `row_length` tokens of each lane and goes on where the step before ended,
-with the keys and values of the model's window carried along:
-
-    step        1              2              3
-    lane 0   a a a a a a a a  a a a b b b b b  b b d d d d d .
-    lane 1   c c c c e e e e  e e e e e e f f  f f f f f . . .
-
-So one program of one shape does all the work, a document of any length is continued exactly, and
-there is padding only when documents run out. Documents never see one another (segment ids).
+On a CPU, documents go in *groups* of some thousand tokens. Each group is a stream of its own, one
+row at a time (`blt/engine/stream.py`), and there is a thread for every core. What a step makes
+stays in the caches, cores never wait for one another, and a document's result depends on its group
+alone: not on the number of threads. On an accelerator everything is one stream of many lanes.
 """
 
 import collections
+import concurrent.futures
+import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
 from blt.compiled import compile_function
+from blt.engine import stream
+from blt.engine.options import FLOAT32, num_cores
+from blt.engine.precision import has_accelerator, in_precision
 from blt.engine.results import DocumentEntropies
+from blt.engine.stream import Part, run_stream
 from blt.model.entropy_model import EntropyModel
 from blt.model.serialization import fingerprint
-from blt.tokenizer import PAD_ID
 
-# On a CPU what a step makes should stay in the caches: `benchmarks/lanes.py`.
-CPU_LANES = 1
+CPU_LANES = 1  # `docs/engine.md`
 ACCELERATOR_LANES = 64  # not measured
 DEFAULT_ROW_LENGTH = 512
-# Tokens that may be read and not yet handed back, so that memory does not follow the input. Each
-# takes 10 bytes. A document longer than this has its lane to itself at the end.
-MAX_TOKENS_IN_FLIGHT = 4 << 20
-_MAX_SEGMENT = 1 << 30
-
-
-class _Part:
-    """A part in flight: its tokens, and how many of them were taken and are done."""
-
-    def __init__(self, key: Any, tokens: np.ndarray, is_continuation: bool) -> None:
-        self.tokens = tokens
-        self.is_continuation = is_continuation
-        self.taken = self.done = 0
-        self.result = DocumentEntropies(
-            key, np.empty(len(tokens), np.float32), np.empty(len(tokens), np.float32)
-        )
-
-
-class _Lane:
-    """The documents that wait for one lane."""
-
-    def __init__(self) -> None:
-        self.parts: collections.deque[_Part] = collections.deque()
-        self.waiting = 0  # tokens
-        self.dealt = 0  # tokens, ever
-        self.segment = 0
-
-    def append(self, part: _Part) -> None:
-        self.parts.append(part)
-        self.waiting += len(part.tokens)
-        self.dealt += len(part.tokens)
-
-    def fill(
-        self, tokens: np.ndarray, segment_ids: np.ndarray
-    ) -> Iterator[tuple[_Part, int, int, int]]:
-        """Fills a row; yields (part, its first token here, column, number of tokens)."""
-        column = 0
-        while self.parts and column < len(tokens):
-            part = self.parts[0]
-            if part.taken == 0 and not part.is_continuation:
-                self.segment = self.segment % _MAX_SEGMENT + 1
-            count = min(len(tokens) - column, len(part.tokens) - part.taken)
-            tokens[column : column + count] = part.tokens[part.taken : part.taken + count]
-            segment_ids[column : column + count] = self.segment
-            yield part, part.taken, column, count
-            part.taken += count
-            column += count
-            self.waiting -= count
-            if part.taken == len(part.tokens):
-                self.parts.popleft()
+CPU_GROUP_TOKENS = 8192
+# A group ends with a document that leaves at most 1 / 8 of a row to padding, or at twice its size.
+_SMALL_PADDING = 8
 
 
 class EntropyEngine:
@@ -89,8 +40,13 @@ class EntropyEngine:
 
     Args:
       model: the entropy model.
-      lanes: streams that run side by side; None for what suits the device.
+      lanes: streams that run side by side in a step; None for what suits the device.
       row_length: tokens of each in a step; a multiple of the model's `block_size`.
+      group_tokens: tokens of documents that are a stream of their own; 0 for one stream of all;
+        None for what suits the device.
+      num_threads: groups that run side by side; None for one on each core that this process may
+        use, or a single one on an accelerator. The results do not depend on it.
+      precision: "float32" or "bfloat16", of the layers; logits and entropies are float32.
     """
 
     def __init__(
@@ -99,92 +55,179 @@ class EntropyEngine:
         *,
         lanes: int | None = None,
         row_length: int = DEFAULT_ROW_LENGTH,
+        group_tokens: int | None = None,
+        num_threads: int | None = None,
+        precision: str = FLOAT32,
     ) -> None:
         if row_length % model.block_size:
             raise ValueError(
                 f"row_length ({row_length}) must be a multiple of the model's block size "
                 f"({model.block_size})."
             )
-        self.model = model
-        self.lanes = lanes or (ACCELERATOR_LANES if _has_accelerator() else CPU_LANES)
+        on_cpu = not has_accelerator()
+        self.lanes = lanes or (CPU_LANES if on_cpu else ACCELERATOR_LANES)
         self.row_length = row_length
+        self.group_tokens = (
+            (CPU_GROUP_TOKENS if on_cpu else 0) if group_tokens is None else group_tokens
+        )
+        self.num_threads = num_threads or (num_cores() if on_cpu else 1)
+        self.precision = precision
         self.fingerprint = fingerprint(model)
         self.context = {
             "context": "sliding window in every layer, continued exactly",
             "window": model.window,
             "num_layers": model.num_layers,
         }
+        self.model = model = in_precision(model, precision)
         self._program = compile_function(
-            model, lambda tokens, segment_ids, state: _entropies(model, tokens, segment_ids, state)
+            model,
+            lambda tokens, segment_ids, state: _entropies(model, tokens, segment_ids, state),
+            # On a CPU, TensorFlow's own kernels are as fast as XLA's or faster, most of all in
+            # bfloat16, and need no compiling: `benchmarks/engine.py`.
+            jit_compile=not on_cpu,
         )
-        self._lock = threading.Lock()  # one forward pass at a time, however many threads
+        # The first step compiles. On an accelerator, one forward pass runs at a time.
+        self._lock = threading.Lock()
+        self._takes_turns = not on_cpu
+        self._compiled = False
+        self._threads: concurrent.futures.ThreadPoolExecutor | None = None
 
     def run(
         self, parts: Iterable[tuple], counters: collections.Counter | None = None
     ) -> Iterator[DocumentEntropies]:
         """Yields the result of each document, in the order they came; see `blt.engine.Engine`."""
-        source = (_Part(*part[:2], bool(part[2:] and part[2])) for part in parts)
-        upcoming = next(source, None)
-        lanes = [_Lane() for _ in range(self.lanes)]
-        last_lane = lanes[0]
-        in_flight: collections.deque[_Part] = collections.deque()
-        tokens_in_flight = 0
-        state = self._initial_state()
-        while upcoming is not None or in_flight:
-            while upcoming is not None:
-                # A lane must not run dry inside a document: padding would move its positions.
-                must = upcoming.is_continuation and last_lane.waiting < self.row_length
-                may = tokens_in_flight < MAX_TOKENS_IN_FLIGHT and any(
-                    lane.waiting < self.row_length for lane in lanes
-                )
-                if not must and not may:
-                    break
-                if not upcoming.is_continuation:
-                    last_lane = min(lanes, key=lambda lane: lane.dealt)
-                if len(upcoming.tokens):
-                    last_lane.append(upcoming)
-                in_flight.append(upcoming)
-                tokens_in_flight += len(upcoming.tokens)
-                upcoming = next(source, None)
-            if any(lane.waiting for lane in lanes):
-                state = self._step(lanes, state, counters)
-            while in_flight and in_flight[0].done == len(in_flight[0].tokens):
-                part = in_flight.popleft()
-                tokens_in_flight -= len(part.tokens)
-                yield part.result
+        counters = collections.Counter() if counters is None else counters
+        source = (Part(*part[:2], bool(part[2:] and part[2])) for part in parts)
+        if not self.group_tokens:
+            yield from self._run_stream(source, counters)
+        elif self.num_threads == 1:
+            for group in _groups(source, self.group_tokens, self.row_length):
+                yield from self._run_stream(group, counters)
+        else:
+            yield from self._run_in_threads(source, counters)
 
-    def _step(self, lanes: list[_Lane], state: Any, counters: collections.Counter | None) -> Any:
-        shape = (self.lanes, self.row_length)
-        tokens = np.full(shape, PAD_ID, np.int32)
-        segment_ids = np.zeros(shape, np.int32)
-        placed = [
-            (index, *placement)
-            for index, lane in enumerate(lanes)
-            for placement in lane.fill(tokens[index], segment_ids[index])
-        ]
+    def _run_in_threads(
+        self, source: Iterator[Part], counters: collections.Counter
+    ) -> Iterator[DocumentEntropies]:
+        pending: collections.deque[tuple[concurrent.futures.Future, int]] = collections.deque()
+        waiting = 0  # tokens
+
+        def finish_first() -> Iterator[DocumentEntropies]:
+            nonlocal waiting
+            future, num_tokens = pending.popleft()
+            results, counted = future.result()
+            counters.update(counted)
+            waiting -= num_tokens
+            yield from results
+
+        try:
+            for group in _groups(source, self.group_tokens, self.row_length):
+                if not isinstance(group, list):  # one endless document
+                    while pending:
+                        yield from finish_first()
+                    yield from self._run_stream(group, counters)
+                    continue
+                num_tokens = sum(len(part.tokens) for part in group)
+                while pending and (
+                    pending[0][0].done()
+                    or len(pending) >= 2 * self.num_threads
+                    or waiting + num_tokens > stream.MAX_TOKENS_IN_FLIGHT
+                ):
+                    yield from finish_first()
+                pending.append((self._submit(group), num_tokens))
+                waiting += num_tokens
+            while pending:
+                yield from finish_first()
+        finally:  # the caller may have had enough
+            for future, _ in pending:
+                future.cancel()
+
+    def _submit(self, group: list[Part]) -> concurrent.futures.Future:
+        def work() -> tuple[list[DocumentEntropies], collections.Counter]:
+            counted: collections.Counter = collections.Counter()
+            return list(self._run_stream(group, counted)), counted
+
         with self._lock:
-            start = time.monotonic_ns()
+            if self._threads is None:
+                self._threads = concurrent.futures.ThreadPoolExecutor(
+                    self.num_threads, thread_name_prefix="entropy-engine"
+                )
+        return self._threads.submit(work)
+
+    def _run_stream(
+        self, parts: Iterable[Part], counters: collections.Counter
+    ) -> Iterator[DocumentEntropies]:
+        return run_stream(
+            parts,
+            lanes=self.lanes,
+            row_length=self.row_length,
+            step=lambda *arguments: self._step(*arguments, counters),
+            read=lambda results: self._read(results, counters),
+            state=self._initial_state(),
+            counters=counters,
+        )
+
+    def _step(
+        self, tokens: np.ndarray, segment_ids: np.ndarray, state: Any, counters: collections.Counter
+    ) -> tuple[Any, Any]:
+        must_wait = self._takes_turns or not self._compiled
+        with self._lock if must_wait else contextlib.nullcontext(), _timed(counters):
             results, state = self._program(tokens, segment_ids, state)
-            results = ops.convert_to_numpy(results)
-            elapsed = time.monotonic_ns() - start
-        if counters is not None:
-            num_tokens = sum(count for *_, count in placed)
-            counters["tokens"] += num_tokens
-            counters["padding"] += tokens.size - num_tokens
-            counters["device_microseconds"] += elapsed // 1000
-        for index, part, first, column, count in placed:
-            here, there = slice(column, column + count), slice(first, first + count)
-            part.result.entropies[there] = results[0, index, here]
-            part.result.token_nats[there] = results[1, index, here]
-            if first == 0 and not part.is_continuation:
-                part.result.entropies[0] = part.result.token_nats[0] = 0.0
-            part.done += count
-        return state
+        self._compiled = True
+        return results, state
+
+    def _read(self, results: Any, counters: collections.Counter) -> np.ndarray:
+        with _timed(counters):
+            return ops.convert_to_numpy(results)
 
     def _initial_state(self) -> dict[str, Any]:
         # What the last token of the row before said about the first of this one.
         uniform = ops.zeros((self.lanes, self.model.vocab_size), "float32")
         return {"model": self.model.initial_state(self.lanes), "log_probabilities": uniform}
+
+
+def _groups(
+    source: Iterator[Part], group_tokens: int, row_length: int
+) -> Iterator[list[Part] | Iterator[Part]]:
+    """Yields whole documents in groups of `group_tokens` tokens or more.
+
+    A document that is too long to be held comes as an iterator of its parts, after the documents of
+    its group; it must be used up before the next group is asked for.
+    """
+    target = min(group_tokens, stream.MAX_TOKENS_IN_FLIGHT // 2)
+    upcoming = next(source, None)
+
+    def rest_of_document() -> Iterator[Part]:
+        nonlocal upcoming
+        while upcoming is not None and upcoming.is_continuation:
+            part = upcoming
+            upcoming = next(source, None)
+            yield part
+
+    while upcoming is not None:
+        group: list[Part] = []
+        num_tokens = 0
+        while upcoming is not None:
+            if upcoming.is_continuation and num_tokens > stream.MAX_TOKENS_IN_FLIGHT:
+                break
+            padding = -num_tokens % row_length
+            is_full = num_tokens >= target and padding <= row_length // _SMALL_PADDING
+            if not upcoming.is_continuation and (is_full or num_tokens >= 2 * target):
+                break
+            group.append(upcoming)
+            num_tokens += len(upcoming.tokens)
+            upcoming = next(source, None)
+        if upcoming is not None and upcoming.is_continuation:
+            yield itertools.chain(group, rest_of_document())
+        else:
+            yield group
+
+
+@contextlib.contextmanager
+def _timed(counters: collections.Counter) -> Iterator[None]:
+    start = time.monotonic_ns()
+    yield
+    counters["device_microseconds"] += (time.monotonic_ns() - start) // 1000
 
 
 def _entropies(model: EntropyModel, tokens: Any, segment_ids: Any, state: Any) -> tuple[Any, Any]:
@@ -200,11 +243,3 @@ def _entropies(model: EntropyModel, tokens: Any, segment_ids: Any, state: Any) -
     chosen = ops.take_along_axis(all_log_probabilities, tokens[..., None], axis=-1)[..., 0]
     results = ops.stack([ops.maximum(entropies, 0.0), -chosen])
     return results, {"model": model_state, "log_probabilities": log_probabilities[:, -1]}
-
-
-def _has_accelerator() -> bool:
-    if keras.backend.backend() == "torch":
-        import torch
-
-        return torch.cuda.is_available()
-    return any(not device.lower().startswith("cpu") for device in keras.distribution.list_devices())

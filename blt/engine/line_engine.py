@@ -134,6 +134,7 @@ class LineEngine:
         self._engine = engine
         self._memo_bytes = memo_bytes
         self.fingerprint = engine.fingerprint
+        self.precision = engine.precision
         self.context = {
             **engine.context,
             "context": f"{engine.context['context']}; from BOS anew after every newline",

@@ -4,6 +4,7 @@ import os
 import threading
 from pathlib import Path
 
+from blt.engine.options import FLOAT32
 from blt.engine.results import Engine
 from blt.ngram.model import is_ngram_path
 from blt.quiet import import_keras
@@ -12,11 +13,16 @@ _engines: dict[tuple, Engine] = {}
 _engines_lock = threading.Lock()
 
 
-def get_entropy_engine(path: str | os.PathLike[str]) -> Engine:
+def get_entropy_engine(
+    path: str | os.PathLike[str], *, precision: str = FLOAT32, num_threads: int | None = None
+) -> Engine:
     """Returns the engine of a model file; a process loads each file once.
 
     Args:
-      path: an entropy model, or an n-gram model if the name ends with `.ngram`.
+      path: an entropy model, or an n-gram model if the name ends with `.ngram`, for which the rest
+        means nothing.
+      precision: "float32", "bfloat16", or "auto": see `blt.engine.precision`.
+      num_threads: see `EntropyEngine`.
 
     Raises:
       UserError: as `load_entropy_model` or `load_ngram`.
@@ -24,25 +30,38 @@ def get_entropy_engine(path: str | os.PathLike[str]) -> Engine:
     path = Path(path).resolve()
     with _engines_lock:
         stat = path.stat() if path.exists() else None
-        key = (path, stat and stat.st_mtime_ns, stat and stat.st_size)
+        key = (path, stat and stat.st_mtime_ns, stat and stat.st_size, precision, num_threads)
         if key not in _engines:
-            _engines[key] = _load(path)
+            _engines[key] = _load(path, precision, num_threads)
         return _engines[key]
 
 
-def _load(path: Path) -> Engine:
+def _load(path: Path, precision: str, num_threads: int | None) -> Engine:
     if is_ngram_path(path):
         from blt.ngram.engine import NgramEngine
         from blt.ngram.model import load_ngram
 
         return NgramEngine(load_ngram(path))
     from blt.engine.entropy_engine import EntropyEngine
+    from blt.engine.precision import choose_precision
     from blt.model.serialization import load_entropy_model
 
-    return EntropyEngine(load_entropy_model(path))
+    model = load_entropy_model(path)
+    precision = choose_precision(precision, model)
+    return EntropyEngine(model, precision=precision, num_threads=num_threads)
 
 
-def import_engine_backend(path: str | os.PathLike[str] | None, *, verbose: bool = False) -> None:
-    """Imports what the engine of a model file needs, without noise: Keras, or nothing at all."""
-    if path is not None and not is_ngram_path(path):
-        import_keras(verbose=verbose)
+def import_engine_backend(
+    path: str | os.PathLike[str] | None, *, verbose: bool = False, owns_process: bool = False
+) -> None:
+    """Imports what the engine of a model file needs, without noise: Keras, or nothing at all.
+
+    Args:
+      owns_process: nothing but engines will use the backend in this process. They run as many
+        threads as there are cores, so an operation of TensorFlow need not use several as well.
+    """
+    if path is None or is_ngram_path(path):
+        return
+    if owns_process:
+        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
+    import_keras(verbose=verbose)

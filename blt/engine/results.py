@@ -31,10 +31,12 @@ class Engine(Protocol):
       fingerprint: of the model, hexadecimal.
       context: what a prediction looks at, for those who state scores: `context` in words, and its
         sizes by name.
+      precision: the number format of its layers: "float32" or "bfloat16".
     """
 
     fingerprint: str
     context: dict[str, Any]
+    precision: str
 
     def run(
         self, parts: Iterable[tuple], counters: collections.Counter | None = None
@@ -47,5 +49,5 @@ class Engine(Protocol):
             follow one another and is_continuation is true for all but the first, which is not
             empty.
           counters: what the run costs is added to it, as it goes: `tokens` put through the model,
-            `padding` (places that held no token), `device_microseconds`.
+            `padding` (places that held no token), `device_microseconds` (summed over threads).
         """

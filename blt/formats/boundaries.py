@@ -12,13 +12,13 @@ Row i describes record i of the byte shard:
     entropies      list<float16> or list<uint8>, only if kept; entry t is about token t, in nats
                    (uint8: 255 is ln 260)
 
-The schema's metadata says how they were made; all its values are strings.
+The schema's metadata says how they were made; all its values are strings. Beside it, in the file's,
+is how many patches begin inside a UTF-8 character, if that is known.
 """
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ _NUMPY_TYPES = {
     pa.float16(): np.float16,
     pa.uint8(): np.uint8,
 }
+_ENTROPIES_PATH = "entropies.list.element"  # Parquet's name for the numbers of that column
 _ROW_GROUP_TOKENS = 1 << 20
 _MAX_UINT16 = 2**16 - 1
 
@@ -63,6 +64,31 @@ class BoundariesRow:
     nats: float | None = None
     eos_nats: float | None = None
     entropies: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class BoundariesBatch:
+    """Rows as columns, in which lists lie one after the other: a row group of a file.
+
+    Attributes:
+      doc_id: [num_rows] strings.
+      part, num_tokens: [num_rows] int32, as in `BoundariesRow`.
+      num_patches: [num_rows] integers, patches in each row.
+      patch_lengths: [sum of num_patches] integers, of 16 or 32 bits.
+      nats, eos_nats: [num_rows] float64, null without a model.
+      entropies: [sum of num_tokens], as stored, or None.
+      ends_document: [num_rows] bool, whether the row is the last part of its document.
+    """
+
+    doc_id: pa.Array
+    part: np.ndarray
+    num_tokens: np.ndarray
+    num_patches: np.ndarray
+    patch_lengths: np.ndarray
+    nats: pa.Array
+    eos_nats: pa.Array
+    entropies: np.ndarray | None
+    ends_document: np.ndarray
 
 
 def patches_name(unit: int, roll: int) -> str:
@@ -94,17 +120,23 @@ def _schema(keep_entropies: str | None, lengths: pa.DataType, metadata: Mapping)
         pa.field("doc_id", pa.string(), nullable=False),
         pa.field("part", pa.int32(), nullable=False),
         pa.field("num_tokens", pa.int32(), nullable=False),
-        pa.field("patch_lengths", pa.list_(lengths), nullable=False),
+        _list_field("patch_lengths", lengths),
         pa.field("nats", pa.float64()),
         pa.field("eos_nats", pa.float64()),
     ]
     described = {"format_version": str(FORMAT_VERSION), "kind": "boundaries", **metadata}
     if keep_entropies:
-        fields.append(pa.field("entropies", pa.list_(_ENTROPY_TYPES[keep_entropies])))
+        fields.append(_list_field("entropies", _ENTROPY_TYPES[keep_entropies]))
         described["entropies"] = keep_entropies
         if keep_entropies == "u8":
             described["entropies_scale_nats"] = repr(_U8_SCALE_NATS)
-    return pa.schema(fields, metadata=described)
+    # In one order, whoever writes: files of equal rows and metadata are equal.
+    return pa.schema(fields, metadata=dict(sorted(described.items())))
+
+
+def _list_field(name: str, values: pa.DataType) -> pa.Field:
+    """A column of lists in which nothing is null: faster than one in which something may be."""
+    return pa.field(name, pa.list_(pa.field("element", values, nullable=False)), nullable=False)
 
 
 class BoundariesWriter:
@@ -128,8 +160,22 @@ class BoundariesWriter:
 
     def _open(self, path: Path, lengths: pa.DataType) -> None:
         self._schema = _schema(self._keep_entropies, lengths, self._metadata)
+        # float16 entropies differ too much from one another for a dictionary: without it they are
+        # read four times as fast.
+        with_dictionary = [
+            f"{name}.list.element" if name == "patch_lengths" else name
+            for name in self._schema.names
+            if name != "entropies"
+        ]
+        if self._keep_entropies == "u8":
+            with_dictionary.append(_ENTROPIES_PATH)
         self._writer = pq.ParquetWriter(
-            path, self._schema, compression="zstd", write_page_checksum=True
+            path,
+            self._schema,
+            compression="zstd",
+            use_dictionary=with_dictionary,
+            write_page_checksum=True,
+            write_statistics=False,  # of every number in the lists: slow, and of no use
         )
 
     def write(self, row: BoundariesRow) -> None:
@@ -139,23 +185,54 @@ class BoundariesWriter:
             self._flush()
 
     def _flush(self) -> None:
-        if not self._rows:
+        rows, self._rows, self._tokens = self._rows, [], 0
+        if not rows:
             return
-        longest = max(int(row.patch_lengths.max(initial=0)) for row in self._rows)
+        columns: dict[str, Any] = {
+            name: [getattr(row, name) for row in rows] for name in self._schema.names
+        }
+        self._write(
+            {
+                **{
+                    name: pa.array(values, self._schema.field(name).type)
+                    for name, values in columns.items()
+                    if name not in ("patch_lengths", "entropies")
+                },
+                **{
+                    name: (np.concatenate(columns[name]), [len(value) for value in columns[name]])
+                    for name in ("patch_lengths", "entropies")
+                    if name in columns
+                },
+            }
+        )
+
+    def write_batch(self, batch: BoundariesBatch) -> None:
+        """Writes rows as a row group of their own; its `ends_document` is not looked at."""
+        self._flush()
+        if not len(batch.part):
+            return
+        columns: dict[str, Any] = {
+            name: getattr(batch, name)
+            for name in ("doc_id", "part", "num_tokens", "nats", "eos_nats")
+        }
+        columns["patch_lengths"] = (batch.patch_lengths, batch.num_patches)
+        if self._keep_entropies:
+            columns["entropies"] = (batch.entropies, batch.num_tokens)
+        self._write(columns)
+
+    def _write(self, columns: dict[str, Any]) -> None:
+        """Writes a row group; columns of lists are pairs of all numbers and how many a row has."""
+        longest = int(columns["patch_lengths"][0].max(initial=0))
         lengths = self._schema.field("patch_lengths").type.value_type
         if longest > _MAX_UINT16 and lengths == pa.uint16():
             self._widen()
-        columns: dict[str, Any] = {
-            name: [getattr(row, name) for row in self._rows] for name in self._schema.names
-        }
         arrays = [
-            _list_array(columns[field.name], field.type)
+            _list_array(*columns[field.name], field.type)
             if pa.types.is_list(field.type)
             else pa.array(columns[field.name], field.type)
             for field in self._schema
         ]
         self._writer.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
-        self._rows, self._tokens = [], 0
 
     def _widen(self) -> None:
         """Writes the file anew with lengths of 32 bits: a patch has come that 16 do not hold."""
@@ -170,15 +247,18 @@ class BoundariesWriter:
         finally:
             narrow.unlink()
 
-    def close(self) -> None:
+    def close(self, metadata: Mapping[str, str] | None = None) -> None:
+        """Ends the file; `metadata` is what is known only now."""
         self._flush()
+        if metadata:
+            self._writer.add_key_value_metadata(dict(metadata))
         self._writer.close()
 
 
-def _list_array(values: list[np.ndarray], kind: pa.ListType) -> pa.ListArray:
+def _list_array(values: np.ndarray, sizes: Sequence[int], kind: pa.ListType) -> pa.ListArray:
     """Makes a column of lists without a Python object for each number."""
-    offsets = np.cumsum([0, *(len(value) for value in values)], dtype=np.int32)
-    flat = np.concatenate(values).astype(_NUMPY_TYPES[kind.value_type], copy=False)
+    offsets = np.append(0, np.cumsum(sizes)).astype(np.int32)
+    flat = values.astype(_NUMPY_TYPES[kind.value_type], copy=False)
     return pa.ListArray.from_arrays(offsets, pa.array(flat, kind.value_type), type=kind)
 
 
@@ -188,49 +268,78 @@ def read_boundaries(path: str | Path) -> Iterator[BoundariesRow]:
     Raises:
       WorkError: the file is damaged or of another kind; names it.
     """
+    for batch in read_boundary_batches(path):
+        lengths = np.split(batch.patch_lengths.astype(np.int32), np.cumsum(batch.num_patches)[:-1])
+        entropies: Sequence[np.ndarray | None] = [None] * len(lengths)
+        if batch.entropies is not None:
+            entropies = np.split(batch.entropies, np.cumsum(batch.num_tokens)[:-1])
+        columns = (batch.doc_id, batch.part, batch.num_tokens, batch.nats, batch.eos_nats)
+        plain = [column.tolist() for column in columns]
+        for doc_id, part, num_tokens, nats, eos_nats, row_lengths, row_entropies in zip(
+            *plain, lengths, entropies, strict=True
+        ):
+            yield BoundariesRow(
+                doc_id, part, num_tokens, row_lengths, nats, eos_nats, row_entropies
+            )
+
+
+def read_boundary_batches(path: str | Path) -> Iterator[BoundariesBatch]:
+    """Yields the row groups of a shard of boundaries.
+
+    Raises:
+      WorkError: the file is damaged or of another kind; names it.
+    """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            parts = file.read(["part"])["part"].to_numpy()
+            ends_document = np.append(parts[1:] == 0, True)
             for index in range(file.num_row_groups):
-                yield from _rows_of(file.read_row_group(index))
-    except (pa.ArrowException, OSError, KeyError) as error:
+                batch = _batch_of(file.read_row_group(index, use_threads=False), ends_document)
+                ends_document = ends_document[len(batch.part) :]
+                yield batch
+    except (pa.ArrowException, OSError, KeyError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise WorkError(
             f"{path}: cannot be read as boundaries ({reason}). Run `blt patch` again."
         ) from error
 
 
-def _rows_of(table: pa.Table) -> Iterator[BoundariesRow]:
-    table = table.combine_chunks()
-    plain = {
-        name: table[name].to_pylist()
-        for name in ("doc_id", "part", "num_tokens", "nats", "eos_nats")
-    }
-    lengths = _lists_of(table["patch_lengths"])
-    has_entropies = "entropies" in table.column_names
-    entropies = _lists_of(table["entropies"]) if has_entropies else [None] * len(lengths)
-    for index, (row_lengths, row_entropies) in enumerate(zip(lengths, entropies, strict=True)):
-        yield BoundariesRow(
-            **{name: values[index] for name, values in plain.items()},
-            patch_lengths=row_lengths.astype(np.int32),
-            entropies=row_entropies,
-        )
+def _batch_of(table: pa.Table, ends_document: np.ndarray) -> BoundariesBatch:
+    patch_lengths, num_patches = _flat(table["patch_lengths"])
+    entropies, num_tokens = None, table["num_tokens"].to_numpy()
+    if "entropies" in table.column_names:
+        entropies, num_entropies = _flat(table["entropies"])
+        if not np.array_equal(num_entropies, num_tokens):
+            raise ValueError("a row has not as many entropies as tokens")
+    return BoundariesBatch(
+        doc_id=table["doc_id"].combine_chunks(),
+        part=table["part"].to_numpy(),
+        num_tokens=num_tokens,
+        num_patches=num_patches,
+        patch_lengths=patch_lengths,
+        nats=table["nats"].combine_chunks(),
+        eos_nats=table["eos_nats"].combine_chunks(),
+        entropies=entropies,
+        ends_document=ends_document[: len(table)],
+    )
 
 
-def _lists_of(column: pa.ChunkedArray) -> list[np.ndarray]:
+def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns all numbers of a column of lists, and how many each row has."""
     lists = column.combine_chunks()
     offsets = lists.offsets.to_numpy()
     values = lists.values.to_numpy(zero_copy_only=False)
-    return [values[start:end] for start, end in itertools.pairwise(offsets)]
+    return values[offsets[0] : offsets[-1]], np.diff(offsets)
 
 
 def read_boundaries_metadata(path: str | Path) -> dict[str, str]:
-    """Returns what the schema says about how the boundaries were made.
+    """Returns what a file says about how its boundaries were made.
 
     Raises:
       WorkError: the file is damaged or of another kind; names it.
     """
     try:
-        metadata = pq.read_schema(path).metadata or {}
+        metadata = pq.read_metadata(path).metadata or {}
     except (pa.ArrowException, OSError) as error:
         raise WorkError(f"{path}: cannot be read as boundaries ({error}).") from error
     return {

@@ -14,6 +14,7 @@ are `BOS bytes EOS`. A shard never ends inside a document.
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,9 +22,18 @@ from pathlib import Path
 import numpy as np
 
 from blt.errors import WorkError
-from blt.formats.example import ExampleError, Features, encode_example, parse_example
+from blt.formats.example import (
+    ExampleError,
+    Features,
+    encode_entry,
+    encode_example,
+    encode_packed_entry,
+    encode_varints,
+    join_entries,
+    parse_example,
+)
 from blt.formats.tfrecord import TFRecordWriter, read_tfrecords
-from blt.tokenizer import BYTE_OFFSET, VOCAB_SIZE
+from blt.tokenizer import BOS_ID, BYTE_OFFSET, EOS_ID, VOCAB_SIZE
 from blt.units import ShardInfo
 
 
@@ -93,6 +103,36 @@ class ByteShardWriter:
         self.num_tokens += len(record.tokens)
         self.num_bytes += int(np.count_nonzero(record.tokens >= BYTE_OFFSET))
 
+    def write_part(
+        self,
+        raw: bytes,
+        *,
+        doc_id: str,
+        part: int = 0,
+        num_parts: int = 1,
+        source: str = "",
+        meta: bytes | None = None,
+    ) -> None:
+        """Appends the record of a document's part from its bytes: `write`, several times faster.
+
+        BOS comes before the first part, EOS after the last; the rest is as in `ByteRecord`.
+        """
+        is_first, is_last = part == 0, part == num_parts - 1
+        tokens = encode_byte_tokens(raw)
+        if is_first:
+            tokens = _BOS + tokens
+        if is_last:
+            tokens += _EOS
+        entries = [encode_entry(b"doc_id", doc_id.encode("utf-8"))]  # sorted by name
+        if meta is not None:
+            entries.append(encode_entry(b"meta", meta))
+        entries.append(_encode_place(part, num_parts, source))
+        entries.append(encode_packed_entry(b"tokens", tokens))
+        self._writer.write(join_entries(entries))
+        self.num_documents += is_first
+        self.num_tokens += len(raw) + is_first + is_last
+        self.num_bytes += len(raw)
+
     def close(self) -> ShardInfo:
         """Ends the file and returns what it holds, and its sha256."""
         return ShardInfo(
@@ -102,6 +142,34 @@ class ByteShardWriter:
             tokens=self.num_tokens,
             sha256=self._writer.close(),
         )
+
+
+# The varint of a byte's id is one byte or two, the second of which is then not zero.
+_VARINTS = np.array(
+    [int.from_bytes(encode_varints(np.array([b + BYTE_OFFSET])), "little") for b in range(256)],
+    np.dtype("<u2"),
+)
+_LOW_BYTES = bytes(int(varint) & 0xFF for varint in _VARINTS)
+_BOS, _EOS = bytes([BOS_ID]), bytes([EOS_ID])
+
+
+def encode_byte_tokens(raw: bytes) -> bytes:
+    """Returns the ids of bytes as protobuf varints."""
+    low = raw.translate(_LOW_BYTES)
+    if low.isascii():  # no id needs a second byte
+        return low
+    # No byte of a varint here is zero, so zeros are second bytes that are not there.
+    return _VARINTS.take(np.frombuffer(raw, np.uint8)).tobytes().translate(None, b"\0")
+
+
+@functools.lru_cache(maxsize=1024)
+def _encode_place(part: int, num_parts: int, source: str) -> bytes:
+    """The entries that most records of a file share: num_parts, part and source."""
+    return (
+        encode_packed_entry(b"num_parts", encode_varints(np.array([num_parts])))
+        + encode_packed_entry(b"part", encode_varints(np.array([part])))
+        + encode_entry(b"source", source.encode("utf-8"))
+    )
 
 
 def read_byte_shard(path: str | os.PathLike[str]) -> Iterator[ByteRecord]:

@@ -12,7 +12,7 @@ Keys are written sorted, so that equal features give equal bytes: those of
 `Example.SerializeToString(deterministic=True)`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -107,24 +107,60 @@ def encode_example(features: Mapping[str, Sequence[bytes] | np.ndarray]) -> byte
     for name in sorted(features):
         values = features[name]
         if isinstance(values, np.ndarray):
-            packed = encode_varints(values)
-            feature = _field(_INT64_LIST, _field(1, packed) if packed else b"")
+            entries.append(encode_packed_entry(name.encode("utf-8"), encode_varints(values)))
         else:
-            feature = _field(_BYTES_LIST, b"".join(_field(1, value) for value in values))
-        entry = _field(1, name.encode("utf-8")) + _field(2, feature)
-        entries.append(_field(1, entry))
+            entries.append(encode_entry(name.encode("utf-8"), *values))
+    return join_entries(entries)
+
+
+def encode_entry(name: bytes, *values: bytes) -> bytes:
+    """Returns the entry of a feature that is a list of bytes."""
+    return _entry(name, _BYTES_LIST, b"".join(_field(1, value) for value in values))
+
+
+def encode_packed_entry(name: bytes, varints: bytes) -> bytes:
+    """Returns the entry of a feature that is a list of integers, from their varints."""
+    return _entry(name, _INT64_LIST, _field(1, varints) if varints else b"")
+
+
+def join_entries(entries: Iterable[bytes]) -> bytes:
+    """Returns the Example of entries, which must be sorted by name."""
     return _field(1, b"".join(entries))
+
+
+def _entry(name: bytes, kind: int, values: bytes) -> bytes:
+    # field 1 (field 1 (name), field 2 (field `kind` (values))), put together once
+    kind_head = _TAGS[kind] + _encode_size(len(values))
+    head = b"".join(
+        (
+            _field(1, name),
+            _TAGS[2],
+            _encode_size(len(kind_head) + len(values)),
+            kind_head,
+        )
+    )
+    return b"".join((_TAGS[1], _encode_size(len(head) + len(values)), head, values))
 
 
 def _field(number: int, data: bytes) -> bytes:
     """Returns a length-delimited field."""
-    length = len(data)
-    header = bytearray([number << 3 | _LENGTH])
-    while length >= 0x80:
-        header.append(length & 0x7F | 0x80)
-        length >>= 7
-    header.append(length)
-    return bytes(header) + data
+    return _TAGS[number] + _encode_size(len(data)) + data
+
+
+def _encode_size(size: int) -> bytes:
+    if size < len(_SIZES):
+        return _SIZES[size]
+    varint = bytearray()
+    while size >= 0x80:
+        varint.append(size & 0x7F | 0x80)
+        size >>= 7
+    varint.append(size)
+    return bytes(varint)
+
+
+_TAGS = [bytes([number << 3 | _LENGTH]) for number in range(4)]
+_SIZES: list[bytes] = []
+_SIZES = [_encode_size(size) for size in range(1 << 13)]
 
 
 def parse_example(data: bytes) -> Features:

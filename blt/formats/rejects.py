@@ -10,6 +10,7 @@ sample    binary   the first 200 bytes of the record, or null
 
 import contextlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
@@ -31,7 +32,8 @@ REASONS = {
     "lone_surrogate": "an unpaired surrogate, which UTF-8 cannot hold",
     "invalid_id": "the id is not valid Unicode",
     "too_long": "the line, or the document, is longer than the limit",
-    "invalid_utf8": "the document is not valid UTF-8, which the format exported to needs",
+    "invalid_utf8": "the document is not UTF-8, which --utf8 reject or the format exported to asks",
+    "duplicate_id": "an earlier document has the same id (--on-duplicate-id reject)",
 }
 SAMPLE_BYTES = 200
 SCHEMA = pa.schema(
@@ -124,3 +126,19 @@ def merge_rejects(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLik
                     "marker beside it, and run the command again."
                 ) from error
     return num_rows
+
+
+def count_rejects(path: str | os.PathLike[str]) -> Counter[str]:
+    """Counts rejects by reason.
+
+    Raises:
+      WorkError: the file is damaged or of another kind.
+    """
+    counts: Counter[str] = Counter()
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(columns=["reason"]):
+                counts.update(batch.column("reason").to_pylist())
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise WorkError(f"{path}: cannot be read as rejects ({error}).") from error
+    return counts

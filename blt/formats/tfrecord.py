@@ -69,10 +69,9 @@ class TFRecordWriter:
 
     def write(self, record: bytes) -> None:
         """Appends one record."""
-        header = len(record).to_bytes(8, "little")
-        self._out.write(header + _CRC.pack(masked_crc32c(header)))
-        self._out.write(record)
-        self._out.write(_CRC.pack(masked_crc32c(record)))
+        size = len(record).to_bytes(8, "little")
+        footer = _CRC.pack(masked_crc32c(record))
+        self._out.write(b"".join((size, _CRC.pack(masked_crc32c(size)), record, footer)))
 
     def close(self) -> str:
         """Ends the file, if it is open, and returns its sha256 as 64 hex digits."""

@@ -8,6 +8,7 @@ from blt.errors import BltError
 from blt.inspection.artefacts import is_dataset, is_unfinished, subfolders
 from blt.manifest import Manifest, check_shard, read_manifest
 from blt.stage import REJECTS_NAME, read_plan, read_result
+from blt.storage import sha256_file
 from blt.units import ShardInfo
 
 # Kinds whose shards hold each document once, so that shards add up to the totals.
@@ -36,6 +37,7 @@ def check_folder(folder: Path) -> tuple[int, list[str]]:
 def check_dataset(manifest: Manifest) -> tuple[int, list[str]]:
     """Checks one dataset; see `check_folder`."""
     problems = _check_shards(manifest.folder, manifest.shards)
+    problems += _check_files(manifest)
     totals = manifest.totals
     if manifest.kind in _ADDITIVE:
         for name in ("documents", "bytes", "tokens"):
@@ -53,6 +55,18 @@ def check_dataset(manifest: Manifest) -> tuple[int, list[str]]:
             )
     problems += _check_rejects(manifest)
     return len(manifest.shards), problems
+
+
+def _check_files(manifest: Manifest) -> list[str]:
+    problems = []
+    for name, sha256 in manifest.files.items():
+        path = manifest.folder / name
+        try:
+            if sha256_file(path) != sha256:
+                problems.append(f"{path}: its sha256 is not the manifest's; it was changed.")
+        except OSError as error:
+            problems.append(f"{path}: cannot be read ({error.strerror}).")
+    return problems
 
 
 def _check_rejects(manifest: Manifest) -> list[str]:

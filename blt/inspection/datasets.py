@@ -2,22 +2,16 @@
 
 import dataclasses
 import itertools
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from blt.command import Summary
 from blt.console import format_bytes
-from blt.errors import WorkError
-from blt.formats.rejects import REASONS
+from blt.formats.rejects import REASONS, count_rejects
 from blt.formats.training_shard import read_training_shard
 from blt.inspection.artefacts import Dataset, find_by_sha256, find_parent, flatten
 from blt.inspection.documents import (
     Document,
-    check_related,
     first_documents,
     sequence_documents,
 )
@@ -39,6 +33,7 @@ from blt.inspection.words import (
     join,
     table_lines,
 )
+from blt.joining import check_related
 from blt.manifest import KINDS, Manifest, read_manifest
 from blt.packing import PackedSequence
 from blt.stage import REJECTS_NAME
@@ -121,7 +116,11 @@ def _totals(manifest: Manifest) -> list[tuple[str, Any]]:
     totals: dict[str, Any] = dict(manifest.totals)
     if manifest.kind == "boundaries" and totals["patches"]:  # elsewhere BOS's patch counts too
         totals["mean_patch_bytes"] = f"{totals['bytes'] / totals['patches']:.2f}"
-    return [(name.replace("_", " "), value) for name, value in totals.items()]
+    return [
+        (name.replace("_", " "), value)
+        for name, value in totals.items()
+        if value or not name.startswith("filtered_")
+    ]
 
 
 def _origins(manifest: Manifest) -> list[tuple[str, str]]:
@@ -149,22 +148,6 @@ def describe_rejects(folder: Path) -> Summary:
         for reason, count in counts.most_common()
     )
     return Summary({"rejects": dict(counts)}, lines)
-
-
-def count_rejects(path: Path) -> Counter[str]:
-    """Counts rejects by reason.
-
-    Raises:
-      WorkError: the file is damaged or of another kind.
-    """
-    counts: Counter[str] = Counter()
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(columns=["reason"]):
-                counts.update(batch.column("reason").to_pylist())
-    except (pa.ArrowException, OSError, KeyError) as error:
-        raise WorkError(f"{path}: cannot be read as rejects ({error}).") from error
-    return counts
 
 
 def _describe_documents(documents: list[Document], what: str, hint: str = "") -> Summary:

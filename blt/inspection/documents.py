@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from blt.errors import UserError, WorkError
+from blt.errors import WorkError
 from blt.formats.boundaries import (
     BoundariesRow,
     patches_name,
@@ -253,15 +253,6 @@ def cut_lengths(patch_lengths: np.ndarray, num_tokens: int) -> np.ndarray:
 
 def _count_bytes(record: ByteRecord) -> int:
     return int(np.count_nonzero(record.tokens >= BYTE_OFFSET))
-
-
-def check_related(patches: Manifest, data: Manifest) -> None:
-    """Raises UserError unless these boundaries were made from these byte shards."""
-    if patches.parents.get("byte_shards") != data.sha256:
-        raise UserError(
-            f"--data {data.folder}: not the byte shards that {patches.folder} was made from "
-            "(another manifest). Give those."
-        )
 
 
 def sequence_documents(sequence: PackedSequence, num_bytes: int) -> Iterator[Document]:

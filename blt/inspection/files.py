@@ -19,10 +19,11 @@ from blt.errors import UserError
 from blt.formats.boundaries import read_boundaries_metadata
 from blt.formats.byte_shard import read_byte_shard
 from blt.formats.example import ExampleError, parse_example
+from blt.formats.rejects import count_rejects
 from blt.formats.tfrecord import read_tfrecords
 from blt.formats.training_shard import read_training_shard
 from blt.inspection.artefacts import flatten
-from blt.inspection.datasets import Look, count_rejects, describe_history, describe_sequence
+from blt.inspection.datasets import Look, describe_history, describe_sequence
 from blt.inspection.documents import beginning, matching_records
 from blt.inspection.history import HISTORY_SUFFIX, RUN_HISTORY, read_history
 from blt.inspection.visible import visible_bytes, visible_text

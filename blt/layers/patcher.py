@@ -46,7 +46,7 @@ class Patcher(keras.layers.Layer):
     """Cuts rows into patches.
 
     Args:
-      rule: a `PatchRule`, or its fields.
+      rule: a `PatchRule`, or its fields; without `snap_utf8`, which needs bytes that are to come.
 
     Call:
       entropies: [batch, num_tokens] nats. Entry i is the uncertainty about token i + 1, as
@@ -67,6 +67,11 @@ class Patcher(keras.layers.Layer):
     def __init__(self, rule: PatchRule | Mapping[str, Any], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.rule = rule if isinstance(rule, PatchRule) else PatchRule(**rule)
+        if self.rule.snap_utf8:
+            raise ConfigError(
+                "patch_rule snap_utf8=True: whether a patch begins then depends on bytes to come, "
+                "so a model cannot cut such patches. Give it patch_lengths, from `blt patch`."
+            )
 
     def call(
         self,

@@ -200,7 +200,10 @@ class ByteLatentTransformer(keras.Model):
         if patch_rule is None and entropy_model is not None:
             patch_rule = PatchRule(threshold_nats=DEFAULT_THRESHOLD_NATS)
         self.patch_rule = patch_rule
-        self.patcher = patch_rule and Patcher(patch_rule, name="patcher")
+        # Patches snapped to characters cannot be cut as bytes come: a model that is trained on them
+        # knows their rule, but needs its patch_lengths.
+        can_cut = patch_rule is not None and not patch_rule.snap_utf8
+        self.patcher = Patcher(patch_rule, name="patcher") if can_cut else None
         self.entropy_model = entropy_model
         if entropy_model is not None:
             # Both, since on TensorFlow an assignment of the value it has does nothing, and a model
@@ -333,9 +336,10 @@ class ByteLatentTransformer(keras.Model):
           ConfigError: there is no rule, or no entropy model that it needs.
         """
         if self.patcher is None:
-            raise ConfigError(
-                "patch_lengths are needed: this model has no patch_rule to cut patches by."
-            )
+            why = "has no patch_rule to cut patches by"
+            if self.patch_rule is not None:
+                why = "was made for patches of snap_utf8, which only `blt patch` can cut"
+            raise ConfigError(f"patch_lengths are needed: this model {why}.")
         tokens = ops.cast(tokens, "int32")
         segment_ids = _until_padding(tokens) if segment_ids is None else segment_ids
         if self.patch_rule.needs_entropies:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from blt.engine.options import FLOAT32
 from blt.engine.results import DocumentEntropies
 from blt.ngram.grams import pack_grams
 from blt.ngram.model import NgramModel, fingerprint
@@ -31,6 +32,7 @@ class NgramEngine:
         self.model = model
         self.fingerprint = fingerprint(model)
         self.context = {"context": "the last ids, continued exactly", "order": model.order}
+        self.precision = FLOAT32
         self._chunk_tokens = chunk_tokens
         self._nothing = np.full(model.max_length, PAD_ID, np.uint16)
 

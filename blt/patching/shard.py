@@ -1,6 +1,5 @@
 """From a byte shard to its boundaries: what the patch stage does with one unit."""
 
-import dataclasses
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,14 @@ from blt.formats.boundaries import (
     store_entropies,
 )
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
-from blt.patching.rules import PatchRule, count_byte_patches, find_patch_lengths
+from blt.patching.rules import (
+    INSIDE_CHARACTERS,
+    PatchRule,
+    count_boundaries_inside_characters,
+    count_byte_patches,
+    describe_rule,
+    find_patch_lengths,
+)
 from blt.storage import atomic_path, sha256_file
 from blt.tokenizer import BYTE_OFFSET, EOS_ID
 from blt.units import Progress, ShardInfo, UnitResult, no_progress
@@ -51,9 +57,9 @@ def patch_shard(
       progress: called with the document bytes done.
 
     Returns:
-      Counts: `documents`, `bytes`, `tokens`, `patches` (those that hold a byte of the document)
-      and, with a model, `entropy_model_bits`: its -log2 p of all bytes, rounded to whole bits.
-      What the engine counted (see `Engine.run`) is `measured`.
+      Counts: `documents`, `bytes`, `tokens`, `patches` (those that hold a byte of the document),
+      `boundaries_inside_characters` (of UTF-8) and, with a model, `entropy_model_bits`: its -log2 p
+      of all bytes, rounded to whole bits. What the engine counted (see `Engine.run`) is `measured`.
 
     Raises:
       UserError: the rule, or keeping entropies, needs a model and there is none.
@@ -65,7 +71,8 @@ def patch_shard(
     if engine is not None:
         engine = LineEngine(engine) if rule.reset_on_newline else engine
         described["entropy_model"] = engine.fingerprint
-    counts = {"documents": 0, "bytes": 0, "tokens": 0, "patches": 0}
+        described["precision"] = engine.precision
+    counts = dict.fromkeys(("documents", "bytes", "tokens", "patches", INSIDE_CHARACTERS), 0)
     measured: Counter[str] = Counter()
     nats = 0.0
     with atomic_path(output / name) as temporary:
@@ -78,9 +85,12 @@ def patch_shard(
             counts["bytes"] += num_bytes
             counts["tokens"] += row.num_tokens
             counts["patches"] += count_byte_patches(record.tokens, row.patch_lengths)
+            counts[INSIDE_CHARACTERS] += count_boundaries_inside_characters(
+                record.tokens, np.array([row.num_tokens]), row.patch_lengths
+            )
             nats += row.nats or 0.0
             progress(num_bytes)
-        writer.close()
+        writer.close({INSIDE_CHARACTERS: str(counts[INSIDE_CHARACTERS])})
         sha256 = sha256_file(temporary)
     shard = ShardInfo.of_counts(name, counts, sha256)
     if engine is not None:
@@ -101,16 +111,6 @@ def check_patch_options(rule: PatchRule, keep_entropies: str | None, *, has_mode
             )
         if not has_model:
             raise UserError("--keep-entropies: needs --entropy-model, or there are none to keep.")
-
-
-def describe_rule(rule: PatchRule) -> dict[str, str]:
-    """Returns a rule as strings, for a schema's metadata; numbers as `repr` writes them."""
-    described = {
-        name: value if isinstance(value, str) else repr(value)
-        for name, value in dataclasses.asdict(rule).items()
-        if value is not None and value is not False
-    }
-    return {**described, "entropy_unit": "nats"}
 
 
 def _with_entropies(

@@ -9,15 +9,20 @@ import io
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from blt.inspection.measures import BIN_BITS, MAX_BITS, MAX_PATCH_BIN
+from blt.report.style import STYLE
+from blt.storage import atomic_path
 
 # Stand-ins, and the variables of `style.py` that take their place.
 _INK, _GRID = "#010203", "#040506"
@@ -62,18 +67,8 @@ def _draw(name: str, description: str, plot: Callable[[Axes], None]) -> str:
       description: what the chart shows, for those who cannot see it.
       plot: draws on the axes.
     """
-    # No pyplot: it holds figures, and looks for a display. The defaults are matplotlib's own, not
-    # those of a file that the user may have.
-    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE, "backend": "svg"}):
-        figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
-        FigureCanvasSVG(figure)
-        figure.patch.set_alpha(0)
-        axes = figure.add_subplot()
-        axes.patch.set_alpha(0)
-        plot(axes)
-        buffer = io.StringIO()
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", metadata=nothing)
+    buffer = io.StringIO()
+    _save(buffer, "svg", _STYLE, plot)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     for stand_in, variable in _VARIABLES.items():
@@ -85,6 +80,66 @@ def _draw(name: str, description: str, plot: Callable[[Axes], None]) -> str:
     head = re.sub(r' (width|height|xmlns:xlink|xmlns|version)="[^"]*"', "", head)
     body = body.replace("xlink:href", "href")
     return f'{head} role="img" aria-label="{label}">{body.strip()}'
+
+
+def _save(
+    target: Any,
+    format: str,
+    style: Mapping[str, Any],
+    plot: Callable[[Axes], None],
+    background: str = "none",
+) -> None:
+    """Draws a chart and writes it, as "svg" or "png", without anything that tells the time."""
+    # No pyplot: it holds figures, and looks for a display. The defaults are matplotlib's own, not
+    # those of a file that the user may have.
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **style, "backend": "svg"}):
+        figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+        (FigureCanvasSVG if format == "svg" else FigureCanvasAgg)(figure)
+        axes = figure.add_subplot()
+        axes.set_facecolor("none")
+        plot(axes)
+        nothing = ("Creator", "Date", "Format", "Type") if format == "svg" else ("Software",)
+        figure.savefig(
+            target, format=format, metadata=dict.fromkeys(nothing), facecolor=background, dpi=200
+        )
+
+
+def save_calibration_chart(path: Path, calibration: Mapping[str, Any]) -> None:
+    """Draws mean patch size against threshold, as what `calibrate` found says; PNG or SVG.
+
+    The file stands alone, so it has the page's light colours.
+    """
+    colors = dict(re.findall(r"--([\w-]+): (#\w+)", STYLE.split("@media")[0]))
+    stand_ins = {_INK: colors["ink-soft"], _GRID: colors["line"]}
+    style = {name: stand_ins.get(value, value) for name, value in _STYLE.items()}
+    curve, targets = calibration["curve"], calibration["targets"]
+
+    def plot(axes: Axes) -> None:
+        axes.plot(curve["threshold_nats"], curve["mean_patch_bytes"], color=colors["series-1"])
+        for target in targets:
+            point = (target["threshold_nats"], target["mean_patch_bytes"])
+            low, high = target["interval_95_percent"]
+            axes.errorbar(
+                *point,
+                yerr=[[max(0.0, point[1] - low)], [max(0.0, high - point[1])]],
+                color=colors["series-2"],
+                marker="o",
+                markersize=4,
+                capsize=3,
+            )
+            axes.annotate(
+                f"{target['target_patch_bytes']:g} bytes at {target['threshold_nats']:.3f} nats",
+                point,
+                xytext=(-8, 4),
+                textcoords="offset points",
+                horizontalalignment="right",
+            )
+        rule = targets[0]["rule"]
+        axes.set(xlabel=f"threshold of rule {rule} (nats)", ylabel="mean patch size (bytes)")
+        axes.set_ylim(bottom=0)
+
+    with atomic_path(path) as temporary:
+        _save(temporary, path.suffix[1:], style, plot, background=colors["paper"])
 
 
 def _styles(labels: Iterable[str]) -> dict[str, tuple[str, str, str]]:

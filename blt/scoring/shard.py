@@ -13,11 +13,9 @@ from blt.patching.rules import PatchRule, find_patch_lengths
 from blt.scoring.blt_scorer import BltScorer
 from blt.scoring.documents import Part
 from blt.scoring.entropy_scorer import EntropyScorer
-from blt.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, is_held_out
+from blt.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, SPLIT_CHOICES, is_in_split
 from blt.storage import atomic_path, sha256_file
 from blt.units import Progress, ShardInfo, UnitResult, no_progress
-
-SCORE_SPLITS = ("all", "valid", "train")
 
 
 def score_shard(
@@ -61,8 +59,8 @@ def score_shard(
         neither boundaries nor a rule.
       WorkError: a file is damaged.
     """
-    if split not in SCORE_SPLITS:
-        raise UserError(f"--split {split}: not one of {', '.join(SCORE_SPLITS)}.")
+    if split not in SPLIT_CHOICES:
+        raise UserError(f"--split {split}: not one of {', '.join(SPLIT_CHOICES)}.")
     if boundaries is not None:
         check_boundaries(boundaries, byte_shard, scorer.entropy_fingerprint)
         parts: Iterator[Part] = (
@@ -74,9 +72,7 @@ def score_shard(
 
     def chosen() -> Iterator[Part]:
         for record, patch_lengths in parts:
-            if split == "all" or (split == "valid") == is_held_out(
-                record.doc_id, fraction=valid_fraction, seed=seed
-            ):
+            if is_in_split(record.doc_id, split, fraction=valid_fraction, seed=seed):
                 yield record, patch_lengths
             else:
                 counts["filtered"] += record.part == 0
@@ -112,6 +108,11 @@ def check_can_cut(engine: Engine | None, rule: PatchRule | None) -> None:
         raise UserError(
             "--patches: missing; this BLT does not know the rule that cuts patches. "
             "Make boundaries with `blt patch` and give their folder."
+        )
+    if rule.snap_utf8:
+        raise UserError(
+            "--patches: missing; this BLT was trained on patches snapped to UTF-8 characters, "
+            "which are not cut while scoring. Make them with `blt patch --snap-utf8`."
         )
     if rule.needs_entropies and engine is None:
         raise UserError(

@@ -1,7 +1,10 @@
 """A stage that copies text in upper case, to test what all stages share."""
 
 import dataclasses
+import functools
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -188,3 +191,89 @@ def test_a_shard_name_in_a_manifest_cannot_lead_out_of_the_folder(tmp_path):
     path.write_text(json.dumps(value))
     with pytest.raises(UserError, match="not a plain file name"):
         read_manifest(stage.output)
+
+
+def test_a_stage_that_grows_does_only_its_new_units_and_is_no_dataset_until_then(tmp_path):
+    run(*make_stage(tmp_path / "out", grows=True))
+    stage, units = make_stage(tmp_path / "out", texts=("a", "bb", "ccc", "dddd"), grows=True)
+    assert stages.finished_manifest(stage, units) is None
+    assert not (stage.output / "manifest.json").exists()
+    assert [unit.index for unit in stages.start(stage, units)] == [3]
+    assert run(stage, units).totals["documents"] == 4
+
+
+def test_what_was_finished_cannot_be_another_unit(tmp_path):
+    run(*make_stage(tmp_path / "out", grows=True))
+    for texts in (("a", "xx", "ccc"), ("a", "bb")):
+        stage, units = make_stage(tmp_path / "out", texts=texts, grows=True)
+        with pytest.raises(UserError, match="its input files"):
+            stages.start(stage, units)
+
+
+def test_files_beside_the_shards_are_in_the_manifest_and_made_again_when_gone(tmp_path):
+    def mark(output, results):
+        (output / "all.txt").write_text(str(len(results)))
+
+    stage, units = make_stage(tmp_path / "out", extra_files=("all.txt",), before_manifest=mark)
+    manifest = run(stage, units)
+    assert manifest.files == {
+        name: sha256_file(stage.output / name) for name in ("rejects.parquet", "all.txt")
+    }
+    (stage.output / "all.txt").unlink()
+    assert stages.finished_manifest(stage, units) is None
+    assert run(stage, units) == manifest
+
+
+def test_overwriting_removes_the_work_folders_too(tmp_path):
+    stage, units = make_stage(tmp_path / "out", work_folders=("digests",))
+    run(stage, units)
+    (stage.output / "digests").mkdir()
+    run(stage, units, overwrite=True)
+    assert not (stage.output / "digests").exists()
+
+
+def test_what_is_only_told_is_in_the_manifest_but_changes_nothing(tmp_path):
+    run(*make_stage(tmp_path / "out", told={"input": ["a"]}))
+    stage, units = make_stage(tmp_path / "out", told={"input": ["b"]})
+    assert stages.finished_manifest(stage, units).config == {"input": ["a"], "loudness": 1}
+
+
+class _Killed(BaseException):
+    pass
+
+
+def _as_method(kill, method):
+    return lambda self, *args, **kwargs: kill(method, self, *args, **kwargs)
+
+
+def test_killed_at_any_moment_of_its_start_the_same_command_goes_on(tmp_path, monkeypatch):
+    """What touches the disk is let through so many times, and then the run is gone."""
+    expected = files(run(*make_stage(tmp_path / "standard")).folder)
+    moments = 0
+    for moment in range(50):
+        output = tmp_path / f"out-{moment}"
+        stage, units = make_stage(output)
+        left = moment
+
+        def kill(function, *args, **kwargs):
+            nonlocal left
+            if left == 0:
+                raise _Killed
+            left -= 1
+            return function(*args, **kwargs)
+
+        with monkeypatch.context() as patched:
+            for name in ("replace", "fsync"):
+                patched.setattr(os, name, functools.partial(kill, getattr(os, name)))
+            for name in ("mkdir", "touch"):
+                method = getattr(Path, name)
+                patched.setattr(Path, name, _as_method(kill, method))
+            patched.setattr(Path, "unlink", lambda *_, **__: None)  # the dead do not tidy up
+            try:
+                stages.start(stage, units)
+            except _Killed:
+                moments += 1
+        assert files(run(stage, units).folder) == expected
+        if left:
+            break
+    assert moments >= 5

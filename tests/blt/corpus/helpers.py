@@ -7,7 +7,16 @@ import itertools
 import pyarrow.parquet as pq
 
 from blt import stage
-from blt.corpus import EncodeConfig, build_plan, discover_inputs, encode_unit, payload_bytes
+from blt.corpus import (
+    EncodeConfig,
+    build_plan,
+    discover_inputs,
+    encode_unit,
+    find_duplicates,
+    merge_sources,
+    payload_bytes,
+    plan_corpus,
+)
 from blt.formats.byte_shard import read_documents
 from blt.tokenizer import tokens_to_bytes
 from blt.units import no_progress
@@ -55,10 +64,10 @@ def run_unit(config, unit, output, progress):
     return encode_unit(unit.payload, config, output, unit.index, progress)
 
 
-def make_dataset(output, *inputs, **options):
-    """Encodes to a whole dataset, with plan and manifest."""
+def make_dataset(output, *inputs, overwrite=False, max_units=None, **options):
+    """Encodes to a whole dataset, with plan and manifest; or `max_units` of it, as if killed."""
     config = EncodeConfig(**options)
-    payloads = build_plan(discover_inputs([str(path) for path in inputs]).files, config)
+    files = discover_inputs([str(path) for path in inputs]).files
     job = stage.Stage(
         kind="byte_shards",
         output=output,
@@ -66,10 +75,19 @@ def make_dataset(output, *inputs, **options):
         run_unit=functools.partial(run_unit, config),
         shard_patterns=("bytes-*.tfrecord*",),
         reads_foreign_data=True,
+        extra_files=("sources.parquet",),
+        before_manifest=lambda folder, results: merge_sources(folder, len(results)),
+        work_folders=("duplicates",),
+        grows=True,
         max_reject_fraction=1.0,
     )
+    earlier = [] if overwrite else stage.earlier_units(job)
+    payloads = plan_corpus(files, config, output=output, earlier=earlier)
     units = stage.make_units(job, payloads, [payload_bytes(payload) for payload in payloads])
-    for unit in stage.start(job, units):
+    pending = stage.start(job, units, overwrite=overwrite)
+    find_duplicates(units, config, output)
+    for unit in pending[:max_units]:
         assert stage.work_on(job, unit, no_progress) is not None
-    stage.finish(job, units)
+    if max_units is None:
+        stage.finish(job, units)
     return output

@@ -1,3 +1,4 @@
+import collections
 import threading
 
 import keras
@@ -7,21 +8,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
 
-from blt.engine import EntropyEngine, entropy_engine, get_entropy_engine
+from blt.engine import EntropyEngine, get_entropy_engine, stream
 from blt.errors import UserError
 from blt.model import EntropyModel
 from blt.model.serialization import save_model
 from blt.tokenizer import frame_tokens
 
 WINDOW = 20
-SHAPES = [(1, 16), (3, 32), (4, 64)]  # lanes, row_length
+WINDOWS = [1, 15, 16, 33]
+# lanes, row_length, group_tokens, num_threads
+SHAPES = [(1, 16, 0, 1), (3, 32, 0, 1), (4, 64, 0, 1), (1, 32, 100, 3), (2, 48, 1, 2)]
 
 
-@pytest.fixture(scope="module")
-def model():
+def make_model(window):
     keras.utils.set_random_seed(0)
     model = EntropyModel(
-        dim=16, num_layers=2, num_heads=2, window=WINDOW, ngram_sizes=(2, 4), ngram_table_size=50
+        dim=16, num_layers=2, num_heads=2, window=window, ngram_sizes=(2, 4), ngram_table_size=50
     )
     # Weights that make entropies differ from byte to byte, as a trained model's do.
     model.embedding.byte_table.assign(model.embedding.byte_table.numpy() * 50)
@@ -29,9 +31,33 @@ def model():
     return model
 
 
+def make_engine(model, shape):
+    lanes, row_length, group_tokens, num_threads = shape
+    return EntropyEngine(
+        model,
+        lanes=lanes,
+        row_length=row_length,
+        group_tokens=group_tokens,
+        num_threads=num_threads,
+    )
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model(WINDOW)
+
+
 @pytest.fixture(scope="module")
 def engines(model):
-    return [EntropyEngine(model, lanes=lanes, row_length=row) for lanes, row in SHAPES]
+    return [make_engine(model, shape) for shape in SHAPES]
+
+
+@pytest.fixture(scope="module", params=WINDOWS)
+def engine_of_window(request):
+    """(window, model, engine): a shape for each window."""
+    number = WINDOWS.index(request.param)
+    model = make_model(request.param)
+    return request.param, model, make_engine(model, SHAPES[-1 - number])
 
 
 def make_document(num_bytes, seed=0):
@@ -39,17 +65,23 @@ def make_document(num_bytes, seed=0):
     return frame_tokens(rng.integers(97, 123, num_bytes, np.uint8).tobytes())
 
 
-def reference(model, tokens):
-    """Entropies and nats about each token, from one full pass over the document alone."""
-    logits = model(tokens[None].astype(np.int32))
-    entropies = ops.convert_to_numpy(model.compute_entropy(logits))[0]
-    log_probabilities = ops.convert_to_numpy(ops.log_softmax(logits))[0]
-    nats = -log_probabilities[np.arange(len(tokens) - 1), tokens[1:]]
+def reference(model, tokens, window):
+    """Entropies and nats about each token: one pass, the document alone, a dense mask."""
+    num_tokens = len(tokens)
+    distance = np.arange(num_tokens)[:, None] - np.arange(num_tokens)[None, :]
+    mask = ((distance >= 0) & (distance < window))[None, None]  # [batch, block, query, key]
+    x = model.embedding(tokens[None].astype(np.int32), np.ones((1, num_tokens), np.int32))
+    for layer in model.transformer_layers:
+        x = layer(x, ops.convert_to_tensor(mask))
+    logits = model.output_layer(model.norm(x))
+    log_probabilities = ops.convert_to_numpy(ops.log_softmax(logits))[0].astype(np.float64)
+    entropies = -(np.exp(log_probabilities) * log_probabilities).sum(-1)
+    nats = -log_probabilities[np.arange(num_tokens - 1), tokens[1:]]
     return np.concatenate([[0], entropies[:-1]]), np.concatenate([[0], nats])
 
 
-def assert_equals_reference(model, tokens, entropies, token_nats):
-    expected_entropies, expected_nats = reference(model, tokens)
+def assert_equals_reference(model, tokens, entropies, token_nats, window=WINDOW):
+    expected_entropies, expected_nats = reference(model, tokens, window)
     np.testing.assert_allclose(entropies, expected_entropies, atol=1e-5)
     np.testing.assert_allclose(token_nats, expected_nats, atol=2e-5)
 
@@ -64,6 +96,15 @@ def test_lengths_at_every_seam(model, engines, shape):
     for tokens, result in zip(documents, results, strict=True):
         assert result.entropies.dtype == result.token_nats.dtype == np.float32
         assert_equals_reference(model, tokens, result.entropies, result.token_nats)
+
+
+def test_windows_of_any_size(engine_of_window):
+    window, model, engine = engine_of_window
+    row = engine.row_length
+    lengths = [0, 1, 2, window - 1, window, window + 1, row - 2, row - 1, row, 20 * row, 0, 3]
+    documents = [make_document(n) for n in lengths]
+    for tokens, result in zip(documents, engine.run(enumerate(documents)), strict=True):
+        assert_equals_reference(model, tokens, result.entropies, result.token_nats, window)
 
 
 @settings(max_examples=15, deadline=None)
@@ -101,7 +142,7 @@ def test_parts_of_a_document_are_one_document(model, engines, data, shape):
 
 
 def test_reading_ahead_is_bounded(engines, monkeypatch):
-    monkeypatch.setattr(entropy_engine, "MAX_TOKENS_IN_FLIGHT", 500)
+    monkeypatch.setattr(stream, "MAX_TOKENS_IN_FLIGHT", 500)
     read = handed_back = 0
     most = 0
 
@@ -117,6 +158,107 @@ def test_reading_ahead_is_bounded(engines, monkeypatch):
         handed_back += len(result.entropies)
     assert handed_back == read
     assert most <= 500 + 2 * 1002  # one document may pass the bound, and one is looked ahead at
+
+
+def test_results_do_not_depend_on_the_number_of_threads(model):
+    documents = [(key, make_document(37 * key % 400, seed=key)) for key in range(40)]
+    runs = []
+    for num_threads in (1, 2, 5):
+        engine = EntropyEngine(
+            model, lanes=1, row_length=32, group_tokens=300, num_threads=num_threads
+        )
+        counters = collections.Counter()
+        runs.append((list(engine.run(documents, counters)), counters))
+    (expected, counted), *others = runs
+    for results, counters in others:
+        assert [result.key for result in results] == list(range(40))
+        for got, wanted in zip(results, expected, strict=True):
+            np.testing.assert_array_equal(got.entropies, wanted.entropies)
+            np.testing.assert_array_equal(got.token_nats, wanted.token_nats)
+        assert {n: counters[n] for n in ("tokens", "padding")} == {
+            n: counted[n] for n in ("tokens", "padding")
+        }
+
+
+def test_groups_hold_whole_documents_and_little_padding(model):
+    lengths = np.random.default_rng(0).integers(0, 60, 1000)
+    documents = [make_document(n, seed=key) for key, n in enumerate(lengths)]
+    engine = EntropyEngine(model, lanes=1, row_length=32, group_tokens=512, num_threads=2)
+    counters = collections.Counter()
+    assert len(list(engine.run(enumerate(documents), counters))) == len(documents)
+    assert counters["tokens"] == sum(map(len, documents))
+    # Ended anywhere, groups would leave half a row in 17, 3 %.
+    assert counters["padding"] <= 0.015 * (counters["tokens"] + counters["padding"])
+    assert counters["device_microseconds"] > 0
+
+
+def test_a_document_that_cannot_be_held_is_streamed(model, engines, monkeypatch):
+    monkeypatch.setattr(stream, "MAX_TOKENS_IN_FLIGHT", 256)
+    texts = {0: make_document(100), 1: make_document(5000), 2: make_document(40, seed=1)}
+    read = []
+
+    def parts():
+        for key, tokens in texts.items():
+            for start in range(0, len(tokens), 64):
+                read.append(key)
+                yield (key, start), tokens[start : start + 64], start > 0
+
+    results = []
+    ahead = 0
+    for result in engines[3].run(parts()):
+        results.append(result)
+        ahead = max(ahead, len(read) - len(results))
+    assert ahead <= 12  # parts of 64 tokens; the long document alone has 79
+    for key, tokens in texts.items():
+        own = [result for result in results if result.key[0] == key]
+        entropies = np.concatenate([result.entropies for result in own])
+        token_nats = np.concatenate([result.token_nats for result in own])
+        assert_equals_reference(model, tokens, entropies, token_nats)
+
+
+def test_threads_that_lag_are_waited_for(model, monkeypatch):
+    engine = EntropyEngine(model, lanes=1, row_length=32, group_tokens=32, num_threads=2)
+    program, go_on = engine._program, threading.Event()
+
+    def wait(*arguments):
+        go_on.wait(60)
+        return program(*arguments)
+
+    monkeypatch.setattr(engine, "_program", wait)
+    read = []
+
+    def documents():
+        for key in range(100):
+            read.append(key)
+            yield key, make_document(30, seed=key)
+
+    results = []
+    thread = threading.Thread(target=lambda: results.extend(engine.run(documents())))
+    thread.start()
+    thread.join(0.5)
+    read_before = len(read)
+    go_on.set()
+    thread.join()
+    assert 1 < read_before <= 2 * 2 + 2
+    assert [result.key for result in results] == list(range(100))
+
+
+def test_a_caller_that_has_enough_may_leave(engines):
+    documents = ((key, make_document(50, seed=key)) for key in range(1000))
+    first = next(iter(engines[3].run(documents)))
+    assert first.key == 0
+    assert next(documents)[0] < 500
+
+
+def test_an_error_in_a_thread_reaches_the_caller(model, monkeypatch):
+    engine = EntropyEngine(model, lanes=1, row_length=32, group_tokens=100, num_threads=2)
+
+    def fail(*_):
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr(engine, "_program", fail)
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        list(engine.run([(key, make_document(60, seed=key)) for key in range(9)]))
 
 
 def test_threads_share_an_engine(model, engines):

@@ -56,7 +56,7 @@ def test_a_plain_reader_sees_the_documented_schema(tmp_path):
         "doc_id": "string",
         "part": "int32",
         "num_tokens": "int32",
-        "patch_lengths": "list<element: uint16>",
+        "patch_lengths": "list<element: uint16 not null>",
         "nats": "double",
         "eos_nats": "double",
     }

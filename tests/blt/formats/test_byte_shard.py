@@ -72,6 +72,38 @@ def test_any_id_and_any_bytes_survive(tmp_path_factory, documents):
     assert back == [(doc_id, [1, *(b + 4 for b in raw), 2]) for doc_id, raw in documents]
 
 
+@settings(max_examples=50, deadline=None)
+@given(
+    raws=st.lists(st.binary(max_size=300) | st.text(max_size=200).map(str.encode), min_size=1),
+    doc_id=st.text(st.characters(exclude_categories=["Cs"]), max_size=200),
+    num_parts=st.integers(1, 300),
+    meta=st.none() | st.binary(max_size=200),
+)
+def test_a_part_is_written_from_its_bytes_as_from_its_tokens(
+    tmp_path_factory, raws, doc_id, num_parts, meta
+):
+    folder = tmp_path_factory.mktemp("shards")
+    more = {"doc_id": doc_id, "num_parts": num_parts, "source": "a/b.txt", "meta": meta}
+    parts = [(raw, {"part": part % num_parts, **more}) for part, raw in enumerate(raws)]
+    by_tokens = write(folder / "tokens", [record(raw=raw, **options) for raw, options in parts])
+    writer = ByteShardWriter(folder / "bytes", name="tokens")
+    for raw, options in parts:
+        writer.write_part(raw, **options)
+    assert writer.close() == by_tokens
+    assert (folder / "bytes").read_bytes() == (folder / "tokens").read_bytes()
+
+
+def test_sizes_of_one_two_and_three_bytes(tmp_path):
+    sizes = (0, 1, 100, 127, 128, 8191, 8192, 16383, 16384, 2_100_000)
+    raws = [bytes(range(256)) * (size // 256 + 1) for size in sizes]
+    raws = [raw[:size] for raw, size in zip(raws, sizes, strict=True)]
+    by_tokens = write(tmp_path / "tokens", [record(raw=raw) for raw in raws])
+    writer = ByteShardWriter(tmp_path / "bytes", name="tokens")
+    for raw in raws:
+        writer.write_part(raw, doc_id="d")
+    assert writer.close() == by_tokens
+
+
 @pytest.mark.parametrize(
     "records",
     [

@@ -48,6 +48,7 @@ def test_row_i_is_about_record_i(data, documents, engine, tmp_path, reset_on_new
         "bytes": num_bytes,
         "tokens": num_bytes + 2 * len(documents),
         "patches": num_patches,
+        "boundaries_inside_characters": 0,
         "entropy_model_bits": bits,
     }
     (shard,) = result.shards
@@ -59,6 +60,7 @@ def test_row_i_is_about_record_i(data, documents, engine, tmp_path, reset_on_new
     assert metadata["extra"] == "yes"
     assert metadata.get("reset_on_newline") == ("True" if reset_on_newline else None)
     assert ("memo_hits" in result.measured) == reset_on_newline
+    assert metadata["boundaries_inside_characters"] == "0"
 
 
 def test_again_gives_the_same_file(data, engine, tmp_path):

@@ -1,0 +1,54 @@
+"""What `blt encode` says at its end: where every record went."""
+
+import pyarrow.parquet as pq
+
+from blt.corpus.filters import FILTERS
+from blt.corpus.sources import SOURCES_NAME
+from blt.formats.rejects import count_rejects
+from blt.manifest import Manifest
+from blt.stage import REJECTS_NAME, read_plan
+
+_MAX_NAMED = 5
+_UTF8_WORDS = {"keep": "kept as they are", "replace": "mended with U+FFFD"}
+_DAMAGED_WORDS = {"keep": "what came before the damage was kept", "drop": "dropped"}
+
+
+def summary_lines(manifest: Manifest) -> list[str]:
+    """Returns a line for each thing worth knowing, from a dataset of byte shards."""
+    totals, config = manifest.totals, manifest.config
+    lines = []
+    if not totals["documents"]:
+        lines.append("the input holds no documents")
+    if totals["filtered"] or totals["rejects"]:
+        lines.append(
+            f"{totals['records']:,} records read = {totals['documents']:,} documents "
+            f"+ {totals['filtered']:,} filtered + {totals['rejects']:,} rejected"
+        )
+    counts = {FILTERS[reason]: totals.get(f"filtered_{reason}", 0) for reason in FILTERS}
+    lines += [f"filtered: {num:,} {what}" for what, num in counts.items() if num]
+    if totals["rejects"]:
+        reasons = count_rejects(manifest.folder / REJECTS_NAME)
+        words = ", ".join(f"{num:,} {reason}" for reason, num in reasons.most_common())
+        lines.append(f"rejected: {words} -> {manifest.folder / REJECTS_NAME}")
+    if totals.get("invalid_utf8"):
+        how = _UTF8_WORDS[config.get("utf8", "keep")]
+        lines.append(f"{totals['invalid_utf8']:,} documents are not UTF-8; {how}")
+    if totals.get("suffixed_ids"):
+        lines.append(f"{totals['suffixed_ids']:,} ids got a suffix (~dup)")
+    if totals.get("damaged_files"):
+        lines.append(_damage_line(manifest))
+    limit = config.get("limit")
+    if limit is not None and "max_documents" in read_plan(manifest.folder)[-1].payload:
+        lines.append(f"--limit {limit:,} is reached; what comes after was not read")
+    return lines
+
+
+def _damage_line(manifest: Manifest) -> str:
+    names: list[str] = []
+    with pq.ParquetFile(manifest.folder / SOURCES_NAME) as file:
+        for batch in file.iter_batches(columns=["source", "damaged"]):
+            names += [row["source"] for row in batch.to_pylist() if row["damaged"]]
+    shown = ", ".join(ascii(name)[1:-1] for name in names[:_MAX_NAMED])
+    files = f"{len(names):,} damaged file" + "s" * (len(names) != 1)
+    how = _DAMAGED_WORDS[manifest.config.get("on_damaged_file", "keep")]
+    return f"{files}; {how}: {shown}" + ", …" * (len(names) > _MAX_NAMED)

@@ -1,0 +1,77 @@
+"""The YAML file in which `blt calibrate` leaves what it found, and what `blt patch` reads of it."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from blt.errors import UserError
+from blt.patching.rules import PatchRule
+from blt.storage import atomic_path
+
+
+def write_calibration(path: str | Path, calibration: dict[str, Any]) -> None:
+    """Writes what `calibrate` found as YAML, atomically."""
+    # Lists of numbers on a line of their own: a curve has many.
+    text = yaml.safe_dump(
+        calibration, sort_keys=False, default_flow_style=None, allow_unicode=True, width=96
+    )
+    with atomic_path(path) as temporary:
+        temporary.write_text(
+            "# Made by `blt calibrate`; `blt patch --calibration` takes it.\n" + text,
+            encoding="utf-8",
+        )
+
+
+def read_calibration(
+    path: str | Path,
+    fingerprint: str | None,
+    *,
+    target_patch_bytes: float | None = None,
+    **given: Any,
+) -> PatchRule:
+    """Reads the rule that a calibration found.
+
+    Args:
+      path: the file.
+      fingerprint: of the entropy model that the rule will be used with.
+      target_patch_bytes: which of the calibration's targets; may be None if it has one.
+      **given: what the user asked for besides, by the names of `PatchRule`; it must agree.
+
+    Raises:
+      UserError: the file is missing or of another kind, was made with another entropy model, lacks
+        the target, or says something else than `given`.
+    """
+    path = Path(path)
+    try:
+        calibration = yaml.safe_load(path.read_text(encoding="utf-8"))
+        made_with = calibration["entropy_model"]
+        targets = {float(target["target_patch_bytes"]): target for target in calibration["targets"]}
+    except OSError as error:
+        raise UserError(f"--calibration {path}: cannot be read ({error.strerror}).") from error
+    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"--calibration {path}: not a file that `blt calibrate` wrote. Make it again."
+        ) from error
+    if made_with != fingerprint:
+        raise UserError(
+            f"--calibration {path}: made with the entropy model {made_with:.12}…, not with "
+            f"{(fingerprint or 'none'):.12}…. Calibrate again with the model that you give."
+        )
+    if target_patch_bytes is None and len(targets) == 1:
+        target_patch_bytes = next(iter(targets))
+    if target_patch_bytes not in targets:
+        raise UserError(
+            f"--calibration {path}: choose one of its targets with --target-patch-bytes: "
+            f"{', '.join(f'{target:g}' for target in targets)}."
+        )
+    names = [field.name for field in dataclasses.fields(PatchRule)]
+    chosen = {k: v for k, v in targets[target_patch_bytes].items() if k in names}
+    for name, value in given.items():
+        if value != chosen.get(name):
+            raise UserError(
+                f"--{name.replace('_', '-')} {value}: the calibration {path} says "
+                f"{chosen.get(name)}. Leave one of them out."
+            )
+    return PatchRule(**chosen)

@@ -1,0 +1,94 @@
+"""Units whose duplicates must be known first; see `blt.corpus.duplicates` for the steps.
+
+    all units -> scan -> (sort -> resolve each range) for bytes, then for ids -> work on pending
+
+Only unit numbers travel; digests lie in files of the output folder.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import apache_beam as beam
+
+from blt.corpus.config import EncodeConfig
+from blt.corpus.duplicates import (
+    duplicate_kinds,
+    resolve_partition,
+    scan_unit,
+    sort_unit,
+    start_partitions,
+)
+from blt.stage import Stage
+from blt.units import Unit
+from pipelines.transforms import WorkOnUnits
+
+
+class FindDuplicatesAndWork(beam.PTransform):
+    """Pending units (JSON) in; for each that was done, its number out.
+
+    Args:
+      stage: what to do with a unit.
+      units: all units of the plan, not only the pending ones.
+      config: says which duplicates to look for; some must be asked for.
+    """
+
+    def __init__(self, stage: Stage, units: Sequence[Unit], config: EncodeConfig) -> None:
+        super().__init__()
+        self._stage, self._config, self._units = stage, config, units
+
+    def expand(self, pending: beam.PCollection[str]) -> beam.PCollection[int]:
+        output, config = self._stage.output, self._config
+        all_units = (
+            pending.pipeline
+            | "AllUnits" >> beam.Create([json.dumps(dataclasses.asdict(u)) for u in self._units])
+            | "SpreadAllUnits" >> beam.Reshuffle()
+        )
+        done = (
+            all_units
+            | "ScanUnits" >> beam.Map(_scan, config, output).with_output_types(int)
+            | "WhenScanned" >> beam.combiners.Count.Globally()
+        )
+        for kind in duplicate_kinds(config):
+            done = (
+                all_units
+                | f"Sort {kind}"
+                >> beam.Map(
+                    _sort, kind, config, output, beam.pvalue.AsSingleton(done)
+                ).with_output_types(int)
+                | f"CountKeys {kind}" >> beam.CombineGlobally(sum)
+                | f"Partition {kind}"
+                >> beam.FlatMap(_partition, kind, output).with_output_types(tuple[int, int])
+                | f"SpreadPartitions {kind}" >> beam.Reshuffle()
+                | f"Resolve {kind}" >> beam.Map(_resolve, kind, output).with_output_types(int)
+                | f"WhenResolved {kind}" >> beam.combiners.Count.Globally()
+            )
+        return (
+            pending
+            | "WaitForDuplicates"
+            >> beam.Map(_first, beam.pvalue.AsSingleton(done)).with_output_types(str)
+            | "WorkOnUnits" >> WorkOnUnits(self._stage)
+        )
+
+
+def _scan(unit: str, config: EncodeConfig, output: Path) -> int:
+    return scan_unit(Unit(**json.loads(unit)), config, output)
+
+
+def _sort(unit: str, kind: str, config: EncodeConfig, output: Path, scanned: int) -> int:
+    return sort_unit(json.loads(unit)["index"], kind, config, output)
+
+
+def _partition(num_keys: int, kind: str, output: Path) -> Iterator[tuple[int, int]]:
+    num_partitions = start_partitions(num_keys, kind, output)
+    for index in range(num_partitions):
+        yield index, num_partitions
+
+
+def _resolve(partition: tuple[int, int], kind: str, output: Path) -> int:
+    return resolve_partition(*partition, kind, output)
+
+
+def _first(unit: str, done: int) -> str:
+    return unit

@@ -1,0 +1,149 @@
+"""Patch boundaries to those of another rule or threshold, by the entropies that were kept.
+
+Reads boundaries that `blt patch --keep-entropies` made; writes the same rows, cut anew. No model is
+run: a new threshold for a corpus is a matter of seconds.
+
+    blt repatch --patches patches --threshold-nats 1.1 --output patches-1.1
+    python -m pipelines.repatch --patches patches --data bytes --rule space --output patches-space
+"""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any
+
+from blt import command
+from blt.command import Summary
+from blt.commands.arguments import add_output_arguments, local_path
+from blt.commands.rule_arguments import add_rule_arguments, read_rule
+from blt.console import Console
+from blt.errors import UserError
+from blt.manifest import Manifest, check_shard, read_manifest
+from blt.patching.rules import PatchRule
+from blt.stage import Stage, make_units
+from blt.units import Progress, ShardInfo, Unit, UnitResult
+from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
+from pipelines.patch import summarize
+from pipelines.run_units import describe_plan, run_stage
+
+NAME = "repatch"
+HELP = "boundaries of another rule or threshold, without a model"
+DESCRIPTION = """\
+Cuts anew what blt patch --keep-entropies has cut: the boundaries are those that blt patch would
+have made by this rule with these entropies kept, and what is made from boundaries takes them as it
+takes those. No model is run. The rule space, and --snap-utf8, look at the bytes and need --data."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--patches",
+        type=local_path,
+        required=True,
+        metavar="PATCHES",
+        help="Boundaries, from blt patch; for the rules entropy, monotonic and combined with "
+        "--keep-entropies.",
+    )
+    parser.add_argument(
+        "--data",
+        type=local_path,
+        metavar="BYTES",
+        help="The byte shards that they were made from. With them, boundaries inside UTF-8 "
+        "characters are counted.",
+    )
+    add_output_arguments(parser, "the boundaries")
+    parser.add_argument(
+        "--drop-entropies",
+        action="store_true",
+        help="Leave the entropies out, which are most of the size; these boundaries cannot be cut "
+        "anew then.",
+    )
+    add_rule_arguments(parser)
+
+
+@dataclasses.dataclass(frozen=True)
+class _RepatchShard:
+    patches: Path
+    data: Path | None
+    rule: PatchRule
+    drop_entropies: bool
+
+    def __call__(self, unit: Unit, output: Path, progress: Progress) -> UnitResult:
+        from blt.joining import check_made_from
+        from blt.patching.repatch import repatch_shard
+
+        boundaries, byte_shard = _checked(self.patches, unit.payload["boundaries"]), None
+        if self.data is not None:
+            byte_shard = _checked(self.data, unit.payload["byte_shard"])
+            check_made_from(boundaries, byte_shard, unit.payload["byte_shard"]["sha256"])
+        return repatch_shard(
+            boundaries,
+            output,
+            rule=self.rule,
+            byte_shard=byte_shard,
+            drop_entropies=self.drop_entropies,
+            progress=progress,
+        )
+
+
+def _checked(folder: Path, described: dict[str, Any]) -> Path:
+    info = ShardInfo(**described)
+    check_shard(folder / info.name, info)
+    return folder / info.name
+
+
+def run(args: argparse.Namespace, console: Console) -> Summary:
+    """Cuts anew; see `DESCRIPTION`."""
+    from blt.joining import check_related
+    from blt.patching.repatch import check_repatch_options, with_kept_context
+
+    patches = read_manifest(args.patches, "boundaries")
+    data = None
+    if args.data is not None:
+        data = read_manifest(args.data, "byte_shards")
+        check_related(patches, data)
+    rule = read_rule(args, patches.fingerprints.get("entropy_model"))
+    was_reset = bool(patches.config.get("reset_on_newline"))
+    if was_reset and args.calibration is not None and not rule.reset_on_newline:
+        raise UserError(
+            f"--calibration {args.calibration}: made without --reset-on-newline, but --patches "
+            f"{args.patches} with it. Calibrate again with --reset-on-newline."
+        )
+    rule = with_kept_context(rule, was_reset=was_reset)
+    kept_as = patches.config["keep_entropies"]
+    check_repatch_options(rule, kept_as, has_bytes=data is not None)
+    stage = Stage(
+        kind="boundaries",
+        output=args.output,
+        config={
+            **patches.config,
+            **dataclasses.asdict(rule),
+            "keep_entropies": None if args.drop_entropies else kept_as,
+        },
+        fingerprints=patches.fingerprints,
+        parents={"byte_shards": patches.parents["byte_shards"], "boundaries": patches.sha256},
+        run_unit=_RepatchShard(
+            args.patches.resolve(), args.data and args.data.resolve(), rule, args.drop_entropies
+        ),
+        shard_patterns=("patches-*.parquet",),
+    )
+    units = make_units(stage, _payloads(patches, data), [shard.bytes for shard in patches.shards])
+    manifest, how = run_stage(stage, units, args, console)
+    if manifest is None:
+        outputs = [shard.name for shard in patches.shards]
+        return describe_plan(stage, units, [*outputs, "manifest.json"])
+    return summarize(NAME, manifest, how)
+
+
+def _payloads(patches: Manifest, data: Manifest | None) -> list[dict[str, Any]]:
+    payloads = [{"boundaries": dataclasses.asdict(shard)} for shard in patches.shards]
+    if data is not None:
+        for payload, shard in zip(payloads, data.shards, strict=True):
+            payload["byte_shard"] = dataclasses.asdict(shard)
+    return payloads
+
+
+if __name__ == "__main__":
+    from pipelines import repatch  # what workers unpickle must not come from __main__
+
+    sys.exit(command.main(repatch))
