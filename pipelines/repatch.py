@@ -95,7 +95,7 @@ def _checked(folder: Path, described: dict[str, Any]) -> Path:
 def run(args: argparse.Namespace, console: Console) -> Summary:
     """Cuts anew; see `DESCRIPTION`."""
     from blt.joining import check_related
-    from blt.patching.repatch import check_repatch_options
+    from blt.patching.repatch import check_repatch_options, with_kept_context
 
     patches = read_manifest(args.patches, "boundaries")
     data = None
@@ -103,18 +103,13 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         data = read_manifest(args.data, "byte_shards")
         check_related(patches, data)
     rule = read_rule(args, patches.fingerprints.get("entropy_model"))
-    has_line_entropies = bool(patches.config.get("reset_on_newline"))
-    if rule.reset_on_newline and not has_line_entropies:
+    was_reset = bool(patches.config.get("reset_on_newline"))
+    if was_reset and args.calibration is not None and not rule.reset_on_newline:
         raise UserError(
-            f"--patches {args.patches}: its entropies look back over newlines. Run `blt patch` "
-            "with --reset-on-newline --keep-entropies f16, or leave that out here."
+            f"--calibration {args.calibration}: made without --reset-on-newline, but --patches "
+            f"{args.patches} with it. Calibrate again with --reset-on-newline."
         )
-    if args.calibration is not None and rule.reset_on_newline != has_line_entropies:
-        raise UserError(
-            f"--calibration {args.calibration}: made without --reset-on-newline, but "
-            f"{args.patches} was made with it. Calibrate with it."
-        )
-    rule = dataclasses.replace(rule, reset_on_newline=has_line_entropies)
+    rule = with_kept_context(rule, was_reset=was_reset)
     kept_as = patches.config["keep_entropies"]
     check_repatch_options(rule, kept_as, has_bytes=data is not None)
     stage = Stage(

@@ -46,12 +46,19 @@ def add_rule_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_refinement_arguments(group: argparse._ActionsContainer) -> None:
-    """Adds --max-patch-length, --compat and --snap-utf8; None where one is not given."""
+    """Adds --max-patch-length, --reset-on-newline, --compat, --snap-utf8; None if not given."""
     group.add_argument(
         "--max-patch-length",
         type=positive_int,
         metavar="N",
         help="Cut longer patches, from the left, into pieces of N tokens; no limit if not given.",
+    )
+    group.add_argument(
+        "--reset-on-newline",
+        action="store_const",
+        const=True,
+        help="The entropy model sees no further back than the beginning of the line, and each line "
+        "starts as a document does. Repeated lines are then looked at once.",
     )
     group.add_argument(
         "--compat",
@@ -65,13 +72,6 @@ def add_refinement_arguments(group: argparse._ActionsContainer) -> None:
         const=True,
         help="Begin no patch inside a UTF-8 character, but at the character's first byte. Such "
         "patches cannot be cut byte after byte, so no model can generate with them.",
-    )
-    group.add_argument(
-        "--reset-on-newline",
-        action="store_const",
-        const=True,
-        help="The entropy model sees no further back than the beginning of the line, and each line "
-        "starts as a document does. Repeated lines are then looked at once.",
     )
 
 

@@ -179,8 +179,8 @@ def _check_options(
     if cross["encoder_layers"] == "all" and options["num_encoder_layers"] > 1:
         refusal.require("compat (with encoder_layers 'all')", model.compat, "hf")
     refusal.require("the patch rule", model.patch_rule.rule, "entropy")
+    refusal.require("the patch rule's reset_on_newline", model.patch_rule.reset_on_newline, False)
     refusal.require("the patch rule's snap_utf8", model.patch_rule.snap_utf8, False)
-    refusal.require("the rule's reset_on_newline", model.patch_rule.reset_on_newline, False)
 
 
 def _patcher_config(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,8 +51,8 @@ def calibrate(
     rule: str = "entropy",
     threshold_add_nats: float | None = None,
     max_patch_length: int | None = None,
-    snap_utf8: bool | None = None,
     reset_on_newline: bool | None = None,
+    snap_utf8: bool | None = None,
     compat: str | None = None,
     keep_entropies: str | None = None,
     sample_bytes: int = DEFAULT_SAMPLE_BYTES,
@@ -70,7 +70,7 @@ def calibrate(
       engine: of the entropy model.
       target_patch_bytes: wanted means, bytes in a patch.
       rule: `entropy`, `monotonic` or `combined`; the last needs `threshold_add_nats`.
-      max_patch_length, snap_utf8, reset_on_newline, compat: as in `PatchRule`.
+      max_patch_length, reset_on_newline, snap_utf8, compat: as in `PatchRule`.
       keep_entropies: "f16" or "u8" if boundaries will be made from stored entropies.
       sample_bytes: about how much text to look at.
       by: also find thresholds for groups of documents: "source", or a key of their `meta`.
@@ -103,8 +103,8 @@ def calibrate(
         "rule": rule,
         "threshold_add_nats": threshold_add_nats,
         "max_patch_length": max_patch_length,
-        "snap_utf8": bool(snap_utf8),
         "reset_on_newline": bool(reset_on_newline),
+        "snap_utf8": bool(snap_utf8),
         "compat": compat,
     }
     groups = sample.split() if by is not None else {}

@@ -76,6 +76,7 @@ def repatch_shard(
     """
     found = read_boundaries_metadata(boundaries)
     kept_as = found.get("entropies")
+    rule = with_kept_context(rule, was_reset="reset_on_newline" in found)
     check_repatch_options(rule, kept_as, has_bytes=byte_shard is not None)
     metadata = {
         **describe_rule(rule),
@@ -115,6 +116,20 @@ def repatch_shard(
         counts["entropy_model_bits"] = round(nats / math.log(2))
     shard = ShardInfo.of_counts(boundaries.name, counts, sha256)
     return UnitResult(shards=(shard,), counts=counts)
+
+
+def with_kept_context(rule: PatchRule, *, was_reset: bool) -> PatchRule:
+    """Returns the rule with the context that the kept entropies have, as no rule changes it.
+
+    Raises:
+      UserError: the rule asks for `reset_on_newline`, and they were made without.
+    """
+    if rule.reset_on_newline and not was_reset:
+        raise UserError(
+            "--reset-on-newline: the entropies of these boundaries are of whole documents. "
+            "Run `blt patch` with --reset-on-newline."
+        )
+    return dataclasses.replace(rule, reset_on_newline=was_reset)
 
 
 def check_repatch_options(rule: PatchRule, kept_as: str | None, *, has_bytes: bool) -> None:

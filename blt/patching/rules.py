@@ -66,9 +66,9 @@ class PatchRule:
       threshold_add_nats: of the difference, in `combined`.
       patch_size: tokens in a patch of `static`.
       max_patch_length: tokens; longer patches are cut. None for no limit.
-      snap_utf8: move what begins inside a UTF-8 character to its first byte.
       reset_on_newline: the entropies are those of `blt.engine.LineEngine`, for whoever makes them;
         finding patches by them is no different.
+      snap_utf8: move what begins inside a UTF-8 character to its first byte.
       compat: "meta" for the first positions as the reference implementation has them.
     """
 
@@ -77,8 +77,8 @@ class PatchRule:
     threshold_add_nats: float | None = None
     patch_size: int | None = None
     max_patch_length: int | None = None
-    snap_utf8: bool = False
     reset_on_newline: bool = False
+    snap_utf8: bool = False
     compat: str | None = None
 
     def __post_init__(self) -> None:

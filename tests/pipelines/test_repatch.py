@@ -194,20 +194,3 @@ def test_a_mistake_is_one_line_and_status_2(mistake, kept, not_kept, small_bytes
     assert err.count("\n") == 1, err
     assert message in err
     assert not (tmp_path / "out").exists()
-
-
-def test_entropies_of_lines_stay_those_of_lines(make_patches, kept, tmp_path, capsys):
-    lines = ["--reset-on-newline", "--keep-entropies", "f16"]
-    patches = make_patches("--threshold-nats", "1.5", *lines)
-    assert run(repatch, "--patches", patches, *RULE, "--output", tmp_path / "out") == 0
-    expected, found = (
-        read_manifest(folder, "boundaries")
-        for folder in (make_patches(*RULE, *lines), tmp_path / "out")
-    )
-    assert found.shards == expected.shards
-    assert found.config == expected.config
-    assert found.config["reset_on_newline"] is True
-
-    argv = ["--patches", kept, *RULE, "--reset-on-newline", "--output", tmp_path / "no"]
-    assert run(repatch, *argv) == 2
-    assert "its entropies look back over newlines" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from blt import command
 from blt.commands import calibrate
 from blt.formats.boundaries import read_boundaries_metadata
 from blt.manifest import read_manifest
-from pipelines import encode, pack, patch
+from pipelines import encode, pack, patch, repatch
 
 LICENCE = "Use this text as you like.\r\nThere is no warranty.\n\n"
 
@@ -68,6 +68,20 @@ def test_one_flag_goes_all_the_way(folder, small_entropy_model, capsys):
     assert run(pack, *packing) == 0
     packed = read_manifest(folder / "train", "training_shards")
     assert packed.config["patch_rule"]["reset_on_newline"] is True
+
+
+def test_boundaries_cut_anew_keep_it(folder, small_entropy_model, tmp_path, capsys):
+    argv = ["--data", folder / "bytes", "--entropy-model", small_entropy_model]
+    flags = ["--threshold-nats", "3", "--keep-entropies", "f16", "--reset-on-newline"]
+    assert run(patch, *argv, *flags, "--output", tmp_path / "patches") == 0
+    anew = ["--patches", tmp_path / "patches", "--output", tmp_path / "anew"]
+    assert run(repatch, *anew, "--threshold-nats", "2") == 0
+    assert read_manifest(tmp_path / "anew").config["reset_on_newline"] is True
+    whole = tmp_path / "whole.yaml"
+    assert run(calibrate, *argv, "--target-patch-bytes", "3", "--output", whole) == 0
+    anew[-1] = tmp_path / "refused"
+    assert run(repatch, *anew, "--calibration", whole) == 2
+    assert "Calibrate again with --reset-on-newline" in capsys.readouterr().err
 
 
 def test_the_summary_says_how_many_lines_came_again(folder, small_entropy_model, tmp_path, capsys):

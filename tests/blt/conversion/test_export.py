@@ -172,7 +172,7 @@ def test_another_compat_is_said(tmp_path):
         ({"patch_rule": {"rule": "byte"}}, "the patch rule is 'byte', .* 'entropy'"),
         (
             {"patch_rule": {"threshold_nats": 2.0, "reset_on_newline": True}},
-            "the rule's reset_on_newline is True, .* False",
+            "the patch rule's reset_on_newline is True, .* False",
         ),
         (
             {"decoder_attention_config": {"type": "sliding_window", "num_heads": 3, "window": 6}},

@@ -198,7 +198,7 @@ class _Nothing:
 
     def __init__(self, lag=0):
         self.lag = lag
-        self.fingerprint = "none"
+        self.fingerprint, self.precision = "none", "float32"
         self.context = {"context": "none"}
 
     def run(self, parts, counters=None):
@@ -263,5 +263,6 @@ def test_threads_share_an_engine(neural):
 def test_it_says_where_its_context_ends(ngram):
     engine = LineEngine(ngram)
     assert engine.fingerprint == ngram.fingerprint
+    assert engine.precision == ngram.precision
     assert engine.context["context"].endswith("; from BOS anew after every newline")
     assert engine.context["order"] == ngram.context["order"]

@@ -85,6 +85,23 @@ def test_the_file_is_the_one_that_patch_makes(
         assert lengths[0] == lengths[1]
 
 
+def test_entropies_of_lines_stay_entropies_of_lines(engine, tmp_path):
+    data = write_byte_dataset(tmp_path / "bytes", {"a": b"some lines\nof\n\nsome lines\n" * 9})
+    byte_shard = data.shard_path(data.shards[0])
+    for kind, reset_on_newline in (("lines", True), ("whole", False)):
+        rule = PatchRule(threshold_nats=1.5, reset_on_newline=reset_on_newline)
+        patch(byte_shard, tmp_path / kind, engine, rule, "f16")
+    rule = PatchRule(rule="monotonic", threshold_nats=0.1, reset_on_newline=True)
+    expected = patch(byte_shard, tmp_path / "patch", engine, rule, "f16")
+    without = PatchRule(rule="monotonic", threshold_nats=0.1)
+    for number, asked in enumerate((rule, without)):
+        output = tmp_path / str(number)
+        lines = tmp_path / "lines" / NAME
+        assert repatch_shard(lines, output, rule=asked, byte_shard=byte_shard) == expected
+    with pytest.raises(UserError, match="--reset-on-newline: the entropies .* whole documents"):
+        repatch_shard(tmp_path / "whole" / NAME, tmp_path / "no", rule=rule)
+
+
 def test_row_groups_are_put_together_rightly(byte_shard, engine, tmp_path, monkeypatch):
     monkeypatch.setattr("blt.formats.boundaries._ROW_GROUP_TOKENS", 150)
     rule = PatchRule(rule="combined", threshold_nats=0.4, threshold_add_nats=0.0)

@@ -58,9 +58,9 @@ def test_row_i_is_about_record_i(data, documents, engine, tmp_path, reset_on_new
     assert metadata["entropy_model"] == engine.fingerprint
     assert (metadata["rule"], metadata["threshold_nats"]) == ("entropy", "3.0")
     assert metadata["extra"] == "yes"
-    assert metadata["boundaries_inside_characters"] == "0"
     assert metadata.get("reset_on_newline") == ("True" if reset_on_newline else None)
     assert ("memo_hits" in result.measured) == reset_on_newline
+    assert metadata["boundaries_inside_characters"] == "0"
 
 
 def test_again_gives_the_same_file(data, engine, tmp_path):

@@ -217,7 +217,7 @@ def test_entropies_that_were_not_kept_are_computed_as_for_the_boundaries(
     class CountTokens:
         """An engine for which an entropy is the number of tokens before it."""
 
-        fingerprint, context = "", types.MappingProxyType({"context": "all"})
+        fingerprint, precision, context = "", "float32", types.MappingProxyType({"context": "all"})
 
         def run(self, parts, counters=None):
             for key, tokens, *_ in parts:
