@@ -47,7 +47,7 @@ MODELS: dict[str, dict[str, int]] = {
     "P": {"dim": 768, "num_layers": 14, "num_heads": 12, "hidden_dim": 2048},
 }
 # One of how many documents is timed: by the engine, and by Hugging Face's.
-STEPS = {"T": (3, 20), "S": (10, 50), "P": (50, 500)}
+STEPS = {"T": (4, 25), "S": (20, 100), "P": (80, 1000)}
 
 
 def main() -> None:
