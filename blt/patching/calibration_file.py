@@ -69,9 +69,14 @@ def read_calibration(
     names = [field.name for field in dataclasses.fields(PatchRule)]
     chosen = {k: v for k, v in targets[target_patch_bytes].items() if k in names}
     for name, value in given.items():
-        if value != chosen.get(name):
+        flag, found = f"--{name.replace('_', '-')}", chosen.get(name)
+        if value is True and not found:
             raise UserError(
-                f"--{name.replace('_', '-')} {value}: the calibration {path} says "
-                f"{chosen.get(name)}. Leave one of them out."
+                f"{flag}: the calibration {path} was made without it. Calibrate with it, or leave "
+                "one of them out."
+            )
+        if value != found:
+            raise UserError(
+                f"{flag} {value}: the calibration {path} says {found}. Leave one of them out."
             )
     return PatchRule(**chosen)
