@@ -147,7 +147,7 @@ MISTAKES = {
     "calibration of whole documents": (
         "--data {bytes} --entropy-model {model} --calibration {yaml} --target-patch-bytes 3 "
         "--reset-on-newline",
-        "--reset-on-newline True: the calibration",
+        "--reset-on-newline: the calibration",
     ),
     "calibration of another model": (
         "--data {bytes} --rule byte --calibration {yaml} --target-patch-bytes 3",
