@@ -10,9 +10,9 @@ STAMP := $(VENV)/installed
 quickstart: venv  ## run the whole way on text that Python carries
 	$(BIN)/blt run configs/quickstart.yaml
 
-# The tests of models and layers; most of JAX's time is compiling, so it
+# The tests of models, layers and engine; most of JAX's time is compiling, so it
 # leaves out most optimizations; PyTorch's run only where it is installed.
-MODEL_TESTS := tests/blt/layers tests/blt/model tests/blt/test_generation.py
+MODEL_TESTS := tests/blt/layers tests/blt/model tests/blt/engine tests/blt/test_generation.py
 
 test: venv  ## the whole test suite that CI runs
 	$(BIN)/python -m pytest
