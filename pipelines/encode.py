@@ -61,6 +61,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Longer documents are stored in parts of this size, and joined again downstream.",
     )
     group.add_argument(
+        "--max-decompression-ratio",
+        type=int,
+        default=default.max_decompression_ratio,
+        metavar="N",
+        help="A compressed file is given up, as a reject, where it has grown to more than N times "
+        "its size and 64 MiB.",
+    )
+    group.add_argument(
         "--target-shard-bytes",
         type=byte_size,
         default=default.target_shard_bytes,
@@ -92,7 +100,8 @@ def add_document_arguments(parser: argparse.ArgumentParser, when: str = "") -> N
         "--doc-per",
         choices=DOC_PER,
         default=default.doc_per,
-        help="In text files: a document is a whole file, or a line (ended by LF).",
+        help="In text files: a document is a whole file, a line (ended by LF), or a paragraph "
+        "(blank lines between them).",
     )
     group.add_argument(
         "--text-field",

@@ -1,7 +1,8 @@
 """`decode`: byte shards back to files.
 
 A text file comes back byte for byte under its source name (`docs/a.txt.gz` as `docs/a.txt`),
-whether it was encoded as one document or line by line; lines that were rejected are missing. JSONL
+whether it was encoded as one document, by line or by paragraph; what was rejected is missing, and
+of more than 4096 bytes of blank lines in a row between paragraphs the rest. JSONL
 and Parquet sources become JSON Lines (`a.jsonl.zst` as `a.jsonl`, `b.parquet` as `b.parquet.jsonl`)
 of `{"id", "text"}`, or `{"id", "bytes_base64"}` where the document is not UTF-8.
 
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from blt.corpus.decompress import strip_compression_suffix
+from blt.corpus.paragraph_reader import gaps_of
 from blt.corpus.text_reader import NO_FINAL_NEWLINE_META
 from blt.errors import UserError
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
@@ -30,6 +32,12 @@ from blt.storage import TEMPORARY_PREFIX, atomic_path, prepare_output_folder
 from blt.tokenizer import tokens_to_bytes
 from blt.units import Progress, no_progress
 
+# What stands before and after a document of a text file, by its meta.
+_GAPS = {
+    "file": lambda meta: (b"", b""),
+    "line": lambda meta: (b"", b"" if meta == NO_FINAL_NEWLINE_META else b"\n"),
+    "paragraph": gaps_of,
+}
 _MAX_NAME_BYTES = 200  # leaves room for the number and the temporary name
 
 
@@ -65,7 +73,7 @@ def decode_dataset(
 
     names = _Names(output)
     counts = Counter(documents=0, bytes=0, files=0)
-    write_lines = manifest.config.get("doc_per") == "line"
+    gaps = _GAPS[manifest.config.get("doc_per", "file")]
     # The documents of a source follow one another, so that one file is open at a time.
     for source, records in itertools.groupby(_read(manifest), key=lambda record: record.source):
         is_text = formats.get(source) == "text"
@@ -76,9 +84,12 @@ def decode_dataset(
                 raw = tokens_to_bytes(record.tokens)
                 is_last = record.part == record.num_parts - 1
                 if is_text:
+                    before, after = gaps(record.meta)
+                    if before and record.part == 0:
+                        file.write(before)
                     file.write(raw)
-                    if write_lines and is_last and record.meta != NO_FINAL_NEWLINE_META:
-                        file.write(b"\n")
+                    if after and is_last:
+                        file.write(after)
                 else:
                     held.append(raw)
                     if is_last:

@@ -20,6 +20,8 @@ from blt.units import Progress, no_progress
 PLAIN = "plain"
 HEAD_BYTES = 16  # enough of a file's start to tell every compression
 _BLOCK_BYTES = 1 << 20
+# What every input may grow to, whatever the ratio: a small file of one repeated line is no attack.
+FREE_OUTPUT_BYTES = 64 << 20
 # At most 128 blocks of 128 KiB start in this many bytes of zstd, so that a bomb gives 16 MiB.
 _ZSTD_SLICE_BYTES = 512
 _XZ_MEMORY_BYTES = 1 << 28
@@ -27,6 +29,14 @@ _XZ_MEMORY_BYTES = 1 << 28
 
 class DamagedInputError(Exception):
     """An input is cut short or altered, or is not what it claims to be; becomes a reject."""
+
+    reason = "damaged_input"
+
+
+class TooCompressedError(DamagedInputError):
+    """An input grows far more than any text does when it is decompressed."""
+
+    reason = "too_compressed"
 
 
 class _Gzip:
@@ -143,7 +153,12 @@ def sniff_compression(head: bytes) -> str:
 
 
 def read_blocks(
-    path: str, compression: str, *, start: int = 0, progress: Progress = no_progress
+    path: str,
+    compression: str,
+    *,
+    start: int = 0,
+    progress: Progress = no_progress,
+    max_ratio: int | None = None,
 ) -> Iterator[bytes]:
     """Yields a file's content in blocks of at most about 1 MiB (16 MiB for an extreme zstd file).
 
@@ -152,24 +167,36 @@ def read_blocks(
       compression: "plain", "gzip", "zstd", "bz2" or "xz".
       start: where to begin, in bytes; plain files only.
       progress: is told the number of bytes read from the file, as stored.
+      max_ratio: how many times the bytes read so far may be given out, once they are more than
+        `FREE_OUTPUT_BYTES`; None for no limit.
 
     Raises:
       DamagedInputError: after the good blocks. Of a damaged (not a cut) stream, up to 1 MiB before
-        the damage may be missing.
+        the damage may be missing. A `TooCompressedError` if it passes `max_ratio`.
       OSError: the file cannot be read.
     """
     with open(path, "rb", buffering=0) as file:
         file.seek(start)
+        num_stored = num_out = 0
 
         def stored() -> Iterator[bytes]:
+            nonlocal num_stored
             while block := file.read(_BLOCK_BYTES):
+                num_stored += len(block)
                 progress(len(block))
                 yield block
 
         if compression == PLAIN:
             yield from stored()
-        else:
-            yield from _decompress(stored(), compression)
+            return
+        for block in _decompress(stored(), compression):
+            num_out += len(block)
+            if max_ratio and num_out > max(FREE_OUTPUT_BYTES, max_ratio * num_stored):
+                raise TooCompressedError(
+                    f"grows to more than {max_ratio} times its size when decompressed, which "
+                    f"text does not; --max-decompression-ratio sets the limit"
+                )
+            yield block
 
 
 def _decompress(stored: Iterator[bytes], compression: str) -> Iterator[bytes]:

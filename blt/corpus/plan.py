@@ -99,7 +99,7 @@ def payload_notes(payloads: Sequence[dict[str, Any]]) -> list[str]:
 
 def _split(entry: Entry, config: EncodeConfig) -> Iterator[Entry]:
     has_lines = entry["format"] == "jsonl" or (
-        entry["format"] == "text" and config.doc_per == "line"
+        entry["format"] == "text" and config.doc_per != "file"
     )
     if entry["format"] == "parquet":
         yield from _split_row_groups(entry, config.target_shard_bytes)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import DamagedInputError
 from blt.corpus.jsonl_reader import read_jsonl
+from blt.corpus.paragraph_reader import read_text_paragraphs
 from blt.corpus.parquet_reader import read_parquet
 from blt.corpus.plan import Entry
 from blt.corpus.records import Record, Reject
@@ -14,6 +15,13 @@ from blt.errors import WorkError
 from blt.units import Progress
 
 _Reader = Callable[[Entry, EncodeConfig, Progress], Iterator[Record]]
+
+
+_TEXT_READERS: dict[str, _Reader] = {
+    "file": read_text_file,
+    "line": read_text_lines,
+    "paragraph": read_text_paragraphs,
+}
 
 
 def read_records(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Record]:
@@ -39,7 +47,7 @@ def read_records(entry: Entry, config: EncodeConfig, progress: Progress) -> Iter
             position = record.position
             yield record
     except DamagedInputError as error:
-        yield Reject(entry["source"], position, "damaged_input", str(error), ends_input=True)
+        yield Reject(entry["source"], position, error.reason, str(error), ends_input=True)
     except OSError as error:
         raise WorkError(f"{path}: cannot be read ({error.strerror or error}).") from error
     watch.finish()
@@ -47,7 +55,7 @@ def read_records(entry: Entry, config: EncodeConfig, progress: Progress) -> Iter
 
 def _reader(entry: Entry, config: EncodeConfig) -> _Reader:
     if entry["format"] == "text":
-        return read_text_lines if config.doc_per == "line" else read_text_file
+        return _TEXT_READERS[config.doc_per]
     return {"jsonl": read_jsonl, "parquet": read_parquet}[entry["format"]]
 
 

@@ -5,8 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from blt.corpus import lines as lines_module
-from blt.corpus import text_reader
+from blt.corpus import blocks
 from blt.errors import WorkError
 from tests.blt.corpus.helpers import encode
 
@@ -179,22 +178,24 @@ def test_a_bad_file_does_not_stop_the_files_beside_it(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(("name", "options"), [("x.jsonl", {}), ("x.txt", {"doc_per": "line"})])
-def test_a_line_over_the_limit_is_rejected_with_a_sample(tmp_path, monkeypatch, name, options):
-    monkeypatch.setitem(lines_module.read_lines.__kwdefaults__, "max_line_bytes", 1000)
-    (tmp_path / name).write_bytes(b'{"text": "a"}\n' + b"x" * 3_000_000 + b'\n{"text": "b"}\n')
-    result = encode(tmp_path / "out", tmp_path / name, **options)
+def test_a_json_line_over_the_limit_is_rejected_with_a_sample(tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "_PARSED_BYTES_FLOOR", 1000)
+    data = b'{"text": "a"}\n' + b"x" * 3_000_000 + b'\n{"text": "b"}\n'
+    result = encode_jsonl(tmp_path, data, max_document_bytes=100)
     assert len(result.documents) == 2
     assert reasons(result) == [(14, "too_long")]
     assert result.rejects[0]["sample"] == b"x" * 200
-    assert result.rejects[0]["detail"] == "the line has 3000000 bytes"
+    assert result.rejects[0]["detail"] == (
+        "the record has 3000000 bytes, and 1000 can be parsed; --max-document-bytes raises the "
+        "limit"
+    )
 
 
 def test_a_text_file_that_grows_while_it_is_read_stops_the_unit(tmp_path, monkeypatch):
     def growing(path, compression, **options):
         yield b"x" * 1001
 
-    monkeypatch.setattr(text_reader, "read_blocks", growing)
+    monkeypatch.setattr(blocks, "read_blocks", growing)
     (tmp_path / "x.txt").write_bytes(b"x" * 1000)
     with pytest.raises(WorkError, match=r"x\.txt: changed while it was read"):
         encode(tmp_path / "out", tmp_path / "x.txt", max_document_bytes=100)
