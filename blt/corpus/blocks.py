@@ -1,6 +1,5 @@
 """The content of a planned file: block by block, as a file, and pieces of it a second time."""
 
-import io
 from collections.abc import Iterable, Iterator
 
 from blt.corpus.config import EncodeConfig
@@ -44,32 +43,74 @@ def reject_long(
     return Reject(source, position, "too_long", detail, sample)
 
 
-class BlockFile(io.RawIOBase):
+class BlockFile:
     """Blocks as a file that can only be read forward, for parsers that want one."""
 
-    def __init__(self, blocks: Iterator[bytes]) -> None:
-        super().__init__()
-        self._blocks = blocks
-        self._held = memoryview(b"")
-        self._offset = 0
+    closed = False
 
-    def readable(self) -> bool:
-        return True
+    def __init__(self, blocks: Iterator[bytes]) -> None:
+        self._blocks = blocks
+        self._held = b""
+        self._start = 0  # of what is left in `_held`
+        self._offset = 0
 
     def tell(self) -> int:
         return self._offset
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:
-        while not self._held:
-            block = next(self._blocks, None)
-            if block is None:
-                return 0
-            self._held = memoryview(block)
-        piece = self._held[: len(buffer)]
-        buffer[: len(piece)] = piece
-        self._held = self._held[len(piece) :]
-        self._offset += len(piece)
-        return len(piece)
+    def close(self) -> None:
+        """The blocks are closed by those who opened them."""
+
+    def read(self, size: int = -1) -> bytes:
+        """Returns `size` bytes, fewer only at the end; memory grows with what is there."""
+        left = len(self._held) - self._start
+        if 0 <= size <= left:
+            data = self._held[self._start : self._start + size]
+            self._start += size
+        else:
+            pieces = [self._held[self._start :]]
+            self._held, self._start = b"", 0
+            while (size < 0 or left < size) and (block := next(self._blocks, b"")):
+                pieces.append(block)
+                left += len(block)
+            data = b"".join(pieces)
+            if 0 <= size < left:
+                self._held = pieces[-1]
+                self._start = len(pieces[-1]) - (left - size)
+                data = data[:size]
+        self._offset += len(data)
+        return data
+
+    def read_line(self, max_bytes: int) -> bytes:
+        """Returns bytes up to an LF and with it, or the first `max_bytes`, or all that is left."""
+        pieces, num_bytes = [], 0
+        while num_bytes < max_bytes:
+            if self._start == len(self._held):
+                self._held, self._start = next(self._blocks, b""), 0
+                if not self._held:
+                    break
+            newline = self._held.find(b"\n", self._start)
+            end = len(self._held) if newline < 0 else newline + 1
+            end = min(end, self._start + max_bytes - num_bytes)
+            pieces.append(self._held[self._start : end])
+            num_bytes += end - self._start
+            self._start = end
+            if pieces[-1].endswith(b"\n"):
+                break
+        self._offset += num_bytes
+        return b"".join(pieces)
+
+    def rest(self) -> Iterator[bytes]:
+        """Yields what was not read, in blocks."""
+        yield self._held[self._start :]
+        self._held, self._start = b"", 0
+        yield from self._blocks
+
+    def skip(self, size: int) -> int:
+        """Reads over `size` bytes and returns how many there were."""
+        skipped = 0
+        while skipped < size and (data := self.read(min(size - skipped, 1 << 20))):
+            skipped += len(data)
+        return skipped
 
 
 class SecondReading:

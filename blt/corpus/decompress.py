@@ -199,6 +199,26 @@ def read_blocks(
             yield block
 
 
+def decompress_bytes(data: bytes, compression: str, max_bytes: int) -> bytes:
+    """Returns the content of compressed bytes, or a bit more than `max_bytes` of it.
+
+    Data that do not begin as the compression does are returned as they are: HTTP archives keep the
+    head of a response whose body they have decompressed.
+
+    Raises:
+      DamagedInputError: they are cut short or altered.
+    """
+    if not _CODECS[compression].is_start(data[:HEAD_BYTES]):
+        return data
+    pieces, num_bytes = [], 0
+    for block in _decompress(iter([data]), compression):
+        pieces.append(block)
+        num_bytes += len(block)
+        if num_bytes > max_bytes:
+            break
+    return b"".join(pieces)
+
+
 def _decompress(stored: Iterator[bytes], compression: str) -> Iterator[bytes]:
     codec = _CODECS[compression]
     pending, is_first = b"", True

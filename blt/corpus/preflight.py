@@ -7,11 +7,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from blt.corpus.columns import UnusableFileError, check_text_column
 from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import DamagedInputError, read_blocks
 from blt.corpus.fields import ABSENT, get_field
 from blt.corpus.jsonl_reader import BOM, JSON_BLANKS
-from blt.corpus.parquet_reader import UnusableFileError, check_text_column
 from blt.corpus.plan import Entry
 from blt.errors import UserError, near_names
 
