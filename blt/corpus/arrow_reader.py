@@ -125,6 +125,8 @@ def _checked_array(array: pa.Array) -> pa.Array:
         array = array.view(pa.binary())
     elif pa.types.is_large_string(array.type):
         array = array.view(pa.large_binary())
+    elif pa.types.is_string_view(array.type):
+        array = array.view(pa.binary_view())
     array.validate(full=True)
     return array
 

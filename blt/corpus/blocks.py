@@ -101,7 +101,8 @@ class BlockFile:
 
     def rest(self) -> Iterator[bytes]:
         """Yields what was not read, in blocks."""
-        yield self._held[self._start :]
+        if self._start < len(self._held):
+            yield self._held[self._start :]
         self._held, self._start = b"", 0
         yield from self._blocks
 

@@ -4,7 +4,7 @@ import dataclasses
 
 from blt.errors import UserError, near_names
 
-FORMATS = ("auto", "text", "jsonl", "parquet")
+FORMATS = ("auto", "text", "jsonl", "parquet", "arrow", "csv", "tsv", "warc", "tfrecord", "bytes")
 DOC_PER = ("file", "line", "paragraph")
 COMPRESSIONS = (None, "gzip")
 MIB = 1 << 20
@@ -17,7 +17,8 @@ class EncodeConfig:
     """Options of `blt encode`, checked when made.
 
     Attributes:
-      format: "auto" (by suffix, else by the first bytes), "text", "jsonl" or "parquet".
+      format: "auto" (by suffix, else by the first bytes), or one of `FORMATS`; "bytes" takes every
+        file as one document, whatever it holds, and decompresses nothing.
       doc_per: in text files, a document per "file", per "line" (ended by LF alone) or per
         "paragraph" (blank lines between them).
       text_field: field or column of the text; dots lead into objects ("doc.text").

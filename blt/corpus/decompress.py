@@ -8,10 +8,12 @@ follow the last. Memory is bounded whatever the data: output comes in blocks.
 
 import bz2
 import dataclasses
+import importlib.util
 import lzma
 import os
 import zlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import zstandard
 
@@ -20,6 +22,8 @@ from blt.units import Progress, no_progress
 PLAIN = "plain"
 HEAD_BYTES = 16  # enough of a file's start to tell every compression
 _BLOCK_BYTES = 1 << 20
+# What follows a member's end is copied for the next one: little, since members may be tiny.
+_PACKED_BYTES = 1 << 16
 # What every input may grow to, whatever the ratio: a small file of one repeated line is no attack.
 FREE_OUTPUT_BYTES = 64 << 20
 # At most 128 blocks of 128 KiB start in this many bytes of zstd, so that a bomb gives 16 MiB.
@@ -78,8 +82,10 @@ class _Zstd:
         return self._decoder.eof
 
 
-class _Bz2OrXz:
-    def __init__(self, decoder: bz2.BZ2Decompressor | lzma.LZMADecompressor) -> None:
+class _Buffered:
+    """A decoder that keeps what it was given until its output is wanted: bz2, xz and lz4."""
+
+    def __init__(self, decoder: Any) -> None:
         self._decoder = decoder
 
     def blocks(self, data: bytes) -> Iterator[bytes]:
@@ -95,15 +101,27 @@ class _Bz2OrXz:
 
     @property
     def unused_data(self) -> bytes:
-        return self._decoder.unused_data
+        return self._decoder.unused_data or b""
 
 
-def _new_bz2() -> _Bz2OrXz:
-    return _Bz2OrXz(bz2.BZ2Decompressor())
+def _new_bz2() -> _Buffered:
+    return _Buffered(bz2.BZ2Decompressor())
 
 
-def _new_xz() -> _Bz2OrXz:
-    return _Bz2OrXz(lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_BYTES))
+def _new_xz() -> _Buffered:
+    return _Buffered(lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_BYTES))
+
+
+def _new_lz4() -> _Buffered:
+    import lz4.frame  # an extra; see `missing_package`
+
+    return _Buffered(lz4.frame.LZ4FrameDecompressor())
+
+
+def missing_package(compression: str) -> str | None:
+    """Returns the package without which a compression cannot be read, if it is not installed."""
+    is_missing = compression == "lz4" and importlib.util.find_spec("lz4") is None
+    return "lz4" if is_missing else None
 
 
 def _is_skippable_frame(head: bytes) -> bool:
@@ -114,7 +132,7 @@ def _is_skippable_frame(head: bytes) -> bool:
 class _Codec:
     suffixes: tuple[str, ...]
     is_start: Callable[[bytes], bool]
-    new: Callable[[], _Gzip | _Zstd | _Bz2OrXz]
+    new: Callable[[], _Gzip | _Zstd | _Buffered]
 
 
 _CODECS = {
@@ -126,9 +144,20 @@ _CODECS = {
         lambda head: head[:3] == b"BZh" and head[4:10] in (b"1AY&SY", b"\x17rE8P\x90"),
         _new_bz2,
     ),
+    "lz4": _Codec((".lz4",), lambda head: head.startswith(b"\x04\x22\x4d\x18"), _new_lz4),
     "xz": _Codec((".xz",), lambda head: head.startswith(b"\xfd7zXZ\x00"), _new_xz),
 }
-_ERRORS = (zlib.error, zstandard.ZstdError, lzma.LZMAError, OSError, EOFError, ValueError)
+_ERRORS = (
+    zlib.error,
+    zstandard.ZstdError,
+    lzma.LZMAError,
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,  # lz4
+)
+_HAS_SKIPPABLE_FRAMES = ("zstd", "lz4")
+_TAR_SUFFIXES = {".tgz": "gzip", ".tbz": "bz2", ".tbz2": "bz2", ".txz": "xz", ".tzst": "zstd"}
 
 
 def strip_compression_suffix(name: str) -> tuple[str, str | None]:
@@ -136,8 +165,12 @@ def strip_compression_suffix(name: str) -> tuple[str, str | None]:
 
     >>> strip_compression_suffix("a.jsonl.zst")
     ('a.jsonl', 'zstd')
+    >>> strip_compression_suffix("a.tgz")
+    ('a.tar', 'gzip')
     """
     stem, suffix = os.path.splitext(name)
+    if suffix.lower() in _TAR_SUFFIXES:
+        return stem + ".tar", _TAR_SUFFIXES[suffix.lower()]
     for compression, codec in _CODECS.items():
         if suffix.lower() in codec.suffixes:
             return stem, compression
@@ -164,7 +197,7 @@ def read_blocks(
 
     Args:
       path: the file.
-      compression: "plain", "gzip", "zstd", "bz2" or "xz".
+      compression: "plain", "gzip", "zstd", "bz2", "xz" or "lz4".
       start: where to begin, in bytes; plain files only.
       progress: is told the number of bytes read from the file, as stored.
       max_ratio: how many times the bytes read so far may be given out, once they are more than
@@ -181,7 +214,7 @@ def read_blocks(
 
         def stored() -> Iterator[bytes]:
             nonlocal num_stored
-            while block := file.read(_BLOCK_BYTES):
+            while block := file.read(_BLOCK_BYTES if compression == PLAIN else _PACKED_BYTES):
                 num_stored += len(block)
                 progress(len(block))
                 yield block
@@ -229,7 +262,7 @@ def _decompress(stored: Iterator[bytes], compression: str) -> Iterator[bytes]:
             pending = pending if is_first else pending.lstrip(b"\0")
         if not pending:
             return
-        is_skippable = compression == "zstd" and _is_skippable_frame(pending)
+        is_skippable = compression in _HAS_SKIPPABLE_FRAMES and _is_skippable_frame(pending)
         if not codec.is_start(pending) and not is_skippable:
             what = "is not" if is_first else "has bytes after its end that are not"
             raise DamagedInputError(f"{what} {compression} data")

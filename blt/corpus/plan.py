@@ -3,7 +3,7 @@
 A unit's payload is `{"files": [entry, …]}`, and an entry is what `plan_entry` makes of a file:
 
     path, source, size, mtime_ns   as discovered
-    format, compression            as detected ("text" | "jsonl" | "parquet"; "plain" | "gzip" | …)
+    format, compression            as detected ("text" | "jsonl" | "tar" | …; "plain" | "gzip" | …)
     num_bytes                      bytes to read, as stored: the size, or that of the range
     range                          optional [start, end): bytes of a plain file of lines (a record
                                    belongs to the range it starts in), or Parquet row groups

@@ -132,7 +132,7 @@ def _payload(block: bytes, limit: int) -> bytes:
 
 
 def _join_chunks(body: bytes) -> bytes:
-    """Returns the content of a chunked body; one that is not chunked, as many archives have it, as it is."""
+    """Returns the content of a chunked body, or a body that is not (any more) chunked as it is."""
     pieces, at = [], 0
     while True:
         end = body.find(b"\r\n", at, at + 1024)

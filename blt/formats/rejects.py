@@ -23,6 +23,7 @@ REASONS = {
     "too_compressed": "the input grows to more than --max-decompression-ratio times its size",
     "missing_column": "the table has no such text column; the whole file is left out",
     "column_type": "the text column holds neither text nor bytes; the whole file is left out",
+    "nested_archive": "the archive's member is an archive itself, which is not opened",
     "bad_row": "the row of CSV or TSV is not well formed, or has another number of fields",
     "bad_record": "the record of TFRecord or WARC fails its checksum, or is not well formed",
     "invalid_json": "the line is not JSON",
