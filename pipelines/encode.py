@@ -1,7 +1,7 @@
 """Raw corpora to byte shards.
 
-Reads text, JSONL or Parquet, plain or compressed; writes `bytes-*.tfrecord`, `rejects.parquet` and
-`manifest.json` (DESIGN: "Byte shard"). From the shell:
+Reads text, JSONL, tables, web archives and more, plain or compressed (docs/inputs.md); writes
+`bytes-*.tfrecord`, `rejects.parquet` and `manifest.json` (DESIGN: "Byte shard"). From the shell:
 
     blt encode --input corpus/ --output bytes
     python -m pipelines.encode --input 'corpus/*.jsonl.zst' --output bytes --direct_num_workers 2
@@ -23,6 +23,8 @@ from blt.corpus.discover import discover_inputs
 from blt.corpus.encode import encode_unit
 from blt.corpus.plan import build_plan, payload_bytes, payload_notes
 from blt.corpus.preflight import check_inputs
+from blt.corpus.standard_input import keep_standard_input
+from blt.errors import UserError
 from blt.manifest import Manifest
 from blt.stage import DEFAULT_MAX_REJECT_FRACTION, REJECTS_NAME, Stage, make_units
 from blt.units import Progress, Unit, UnitResult
@@ -47,9 +49,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="PATH",
-        help="Files, folders (searched recursively) or glob patterns; gzip, zstd, bz2 and xz are "
-        "recognised by content.",
+        help="Files, folders (searched recursively), glob patterns, @LIST (a file with one of "
+        "these a line) or - (standard input). Compressed files and tar archives are read as what "
+        "is in them.",
     )
+    for flag, which in (("--include", "only files"), ("--exclude", "no files and folders")):
+        parser.add_argument(
+            flag,
+            action="append",
+            default=[],
+            metavar="GLOB",
+            help=f"In folders and by globs, read {which} whose name, or path below the folder if "
+            "there is a slash in it, is like this; may be given again.",
+        )
     add_output_arguments(parser, "byte shards")
     add_document_arguments(parser)
     group = parser.add_argument_group("sizes and limits")
@@ -137,7 +149,14 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     """Encodes; see `DESCRIPTION`."""
     names = [field.name for field in dataclasses.fields(EncodeConfig)]
     config = EncodeConfig(**{name: getattr(args, name) for name in names})
-    found = discover_inputs(args.input)
+    kept_input = args.output.with_name(args.output.name + ".stdin")
+    if "-" in args.input:
+        if args.dry_run:
+            raise UserError("--dry-run: standard input (--input -) can be read only once.")
+        keep_standard_input(sys.stdin.buffer, kept_input)
+    found = discover_inputs(
+        args.input, include=args.include, exclude=args.exclude, standard_input=kept_input
+    )
     for skipped in found.skipped:
         console.say(f"skipped {skipped.path}: {skipped.reason}")
     inside = args.output.resolve()
@@ -149,7 +168,12 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     stage = Stage(
         kind="byte_shards",
         output=args.output,
-        config={"input": [str(path) for path in args.input], **dataclasses.asdict(config)},
+        config={
+            "input": [str(path) for path in args.input],
+            "include": args.include,
+            "exclude": args.exclude,
+            **dataclasses.asdict(config),
+        },
         run_unit=_EncodeUnit(config),
         shard_patterns=SHARD_PATTERNS,
         reads_foreign_data=True,
@@ -161,6 +185,8 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         outputs = [f"bytes-{unit.index:05d}-*.tfrecord" for unit in units[:5]]
         outputs += ["…"] * (len(units) > 5) + [REJECTS_NAME, "manifest.json"]
         return describe_plan(stage, units, outputs)
+    if "-" in args.input:
+        kept_input.unlink(missing_ok=True)
     return _summarize(manifest, how)
 
 
