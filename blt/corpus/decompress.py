@@ -17,6 +17,7 @@ from typing import Any
 
 import zstandard
 
+from blt.errors import UserError
 from blt.units import Progress, no_progress
 
 PLAIN = "plain"
@@ -113,15 +114,19 @@ def _new_xz() -> _Buffered:
 
 
 def _new_lz4() -> _Buffered:
-    import lz4.frame  # an extra; see `missing_package`
+    check_package("lz4")
+    import lz4.frame
 
     return _Buffered(lz4.frame.LZ4FrameDecompressor())
 
 
-def missing_package(compression: str) -> str | None:
-    """Returns the package without which a compression cannot be read, if it is not installed."""
-    is_missing = compression == "lz4" and importlib.util.find_spec("lz4") is None
-    return "lz4" if is_missing else None
+def check_package(compression: str) -> None:
+    """Raises a UserError if what reads a compression is an extra that is not installed."""
+    if compression == "lz4" and importlib.util.find_spec("lz4") is None:
+        raise UserError(
+            "--input: lz4 data cannot be read without the package lz4. Install it: "
+            "pip install 'blt[lz4]'."
+        )
 
 
 def _is_skippable_frame(head: bytes) -> bool:

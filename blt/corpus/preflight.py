@@ -11,7 +11,7 @@ from blt.corpus.arrow_reader import read_arrow_schema
 from blt.corpus.columns import UnusableFileError, check_text_column
 from blt.corpus.config import EncodeConfig
 from blt.corpus.csv_reader import read_csv_header
-from blt.corpus.decompress import DamagedInputError, missing_package, read_blocks
+from blt.corpus.decompress import DamagedInputError, check_package, read_blocks
 from blt.corpus.fields import ABSENT, get_field
 from blt.corpus.jsonl_reader import BOM, JSON_BLANKS
 from blt.corpus.plan import Entry
@@ -37,12 +37,8 @@ def check_inputs(payloads: Sequence[dict[str, Any]], config: EncodeConfig) -> No
         no table has the text column: names the first such file, the fields it has, and the nearest.
     """
     entries = [entry for payload in payloads for entry in payload["files"]]
-    for entry in entries:
-        if package := missing_package(entry["compression"]):
-            raise UserError(
-                f"--input {entry['path']}: reading {entry['compression']} needs the package "
-                f"{package}. Install it: pip install 'blt[{package}]'."
-            )
+    for compression in {entry["compression"] for entry in entries}:
+        check_package(compression)
     for format_name, fields_of in _FIELDS.items():
         _check_format(
             [entry for entry in entries if entry["format"] == format_name], fields_of, config
