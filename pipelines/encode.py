@@ -21,6 +21,7 @@ from blt.console import Console, count, format_bytes
 from blt.corpus.config import COMPRESSIONS, DOC_PER, FORMATS, EncodeConfig
 from blt.corpus.discover import discover_inputs
 from blt.corpus.encode import encode_unit
+from blt.corpus.filesystems import use_remote
 from blt.corpus.plan import build_plan, payload_bytes, payload_notes
 from blt.corpus.preflight import check_inputs
 from blt.corpus.standard_input import keep_standard_input
@@ -28,8 +29,11 @@ from blt.errors import UserError
 from blt.manifest import Manifest
 from blt.stage import DEFAULT_MAX_REJECT_FRACTION, REJECTS_NAME, Stage, make_units
 from blt.units import Progress, Unit, UnitResult
+from pipelines.beam_files import BeamFiles
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
 from pipelines.run_units import describe_plan, run_stage
+
+use_remote(BeamFiles())  # here, since workers import this module too
 
 NAME = "encode"
 HELP = "raw corpora to byte shards"

@@ -21,6 +21,7 @@ from blt.corpus.columns import (
 from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import PLAIN, DamagedInputError
 from blt.corpus.detect import ARROW_MAGIC
+from blt.corpus.filesystems import is_remote, open_input
 from blt.corpus.plan import Entry
 from blt.corpus.records import Record, Reject
 from blt.units import Progress
@@ -49,7 +50,7 @@ def read_arrow_schema(entry: Entry, config: EncodeConfig) -> pa.Schema:
     """
     try:
         if _is_file(entry):
-            with pa.OSFile(entry["path"]) as file:
+            with _open(entry) as file:
                 return pa.ipc.open_file(file).schema
         stream = BlockFile(entry_blocks(entry, config))
         return pa.ipc.open_stream(pa.PythonFile(stream, "r")).schema
@@ -60,8 +61,13 @@ def read_arrow_schema(entry: Entry, config: EncodeConfig) -> pa.Schema:
 def _is_file(entry: Entry) -> bool:
     if entry["compression"] != PLAIN:
         return False
-    with open(entry["path"], "rb") as file:
+    with open_input(entry["path"]) as file:
         return file.read(len(ARROW_MAGIC)) == ARROW_MAGIC
+
+
+def _open(entry: Entry) -> pa.NativeFile:
+    path = entry["path"]
+    return pa.PythonFile(open_input(path), "r") if is_remote(path) else pa.OSFile(path)
 
 
 def _batches(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[pa.RecordBatch]:
@@ -72,7 +78,7 @@ def _batches(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator
 
 
 def _file(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[pa.RecordBatch]:
-    with pa.OSFile(entry["path"]) as file:
+    with _open(entry) as file:
         wanted = _top_level(pa.ipc.open_file(file).schema, config)
         options = pa.ipc.IpcReadOptions(included_fields=wanted)
         with pa.ipc.open_file(file, options=options) as reader:

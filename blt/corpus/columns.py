@@ -93,8 +93,11 @@ def read_batch(
     batch: pa.RecordBatch, source: str, first_row: int, config: EncodeConfig
 ) -> Iterator[Record]:
     """Yields a record for each row of a batch that has the needed columns."""
-    texts = _texts(batch, config.text_field)
-    columns = {name: _values(batch, name) for name in _present(batch.schema, config)}
+    try:
+        texts = _texts(batch, config.text_field)
+        columns = {name: _values(batch, name) for name in _present(batch.schema, config)}
+    except PYARROW_ERRORS as error:  # an index of a dictionary that points nowhere
+        raise damage(error, "table") from error
     for index, text in enumerate(texts):
         position = first_row + index
         if text is None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import zstandard
 
+from blt.corpus.filesystems import open_input
 from blt.errors import UserError
 from blt.units import Progress, no_progress
 
@@ -213,7 +214,7 @@ def read_blocks(
         the damage may be missing. A `TooCompressedError` if it passes `max_ratio`.
       OSError: the file cannot be read.
     """
-    with open(path, "rb", buffering=0) as file:
+    with open_input(path, buffering=0) as file:
         file.seek(start)
         num_stored = num_out = 0
 

@@ -13,6 +13,7 @@ from blt.corpus.decompress import (
     sniff_compression,
     strip_compression_suffix,
 )
+from blt.corpus.filesystems import open_input
 from blt.formats.tfrecord import is_record_start
 
 ARROW_MAGIC = b"ARROW1"
@@ -60,7 +61,7 @@ def detect(path: str, wanted: str = "auto") -> Detected:
     found = _format_by_name(stem, wanted)
     note = None
     if compression is None:
-        with open(path, "rb") as file:
+        with open_input(path) as file:
             head = file.read(HEAD_BYTES)
         if found == "auto":
             found = next((f for m, f in _MAGICS.items() if head.startswith(m)), found)

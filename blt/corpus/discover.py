@@ -13,8 +13,9 @@ import glob
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
+from blt.corpus.filesystems import find_remote, is_remote
 from blt.corpus.patterns import matches_any
 from blt.errors import UserError
 
@@ -57,7 +58,9 @@ class Discovery:
 class _Found:
     path: str
     name: str  # relative to the folder or glob prefix
-    info: os.stat_result
+    identity: Hashable  # equal for all names of a file
+    size: int
+    mtime_ns: int
 
 
 @dataclasses.dataclass
@@ -98,12 +101,14 @@ def discover_inputs(
     """
     search = _Search(include, exclude)
     skipped = search.skipped
-    found: dict[tuple[int, int], _Found] = {}
+    found: dict[Hashable, _Found] = {}
     for argument, shown in _arguments(arguments):
         before, num_left_out = len(skipped), search.num_left_out
         if argument == "-" and standard_input is not None:
             kept = _inspect(os.fspath(standard_input), "stdin", skipped)
             matches = [kept] if kept else []
+        elif is_remote(argument):
+            matches = _find_remote(argument, shown, search)
         else:
             matches = _expand(argument, search)
         if search.num_left_out > num_left_out:
@@ -113,15 +118,14 @@ def discover_inputs(
         if not matches:
             raise UserError(_nothing_found(argument, shown, skipped[before:]))
         for match in matches:
-            key = (match.info.st_dev, match.info.st_ino)
-            first = found.setdefault(key, match)
+            first = found.setdefault(match.identity, match)
             if first.path != match.path:
                 skipped.append(Skipped(path=match.path, reason=f"the same file as {first.path}"))
     if not found:
         raise UserError("--input: no file was named. Give files, folders or globs.")
     sources = _unique_sources(list(found.values()))
     files = [
-        InputFile(path=f.path, source=s, size=f.info.st_size, mtime_ns=f.info.st_mtime_ns)
+        InputFile(path=f.path, source=s, size=f.size, mtime_ns=f.mtime_ns)
         for f, s in zip(found.values(), sources, strict=True)
     ]
     return Discovery(
@@ -194,6 +198,36 @@ def _expand(argument: str, search: _Search) -> list[_Found]:
     return results
 
 
+def _find_remote(argument: str, shown: str, search: _Search) -> list[_Found]:
+    """Returns what a path, folder or glob in a store means, by the rules for those here."""
+    try:
+        stored = find_remote(argument)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"--input {shown}: cannot be looked for ({reason}).") from error
+    is_glob = glob.has_magic(argument)
+    prefix = (_fixed_prefix(argument) if is_glob else argument).rstrip("/") + "/"
+    results = []
+    for file in stored:
+        name = file.path.removeprefix(prefix)
+        if file.path == argument:
+            name = file.path.rpartition("/")[2]
+        elif any(part.startswith((".", "_")) for part in name.split("/")):
+            search.skipped.append(Skipped(path=file.path, reason="hidden or marker file"))
+            continue
+        elif not search.takes(name) or not _takes_folders(name, search):
+            continue
+        results.append(_Found(file.path, name, file.path, file.size, file.mtime_ns))
+    return results
+
+
+def _takes_folders(name: str, search: _Search) -> bool:
+    parts = name.split("/")[:-1]
+    return all(
+        search.takes("/".join(parts[: depth + 1]), is_folder=True) for depth in range(len(parts))
+    )
+
+
 def _fixed_prefix(pattern: str) -> str:
     """Returns the folder above the first part of a glob that has a wildcard."""
     while glob.has_magic(pattern):
@@ -247,7 +281,8 @@ def _inspect(path: str, name: str, skipped: list[Skipped]) -> _Found | None:
     if not os.access(path, os.R_OK):
         skipped.append(Skipped(path=path, reason="no permission to read it"))
         return None
-    return _Found(path, name, info)
+    identity = (info.st_dev, info.st_ino)
+    return _Found(path, name, identity, info.st_size, info.st_mtime_ns)
 
 
 def _unique_sources(found: list[_Found]) -> list[str]:

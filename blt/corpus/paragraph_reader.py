@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from blt.corpus.blocks import SecondReading
 from blt.corpus.config import EncodeConfig
+from blt.corpus.filesystems import open_input
 from blt.corpus.lines import Line, read_lines_from
 from blt.corpus.plan import Entry
 from blt.corpus.records import Filtered, Record, made_id, make_document
@@ -116,7 +117,7 @@ def _is_blank(line: Line) -> bool:
 def _follows_blank_line(entry: Entry, offset: int) -> bool:
     """Tells whether the line before the one at `offset` is blank; plain files only."""
     start = max(0, offset - MAX_BLANK_BYTES - 2)
-    with open(entry["path"], "rb") as file:
+    with open_input(entry["path"]) as file:
         file.seek(start)
         before = file.read(offset - 1 - start)
     _, newline, raw = before.rpartition(b"\n")
@@ -130,7 +131,7 @@ def _gap_before_first(entry: Entry, gap: _Gap, line: Line) -> bytes:
         return b"" if gap.cut_at is not None else bytes(gap.raw)
     if line.offset > MAX_GAP_BYTES:
         return b""
-    with open(entry["path"], "rb") as file:
+    with open_input(entry["path"]) as file:
         head = file.read(line.offset)
     return b"" if head.strip(_BLANKS + b"\n") else head
 

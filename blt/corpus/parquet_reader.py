@@ -14,6 +14,7 @@ from blt.corpus.columns import (
 )
 from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import PLAIN, DamagedInputError
+from blt.corpus.filesystems import open_input
 from blt.corpus.plan import Entry, row_group_bytes
 from blt.corpus.records import Record, Reject
 from blt.units import Progress
@@ -32,7 +33,7 @@ def read_parquet(entry: Entry, config: EncodeConfig, progress: Progress) -> Iter
         raise DamagedInputError(
             f"a Parquet file inside {entry['compression']} cannot be read; decompress it first"
         )
-    with open(entry["path"], "rb") as file:
+    with open_input(entry["path"]) as file:
         try:
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
             schema = parquet.schema_arrow

@@ -21,6 +21,7 @@ from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import PLAIN
 from blt.corpus.detect import detect
 from blt.corpus.discover import InputFile
+from blt.corpus.filesystems import open_input
 from blt.errors import UserError
 
 Entry = dict[str, Any]
@@ -115,7 +116,7 @@ def _split(entry: Entry, config: EncodeConfig) -> Iterator[Entry]:
 
 def _split_row_groups(entry: Entry, target_bytes: int) -> Iterator[Entry]:
     try:
-        with open(entry["path"], "rb") as file:
+        with open_input(entry["path"]) as file:
             sizes = row_group_bytes(pq.read_metadata(file))
     except (pa.ArrowException, OSError, ValueError):
         yield entry  # reading it will say what is wrong

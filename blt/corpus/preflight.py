@@ -13,6 +13,7 @@ from blt.corpus.config import EncodeConfig
 from blt.corpus.csv_reader import read_csv_header
 from blt.corpus.decompress import DamagedInputError, check_package, read_blocks
 from blt.corpus.fields import ABSENT, get_field
+from blt.corpus.filesystems import open_input
 from blt.corpus.jsonl_reader import BOM, JSON_BLANKS
 from blt.corpus.plan import Entry
 from blt.errors import UserError, near_names
@@ -86,7 +87,7 @@ def _jsonl_fields(entry: Entry, text_field: str) -> list[str] | None:
 
 def _parquet_fields(entry: Entry, text_field: str) -> list[str] | None:
     """Returns the columns of the file if the text is not among them, else None."""
-    with open(entry["path"], "rb") as file:
+    with open_input(entry["path"]) as file:
         return _missing_column(pq.read_schema(file), text_field)
 
 

@@ -1,12 +1,12 @@
 """One way into every input: records in order, and damage as a last reject."""
 
-import os
 from collections.abc import Callable, Iterator
 
 from blt.corpus.arrow_reader import read_arrow
 from blt.corpus.config import EncodeConfig
 from blt.corpus.csv_reader import read_csv
 from blt.corpus.decompress import DamagedInputError
+from blt.corpus.filesystems import size_of
 from blt.corpus.jsonl_reader import read_jsonl
 from blt.corpus.paragraph_reader import read_text_paragraphs
 from blt.corpus.parquet_reader import read_parquet
@@ -41,7 +41,7 @@ def read_records(entry: Entry, config: EncodeConfig, progress: Progress) -> Iter
     path = entry["path"]
     watch = _ClampedProgress(progress, entry["num_bytes"])
     try:
-        size = os.stat(path).st_size
+        size = size_of(path)
         if size != entry["size"]:
             raise WorkError(
                 f"{path}: has {size} bytes, but had {entry['size']} when the work was planned. "

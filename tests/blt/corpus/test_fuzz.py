@@ -5,11 +5,14 @@ The number of examples is small here; `BLT_FUZZ_EXAMPLES=100000` makes more.
 
 import bz2
 import contextlib
+import functools
 import gzip
 import io
 import lzma
 import os
 import tarfile
+import tempfile
+from pathlib import Path
 
 import lz4.frame
 import pyarrow as pa
@@ -136,10 +139,11 @@ def altered(data, edits):
     return bytes(data)
 
 
-@pytest.fixture(scope="module")
-def samples(tmp_path_factory):
-    found = sample_files(tmp_path_factory.mktemp("samples"))
-    assert sorted(found) == NAMES
+@functools.cache
+def samples():
+    with tempfile.TemporaryDirectory() as folder:
+        found = sample_files(Path(folder))
+    assert sorted(found) == sorted(NAMES)
     return found
 
 
@@ -173,8 +177,8 @@ def read_all(path, **options):
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(edits=EDITS, doc_per=st.sampled_from(["file", "line", "paragraph"]))
-def test_altered_files_are_read_or_said_to_be_damaged(samples, name, edits, doc_per, tmp_path):
-    (tmp_path / name).write_bytes(altered(samples[name], edits))
+def test_altered_files_are_read_or_said_to_be_damaged(name, edits, doc_per, tmp_path):
+    (tmp_path / name).write_bytes(altered(samples()[name], edits))
     read_all(tmp_path / name, doc_per=doc_per)
 
 
@@ -183,15 +187,15 @@ def test_altered_files_are_read_or_said_to_be_damaged(samples, name, edits, doc_
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.binary(max_size=600), after=st.booleans())
-def test_any_bytes_are_read_or_said_to_be_damaged(samples, name, data, after, tmp_path):
-    head = samples[name][:12] if after else b""
+def test_any_bytes_are_read_or_said_to_be_damaged(name, data, after, tmp_path):
+    head = samples()[name][:12] if after else b""
     (tmp_path / name).write_bytes(head + data)
     read_all(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("x.txt", "unnamed")])
-def test_what_is_whole_gives_no_damage(samples, name, tmp_path):
-    (tmp_path / name).write_bytes(samples[name])
+def test_what_is_whole_gives_no_damage(name, tmp_path):
+    (tmp_path / name).write_bytes(samples()[name])
     records = read_all(tmp_path / name)
     assert sum(isinstance(record, Document) for record in records) >= 2 - (name == "x.wet")
     assert not [r for r in records if isinstance(r, Reject) and r.reason == "damaged_input"]

@@ -160,6 +160,22 @@ def test_an_altered_page_of_parquet_is_noticed(tmp_path):
     assert reasons(result) == [(499, "damaged_input")]
 
 
+def test_an_index_of_a_dictionary_that_points_nowhere_is_damage(tmp_path):
+    path = tmp_path / "x.parquet"
+    pq.write_table(
+        pa.table({"text": ["a", "b"], "tag": pa.array(["x", "x"]).dictionary_encode()}),
+        path,
+        compression="none",
+    )
+    data = bytearray(path.read_bytes())
+    indices = data.rindex(b"\x02\x00\x00\x00\x04\x01") + 6  # a run of two, of index 0, 0 or 1 bit
+    assert data[indices : indices + 3] == b"\x01\x04\x00"
+    data[indices + 2] = 1
+    path.write_bytes(data)
+    result = encode(tmp_path / "out", path, keep_fields=("tag",))
+    assert [reject["reason"] for reject in result.rejects] == ["damaged_input"]
+
+
 def test_a_bad_file_does_not_stop_the_files_beside_it(tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a", "c"):
