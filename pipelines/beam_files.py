@@ -15,10 +15,11 @@ class BeamFiles:
         """Returns the file, all files below the folder, or what the glob means; or none."""
         from apache_beam.io.filesystems import FileSystems
 
+        argument = argument.rstrip("/")  # to which Beam would add "*", which does not go down
         with _as_os_errors(argument):
             found = FileSystems.match([argument])[0].metadata_list
             if not found:
-                found = FileSystems.match([argument.rstrip("/") + "/**"])[0].metadata_list
+                found = FileSystems.match([argument + "/**"])[0].metadata_list
         # Stores have empty objects that stand for folders.
         return [_stored(metadata) for metadata in found if not metadata.path.endswith("/")]
 
