@@ -25,6 +25,7 @@ _DELIMITERS = {"csv": ",", "tsv": "\t"}
 # time stays linear in the file whatever it holds.
 _MAX_READINGS = 8
 _FREE_BYTES = 64 << 20
+_LINE_BYTES = 128  # what a line that is held takes beside its content
 # Every byte is a character while it is parsed, and NUL, at which older versions stop, another one.
 _ENCODING = "latin-1"
 _NUL = "\u0100"
@@ -125,7 +126,7 @@ class _Lines:
         self._lines, self._limit = lines, limit
         self._waiting: deque[Line] = deque()
         self._taken: list[Line] = []
-        self._num_bytes = 0  # of the lines taken
+        self._num_bytes = 0  # that the lines taken take
         self._num_read = self._num_reread = 0
 
     def __iter__(self) -> "_Lines":
@@ -139,7 +140,7 @@ class _Lines:
             line = next(self._lines)
             self._num_read += line.num_bytes + 1
         self._taken.append(line)
-        self._num_bytes += line.num_bytes + 1
+        self._num_bytes += line.num_bytes + _LINE_BYTES
         if self._num_bytes > self._limit:
             raise _TooLongError
         raw = line.raw.removeprefix(BOM) if line.offset == 0 else line.raw

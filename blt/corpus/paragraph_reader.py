@@ -64,13 +64,13 @@ def read_text_paragraphs(
     before = b"" if line is None else _gap_before_first(entry, gap, line)
 
     while line is not None and (end is None or line.offset < end):
-        first, pieces, num_bytes = line, [], 0
+        first, held, num_bytes = line, bytearray(), 0
         while line is not None and not _is_blank(line):
             num_bytes = line.offset + line.num_bytes - first.offset
             if num_bytes > limit:
-                pieces.clear()  # it will be read again, part by part
+                held.clear()  # it will be read again, part by part
             else:
-                pieces.append(line.raw)
+                held += b"\n" * (line is not first) + line.raw
             last, line = line, next(lines, None)
         gap = _Gap(b"\n" if last.has_newline else b"")
         while line is not None and _is_blank(line):
@@ -83,7 +83,7 @@ def read_text_paragraphs(
         else:
             yield make_document(
                 doc_id,
-                b"\n".join(pieces),
+                bytes(held),
                 source=source,
                 position=position,
                 max_document_bytes=limit,

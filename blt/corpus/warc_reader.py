@@ -20,6 +20,7 @@ from blt.corpus.rows import make_row_record
 from blt.units import Progress
 
 _MAX_HEADER_BYTES = 1 << 20
+_MAX_ENCODINGS = 4
 _BLOCK_TYPES = ("conversion", "resource")
 _SHORT_NAMES = {"url": "warc-target-uri", "date": "warc-date", "type": "warc-type"}
 
@@ -77,7 +78,7 @@ def _next_line(file: BlockFile) -> tuple[int, bytes] | None:
 
 def _read_headers(file: BlockFile) -> dict[str, str]:
     """Returns the headers of a record by their names in lower case; the first of a name counts."""
-    headers: dict[str, str] = {}
+    headers: dict[str, list[str]] = {}
     num_bytes = 0
     name = ""
     while (line := file.read_line(_MAX_HEADER_BYTES)).strip(b"\r\n"):
@@ -86,17 +87,17 @@ def _read_headers(file: BlockFile) -> dict[str, str]:
             raise DamagedInputError("ends inside the head of a record, or it has no end")
         text = line.decode("utf-8", "backslashreplace")
         if text[0] in " \t" and name:  # goes on from the line before
-            headers[name] += " " + text.strip()
+            headers[name].append(text.strip())
             continue
         key, _, value = text.partition(":")
         name = key.strip().lower()
         if name in headers:
             name = ""
         else:
-            headers[name] = value.strip()
+            headers[name] = [value.strip()]
     if not line:
         raise DamagedInputError("ends inside the head of a record: it was cut short")
-    return headers
+    return {name: " ".join(pieces) for name, pieces in headers.items()}
 
 
 def _fields(headers: dict[str, str], names: tuple[str, ...]) -> dict[str, str]:
@@ -119,6 +120,8 @@ def _payload(block: bytes, limit: int) -> bytes:
     if not found:
         raise _BadRecordError("the HTTP response has no end of its head")
     at, size = min(found)
+    if at > _MAX_HEADER_BYTES:
+        raise _BadRecordError(f"the head of the HTTP response has {at} bytes")
     headers = {}
     for line in block[:at].split(b"\n")[1:]:
         name, _, value = line.partition(b":")
@@ -126,7 +129,10 @@ def _payload(block: bytes, limit: int) -> bytes:
     body = block[at + size :]
     if b"chunked" in headers.get(b"transfer-encoding", b""):
         body = _join_chunks(body)
-    for encoding in reversed(headers.get(b"content-encoding", b"").split(b",")):
+    encodings = headers.get(b"content-encoding", b"").split(b",")
+    if len(encodings) > _MAX_ENCODINGS:
+        raise _BadRecordError(f"its body has {len(encodings)} encodings")
+    for encoding in reversed(encodings):
         body = _decode(body, encoding.strip(), limit)
     return body
 

@@ -83,11 +83,19 @@ def test_a_table_without_the_column_is_one_reject_and_refused_beforehand(tmp_pat
 
 
 def test_a_row_over_the_limit_gives_up_its_first_line(tmp_path, monkeypatch):
-    monkeypatch.setattr(csv_reader, "max_parsed_bytes", lambda config: 2000)
+    monkeypatch.setattr(csv_reader, "max_parsed_bytes", lambda config: 3000)
     data = b'text\n"' + b"x" * 600 + b"\n" + b"y" * 600 + b"\nend\n" + b"z" * 3000 + b"\nlast\n"
     result = encode_csv(tmp_path, data)
     assert [raw for _, raw in texts(result)] == [b"y" * 600, b"end", b"last"]
     assert reasons(result) == [(5, "too_long"), (data.index(b"zzz"), "too_long")]
+
+
+def test_many_short_lines_in_a_quote_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(csv_reader, "max_parsed_bytes", lambda config: 200_000)
+    result = encode_csv(tmp_path, b'text\n"' + b"\n" * 1000 + b"end\nlast")
+    assert reasons(result) == [(5, "too_long")]
+    assert [raw for _, raw in texts(result)] == [b"end", b"last"]
+    assert result.counts["filtered"] == 999
 
 
 def test_time_is_linear_where_every_line_opens_a_quote_that_does_not_end(tmp_path, monkeypatch):

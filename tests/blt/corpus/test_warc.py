@@ -1,5 +1,6 @@
 import gzip
 import io
+import time
 import zlib
 
 import pytest
@@ -124,6 +125,8 @@ def test_encodings_of_http_are_undone(tmp_path, block, expected):
         http(b"\x00\x01", b"Content-Encoding: deflate"),
         http(b"x", b"Content-Encoding: br"),
         b"HTTP/1.1 200 OK\r\nno end",
+        http(b"x", b"Content-Encoding: " + b"gzip," * 9),
+        http(b"x", b"A: " + b"y" * (2 << 20)),
     ],
 )
 def test_a_body_that_cannot_be_decoded_is_a_reject_and_the_next_is_read(tmp_path, block):
@@ -165,6 +168,14 @@ def test_damage_keeps_the_records_before_it(tmp_path, after):
     result = encode_warc(tmp_path, WHOLE + after)
     assert [raw for _, raw, _, _ in result.documents] == [b"one"]
     assert [(r["position"], r["reason"]) for r in result.rejects] == [(0, "damaged_input")]
+
+
+def test_a_header_that_goes_on_and_on_takes_linear_time(tmp_path):
+    data = b"WARC/1.0\r\nA: b\r\n" + b" c\n" * 300_000 + b"Content-Length: 0\r\n\r\n"
+    start = time.monotonic()
+    result = encode_warc(tmp_path, data)
+    assert time.monotonic() - start < 5  # seconds; measured at 0.3, quadratic code needs 20
+    assert result.counts["filtered"] == 1
 
 
 def test_headers_may_go_on_and_come_twice(tmp_path):
