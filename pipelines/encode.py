@@ -60,11 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for flag, which in (("--include", "only files"), ("--exclude", "no files and folders")):
         parser.add_argument(
             flag,
-            action="append",
+            action="extend",
+            nargs="+",
             default=[],
             metavar="GLOB",
             help=f"In folders and by globs, read {which} whose name, or path below the folder if "
-            "there is a slash in it, is like this; may be given again.",
+            "there is a slash in it, is like one of these.",
         )
     add_output_arguments(parser, "byte shards")
     add_document_arguments(parser)

@@ -137,8 +137,20 @@ def _checked_array(array: pa.Array) -> pa.Array:
     return array
 
 
+def _longest_shared(column: pa.Array) -> int:
+    """Returns the length of the longest value that many rows may have in common, in bytes."""
+    if pa.types.is_dictionary(column.type) and not pa.types.is_nested(column.dictionary.type):
+        return column.dictionary.nbytes
+    if pa.types.is_binary_view(column.type):
+        return sum(buffer.size for buffer in column.buffers() if buffer is not None)
+    return 0
+
+
 def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-    mean_bytes = max(1, batch.nbytes // max(1, batch.num_rows))
-    rows = min(_MAX_SLICE_ROWS, max(1, _SLICE_BYTES // mean_bytes))
+    """Yields a batch in pieces whose values take some megabytes once they are apart."""
+    row_bytes = batch.nbytes // max(1, batch.num_rows)
+    for column in batch.columns:
+        row_bytes = max(row_bytes, _longest_shared(column))
+    rows = min(_MAX_SLICE_ROWS, max(1, _SLICE_BYTES // max(1, row_bytes)))
     for start in range(0, batch.num_rows, rows):
         yield batch.slice(start, rows)

@@ -278,7 +278,10 @@ def test_standard_input_is_read_and_known_again(tmp_path, capsys):
 def test_include_exclude_and_lists_choose_the_files(corpus, tmp_path, capsys):
     (tmp_path / "list").write_text(f"{corpus}\n")
     argv = ("--input", f"@{tmp_path / 'list'}", "--output", tmp_path / "bytes", "--json")
-    assert run(*argv, "--include", "*.jsonl", "--include", "*.gz", "--exclude", "part-[0-3].*") == 0
+    assert (
+        run(*argv, "--include", "*.jsonl", "x", "--include", "*.gz", "--exclude", "part-[0-3].*")
+        == 0
+    )
     captured = capsys.readouterr()
     assert json.loads(captured.out)["documents"] == 400
     assert "leave out 4 of what is in it" in captured.err

@@ -1,9 +1,12 @@
 import gzip
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.feather
 import pytest
 
+from blt.corpus import EncodeConfig, build_plan, discover_inputs
+from blt.corpus.readers import read_records
 from tests.blt.corpus.helpers import encode
 
 ROWS = {"id": ["a", None, "c"], "text": ["one", "", "dréi"], "n": [1, 2, 3]}
@@ -120,3 +123,23 @@ def test_an_offset_that_points_elsewhere_is_damage(tmp_path, wrong):
     (tmp_path / "y.arrow").write_bytes(whole.replace(as_bytes((0, 5, 11)), as_bytes(wrong)))
     result = encode(tmp_path / "out", tmp_path / "y.arrow")
     assert [r["reason"] for r in result.rejects] == ["damaged_input"]
+
+
+@pytest.mark.parametrize("kind", ["dictionary", "view"])
+def test_a_long_value_that_many_rows_share_is_not_held_for_each(tmp_path, kind):
+    array = pa.DictionaryArray.from_arrays(pa.array([0] * 200, pa.int32()), ["x" * (1 << 20)])
+    if kind == "view":
+        # Prefix, buffer and offset of each value are the same, so that they share the bytes.
+        view = (1 << 20).to_bytes(4, "little") + b"xxxx" + bytes(8)
+        buffers = [None, pa.py_buffer(view * 200), pa.py_buffer(b"x" * (1 << 20))]
+        array = pa.Array.from_buffers(pa.binary_view(), 200, buffers)
+    path = write_file(tmp_path / "x.arrow", pa.table({"text": array}))
+    config = EncodeConfig()
+    (payload,) = build_plan(discover_inputs([path]).files, config)
+    tracemalloc.start()
+    records = read_records(payload["files"][0], config, lambda n: None)
+    num_bytes = sum(len(part) for record in records for part in record.parts)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert num_bytes == 200 << 20
+    assert peak < 40 << 20
