@@ -37,7 +37,7 @@ def read_parquet(entry: Entry, config: EncodeConfig, progress: Progress) -> Iter
         try:
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
             schema = parquet.schema_arrow
-            sizes = row_group_bytes(parquet.metadata)
+            sizes = row_group_bytes(parquet.metadata, entry["size"])
         except PYARROW_ERRORS as error:
             raise damage(error, "Parquet file") from error
         try:

@@ -117,7 +117,7 @@ def _split(entry: Entry, config: EncodeConfig) -> Iterator[Entry]:
 def _split_row_groups(entry: Entry, target_bytes: int) -> Iterator[Entry]:
     try:
         with open_input(entry["path"]) as file:
-            sizes = row_group_bytes(pq.read_metadata(file))
+            sizes = row_group_bytes(pq.read_metadata(file), entry["size"])
     except (pa.ArrowException, OSError, ValueError):
         yield entry  # reading it will say what is wrong
         return
@@ -130,10 +130,14 @@ def _split_row_groups(entry: Entry, target_bytes: int) -> Iterator[Entry]:
     yield {**entry, "range": [start, len(sizes)], "num_bytes": num_bytes}
 
 
-def row_group_bytes(metadata: pq.FileMetaData) -> list[int]:
-    """Returns the stored size of each row group, in bytes."""
-    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-    return [
-        sum(group.column(column).total_compressed_size for column in range(group.num_columns))
-        for group in groups
-    ]
+def row_group_bytes(metadata: pq.FileMetaData, size: int) -> list[int]:
+    """Returns about how many of a file's `size` bytes each row group takes; they add up to it.
+
+    The exact figures are in the metadata of the columns, at which pyarrow ends the process if they
+    are damaged; so the file is shared out by what the row groups take uncompressed.
+    """
+    groups = range(metadata.num_row_groups)
+    weights = [max(0, metadata.row_group(index).total_byte_size) for index in groups]
+    total = max(1, sum(weights))
+    bounds = [size * part // total for part in itertools.accumulate(weights, initial=0)]
+    return [end - start for start, end in itertools.pairwise(bounds)]

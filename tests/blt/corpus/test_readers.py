@@ -1,5 +1,8 @@
+import base64
 import datetime
 import json
+import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -174,6 +177,26 @@ def test_an_index_of_a_dictionary_that_points_nowhere_is_damage(tmp_path):
     path.write_bytes(data)
     result = encode(tmp_path / "out", path, keep_fields=("tag",))
     assert [reject["reason"] for reject in result.rejects] == ["damaged_input"]
+
+
+# Found by altering bytes: asked for a column's sizes, pyarrow ends the process.
+_ENDS_THE_PROCESS = """
+UEFSMRUAFRYVFiwVAhUAFQYVBhw2ACgBYRgBYRERAAAAAgAAAAIBAQAAAGEVBBksNQAYBnNjaGVtYRUCABUMJAIYBHRleHQl
+AEwcAAAAFgIZHBkcJgAcFQwZJQYAGRgEdGV4dBUAFgIWUBZQJgg8NgAoAWEYAWEREQAZHBUAFQAVAgA8FgIZBhkmAAIAAAAW
+UBYCJggWUAAoIHBhcnF1ZXQtY3BwLWFycm93IHZlcnNpb24gMjUuMC4xGRwcAAAAlAAAAFBBUjE="""
+
+
+def test_damaged_metadata_of_a_column_do_not_end_the_process(tmp_path):
+    (tmp_path / "x.parquet").write_bytes(base64.b64decode(_ENDS_THE_PROCESS))
+    script = (
+        "import sys; from pathlib import Path; from tests.blt.corpus.helpers import encode; "
+        "r = encode(Path(sys.argv[1]), sys.argv[2], target_shard_bytes=50); "
+        "print(len(r.documents), [x['reason'] for x in r.rejects])"
+    )
+    argv = [sys.executable, "-c", script, str(tmp_path / "out"), str(tmp_path / "x.parquet")]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() in ("0 ['damaged_input']", "1 []")
 
 
 def test_a_bad_file_does_not_stop_the_files_beside_it(tmp_path):
