@@ -4,13 +4,16 @@ import json
 import lzma
 import random
 
+import lz4.frame
 import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blt.corpus import decompress
 from blt.corpus.decompress import (
     DamagedInputError,
+    TooCompressedError,
     read_blocks,
     sniff_compression,
     strip_compression_suffix,
@@ -22,8 +25,9 @@ COMPRESS = {
     "zstd": zstandard.ZstdCompressor(write_checksum=True).compress,
     "bz2": bz2.compress,
     "xz": lzma.compress,
+    "lz4": lambda data: lz4.frame.compress(data, content_checksum=True),
 }
-SUFFIX = {"gzip": ".gz", "zstd": ".zst", "bz2": ".bz2", "xz": ".xz"}
+SUFFIX = {"gzip": ".gz", "zstd": ".zst", "bz2": ".bz2", "xz": ".xz", "lz4": ".lz4"}
 KINDS = sorted(COMPRESS)
 LINES = [f"line {i} {random.Random(i).random()}".encode() for i in range(3000)]
 DATA = b"".join(line + b"\n" for line in LINES)
@@ -88,10 +92,35 @@ def test_another_kind_of_data_under_the_suffix_is_damage(kind, tmp_path):
             read(tmp_path / "x", other, kind)
 
 
-def test_skippable_frames_of_zstd_are_passed_over(tmp_path):
+@pytest.mark.parametrize("kind", ["zstd", "lz4"])
+def test_skippable_frames_are_passed_over(kind, tmp_path):
     skippable = b"\x5a\x2a\x4d\x18\x04\x00\x00\x00skip"
-    frame = COMPRESS["zstd"](b"text")
-    assert read(tmp_path / "x", skippable + frame + skippable + frame, "zstd") == b"texttext"
+    frame = COMPRESS[kind](b"text")
+    assert read(tmp_path / "x", skippable + frame + skippable + frame, kind) == b"texttext"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_grows_too_far_is_given_up_after_its_free_bytes(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(decompress, "FREE_OUTPUT_BYTES", 1 << 20)
+    path = tmp_path / "bomb"
+    path.write_bytes(COMPRESS[kind](bytes(40 << 20)))
+    ratio = (40 << 20) // path.stat().st_size
+    whole = sum(len(b) for b in read_blocks(str(path), kind, max_ratio=ratio + 1))
+    assert whole == 40 << 20
+    num_out = 0
+    with pytest.raises(TooCompressedError, match=f"more than {ratio // 2} times its size"):
+        for block in read_blocks(str(path), kind, max_ratio=ratio // 2):
+            num_out += len(block)
+    assert num_out <= 40 << 20
+
+
+def test_a_bomb_is_a_reject_and_the_files_beside_it_are_kept(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_bytes(b"fine")
+    (tmp_path / "in" / "b.txt.bz2").write_bytes(bz2.compress(bytes(80 << 20)))
+    result = encode(tmp_path / "out", tmp_path / "in")
+    assert [raw for _, raw, _, _ in result.documents] == [b"fine"]
+    assert [(r["source"], r["reason"]) for r in result.rejects] == [("b.txt.bz2", "too_compressed")]
 
 
 @pytest.mark.parametrize("kind", KINDS)
