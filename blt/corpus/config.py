@@ -90,6 +90,11 @@ class EncodeConfig:
         return self.strip_bom or self.newlines == "lf"
 
     def _check_policies(self) -> None:
+        if self.format == "bytes" and (self.mends or self.utf8 != "keep"):
+            raise UserError(
+                "--format bytes: keeps every byte, so that --strip-bom, --newlines lf and --utf8 "
+                "do not go with it. Leave them out, or name the format of the files."
+            )
         _check_choice("utf8", self.utf8, UTF8)
         _check_choice("newlines", self.newlines, NEWLINES)
         _check_choice("on-duplicate-id", self.on_duplicate_id, ON_DUPLICATE_ID)

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 
 from blt.corpus.blocks import max_parsed_bytes
 from blt.corpus.config import EncodeConfig
-from blt.corpus.jsonl_reader import BOM
 from blt.corpus.lines import Line, read_lines_from
+from blt.corpus.mends import BOM
 from blt.corpus.plan import Entry
 from blt.corpus.records import Filtered, Record, Reject
 from blt.corpus.rows import make_row_record

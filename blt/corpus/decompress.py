@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import zstandard
+from isal import isal_zlib
 
 from blt.corpus.filesystems import open_input
 from blt.errors import UserError
@@ -28,6 +29,8 @@ _BLOCK_BYTES = 1 << 20
 _PACKED_BYTES = 1 << 16
 # What every input may grow to, whatever the ratio: a small file of one repeated line is no attack.
 FREE_OUTPUT_BYTES = 64 << 20
+_GZIP_FLAGS_AT = 3
+_USUAL_GZIP_FLAGS = (0, 4, 8)  # of a head with nothing more, an extra field (BGZF), or a name
 # At most 128 blocks of 128 KiB start in this many bytes of zstd, so that a bomb gives 16 MiB.
 _ZSTD_SLICE_BYTES = 512
 _XZ_MEMORY_BYTES = 1 << 28
@@ -46,10 +49,19 @@ class TooCompressedError(DamagedInputError):
 
 
 class _Gzip:
+    """ISA-L, which is faster than zlib; or zlib where a member's head is out of the ordinary.
+
+    ISA-L loses its place in a head with a checksum, or with several fields, that is cut between two
+    calls, and takes flags that no head may have.
+    """
+
     def __init__(self) -> None:
-        self._decoder = zlib.decompressobj(wbits=31)
+        self._decoder: Any = None
 
     def blocks(self, data: bytes) -> Iterator[bytes]:
+        if self._decoder is None:
+            is_usual = len(data) > _GZIP_FLAGS_AT and data[_GZIP_FLAGS_AT] in _USUAL_GZIP_FLAGS
+            self._decoder = (isal_zlib if is_usual else zlib).decompressobj(wbits=31)
         while not self._decoder.eof:
             out = self._decoder.decompress(data, _BLOCK_BYTES)
             data = self._decoder.unconsumed_tail
@@ -59,7 +71,7 @@ class _Gzip:
 
     @property
     def eof(self) -> bool:
-        return self._decoder.eof
+        return self._decoder is not None and self._decoder.eof
 
     @property
     def unused_data(self) -> bytes:
@@ -155,6 +167,7 @@ _CODECS = {
 }
 _ERRORS = (
     zlib.error,
+    isal_zlib.error,
     zstandard.ZstdError,
     lzma.LZMAError,
     OSError,

@@ -14,6 +14,7 @@ from blt.corpus.decompress import (
     strip_compression_suffix,
 )
 from blt.corpus.filesystems import open_input
+from blt.corpus.mends import BOM
 from blt.formats.tfrecord import is_record_start
 
 ARROW_MAGIC = b"ARROW1"
@@ -113,7 +114,7 @@ def _sniff_format(path: str, compression: str) -> str:
         return "tfrecord"
     if first[257:262] == b"ustar" and len(first) >= _TAR_HEAD_BYTES:
         return "tar"
-    first = first.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n")
+    first = first.removeprefix(BOM).lstrip(b" \t\r\n")
     line, newline, _ = first.partition(b"\n")
     if not line.startswith(b"{"):
         return "text"

@@ -77,7 +77,7 @@ def read_text_paragraphs(
             gap.add(line)
             line = next(lines, None)
         doc_id, position = made_id(source, first.offset), first.offset
-        meta = _meta(before, bytes(gap.raw))
+        meta = _meta(before, bytes(gap.raw), config)
         if num_bytes > limit:
             yield again.document(doc_id, position, num_bytes, start=position, meta=meta)
         else:
@@ -136,7 +136,9 @@ def _gap_before_first(entry: Entry, gap: _Gap, line: Line) -> bytes:
     return b"" if head.strip(_BLANKS + b"\n") else head
 
 
-def _meta(before: bytes, after: bytes) -> bytes | None:
+def _meta(before: bytes, after: bytes, config: EncodeConfig) -> bytes | None:
+    if config.newlines == "lf":  # the paragraphs get it as well
+        before, after = before.replace(b"\r\n", b"\n"), after.replace(b"\r\n", b"\n")
     noted = {}
     if before:
         noted["before"] = before.decode("ascii")

@@ -26,7 +26,7 @@ from blt.corpus.filesystems import open_input
 from blt.errors import UserError
 
 Entry = dict[str, Any]
-_MAX_FILES_PER_UNIT = 4096  # keeps a unit's payload small when files are tiny
+_MAX_FILES_PER_UNIT = 8192  # keeps a unit's payload small when files are tiny
 
 
 def build_plan(files: Sequence[InputFile], config: EncodeConfig) -> list[dict[str, Any]]:

@@ -54,7 +54,7 @@ def read_tar(
         for member, content in _members(file):
             source = _source(entry["source"], member.name, names)
             if content is None:
-                yield Filtered(source, 0)
+                yield Filtered(source, 0, "unread_member")
                 continue
             num_bytes = _copy(content, member.size, copy)
             format_name = member_format(member.name, config.format)

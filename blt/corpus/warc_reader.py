@@ -51,7 +51,7 @@ def read_warc(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterato
             if is_kept:
                 yield reject_long(source, position, num_bytes, b"", config)
             else:
-                yield Filtered(source, position)
+                yield Filtered(source, position, "no_content")
             continue
         block = file.read(num_bytes)
         if len(block) < num_bytes:
