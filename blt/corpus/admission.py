@@ -74,8 +74,9 @@ class Admission:
             is_member = record.source != entry["source"]
             where = f" (in it, {ascii(record.source)[1:-1]})" if is_member else ""
             raise WorkError(
-                f"{entry['path']}{where}: {record.detail.rstrip('.')}; --on-damaged-file is fail. Put a "
-                "whole file in its place and run again, or choose keep or drop with --overwrite."
+                f"{entry['path']}{where}: {record.detail.rstrip('.')}; --on-damaged-file is fail. "
+                "Put a whole file in its place and run again, or choose keep or drop with "
+                "--overwrite."
             )
 
 

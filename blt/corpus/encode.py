@@ -53,9 +53,9 @@ def encode_unit(
 
     Returns:
       The shards, and the counts named in `COUNTS`: records read are documents + rejects + filtered,
-      for the unit and for each of its files (an archive is one, with all its members); `filtered_<reason>` add up to `filtered`;
-      `invalid_utf8` are documents that were not UTF-8 and are kept or mended; `damaged_files` are
-      files given up before their end.
+      for the unit and for each of its files (an archive is one, with all its members);
+      `filtered_<reason>` add up to `filtered`; `invalid_utf8` are documents that were not UTF-8 and
+      are kept or mended; `damaged_files` are files given up before their end.
 
     Raises:
       WorkError: a file changed since it was planned or cannot be read, or a shard not written.

@@ -12,8 +12,8 @@ filtered     int64
 rejects      int64
 damaged      bool    it was given up before its end
 
-The members of an archive are in its row. A file that several units read has a row in each unit's table (`units/00012.sources.parquet`), one
-in the whole.
+The members of an archive are in its row. A file that several units read has a row in each unit's
+table (`units/00012.sources.parquet`), one in the whole.
 """
 
 import contextlib
@@ -100,12 +100,11 @@ def digest_entry(entry: Entry) -> str | None:
     start, end = 0, entry["size"]
     if "range" in entry and entry["format"] != "parquet":
         start, end = entry["range"]
-    if end - start != entry["num_bytes"] or is_remote(entry["path"]):
-        return None
-    if not os.path.isfile(entry["path"]):
+    path = entry["path"]
+    if end - start != entry["num_bytes"] or is_remote(path) or not os.path.isfile(path):
         return None
     digest, left = hashlib.sha256(), end - start
-    with open(entry["path"], "rb", buffering=0) as file:
+    with open(path, "rb", buffering=0) as file:
         file.seek(start)
         while left and (block := file.read(min(left, _COPY_BYTES))):
             digest.update(block)

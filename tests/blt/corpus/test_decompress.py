@@ -3,6 +3,7 @@ import gzip
 import json
 import lzma
 import random
+import zlib
 
 import lz4.frame
 import pytest
@@ -138,6 +139,48 @@ def test_output_comes_in_bounded_blocks(kind, tmp_path):
 def test_any_bytes_survive_each_compression(kind, pieces, tmp_path_factory):
     path = tmp_path_factory.mktemp("any") / "x"
     assert read(path, b"".join(map(COMPRESS[kind], pieces)), kind) == b"".join(pieces)
+
+
+def gzip_member(data, *, extra=b"", name=b"", comment=b"", flags=0, has_checksum=False):
+    """A member with any head that RFC 1952 has."""
+    fields = [len(extra).to_bytes(2, "little") + extra if extra else b""]
+    fields += [text + b"\0" if text else b"" for text in (name, comment)]
+    flags |= 2 * has_checksum | 4 * bool(extra) | 8 * bool(name) | 16 * bool(comment)
+    packed = gzip.compress(data, mtime=0)
+    head = packed[:3] + bytes([flags]) + packed[4:10] + b"".join(fields)
+    if has_checksum:
+        head += (zlib.crc32(head) & 0xFFFF).to_bytes(2, "little")
+    return head + packed[10:]
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 16])
+@pytest.mark.parametrize(
+    "head",
+    [
+        {},
+        {"name": b"name.txt"},
+        {"name": b"n" * 300},
+        {"extra": b"BC\2\0\x1b\0"},
+        {"comment": b"comment"},
+        {"extra": b"abc", "name": b"name.txt"},
+        {"extra": b"abc", "name": b"name.txt", "comment": b"c" * 40},
+        {"has_checksum": True},
+        {"extra": b"abc", "name": b"name.txt", "comment": b"c", "has_checksum": True},
+    ],
+)
+def test_any_head_of_gzip_is_read_however_it_comes(tmp_path, monkeypatch, head, size):
+    monkeypatch.setattr(decompress, "_PACKED_BYTES", size)
+    data = gzip_member(DATA[:3000], **head)
+    assert read(tmp_path / "x", data * 2, "gzip") == DATA[:3000] * 2
+    for end in (len(data) - 1, len(data) // 2, len(data) - 8):
+        with pytest.raises(DamagedInputError, match="cut short"):
+            read(tmp_path / "x", data[:end], "gzip")
+
+
+@pytest.mark.parametrize("flags", [32, 64, 128])
+def test_flags_that_no_gzip_head_has_are_damage(tmp_path, flags):
+    with pytest.raises(DamagedInputError, match="unknown header flags"):
+        read(tmp_path / "x", gzip_member(DATA, flags=flags), "gzip")
 
 
 def test_suffixes_and_magic_tell_the_compression():

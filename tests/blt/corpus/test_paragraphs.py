@@ -97,3 +97,13 @@ def test_large_plain_files_are_split(tmp_path):
         tmp_path / "out", tmp_path / "x.txt", doc_per="paragraph", target_shard_bytes=100
     )
     assert [raw for _, raw, _, _ in result.documents] == [b"word"] * 100
+
+
+def test_with_newlines_lf_the_gaps_get_lf_too(tmp_path):
+    data = b" \r\na\r\nb\r\n\r\n\t\r\nc\r\n\r\nd\re\r\n"
+    (tmp_path / "x.txt").write_bytes(data)
+    dataset = make_dataset(
+        tmp_path / "data", tmp_path / "x.txt", doc_per="paragraph", newlines="lf"
+    )
+    decode_dataset(dataset, tmp_path / "out")
+    assert (tmp_path / "out/x.txt").read_bytes() == data.replace(b"\r\n", b"\n")

@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 import io
 import json
 import tarfile
@@ -9,6 +10,8 @@ import pytest
 import zstandard
 
 from blt.corpus import decode_dataset
+from blt.corpus.sources import read_sources, unit_sources_path
+from blt.errors import WorkError
 from tests.blt.corpus.helpers import encode, make_dataset
 
 
@@ -94,7 +97,7 @@ def test_links_devices_and_hidden_members_are_passed_over(tmp_path):
     members = {"a.txt": b"a", "._a.txt": b"mac", "d/.git": b"x", "_SUCCESS": b""}
     result = encode_tar(tmp_path, tar_bytes(members, special=odd))
     assert texts(result) == [("x.tar/a.txt", b"a")]
-    assert (result.counts["filtered"], result.rejects) == (7, [])
+    assert (result.counts["filtered_unread_member"], result.rejects) == (7, [])
 
 
 def test_names_are_labels_and_nothing_is_written_by_them(tmp_path):
@@ -113,6 +116,48 @@ def test_names_are_labels_and_nothing_is_written_by_them(tmp_path):
     made = {path for path in tmp_path.rglob("*") if path.is_file()} - before
     assert all((tmp_path / "out") in path.parents for path in made)
     assert sorted(path.read_bytes() for path in made) == [b"%d" % n for n in range(6)]
+
+
+def test_members_are_mended_and_judged_as_files_are(tmp_path):
+    members = {
+        "a.txt": b"\xef\xbb\xbfone\r\n\xef\xbb\xbftwo\r\n\xff",
+        "b.csv": b"id,text\n1,\xef\xbb\xbfrow\n",
+        "c.txt.gz": gzip.compress(b"packed\r\n" * 9),
+    }
+    options = {"doc_per": "line", "strip_bom": True, "newlines": "lf", "utf8": "replace"}
+    result = encode_tar(tmp_path, tar_bytes(members), min_bytes=4, **options)
+    assert [raw for _, raw in texts(result)] == [
+        b"\xef\xbb\xbftwo",
+        *[b"packed"] * 9,
+    ]
+    assert result.counts["filtered_below_min_bytes"] == 3
+    assert result.counts["invalid_utf8"] == 0  # what is filtered is not counted
+
+
+def test_an_archive_is_accounted_as_one_file(tmp_path):
+    cut = gzip.compress(b'{"text": "x"}\n{"text": ""}\n')[:-4]
+    members = {"a.jsonl.gz": cut, "b.jsonl.gz": cut, "c.txt": b"c", ".hidden": b""}
+    (tmp_path / "y.txt").write_bytes(b"yy")
+    (tmp_path / "x.tar").write_bytes(tar_bytes(members))
+    result = encode(tmp_path / "out", tmp_path / "x.tar", tmp_path / "y.txt", min_bytes=1)
+    archive, other = read_sources(unit_sources_path(tmp_path / "out", 0))
+    assert (archive.source, archive.documents, archive.rejects) == ("x.tar", 3, 2)
+    assert archive.filtered == 3  # two empty texts, a hidden member
+    assert archive.records == 8
+    assert archive.sha256 == hashlib.sha256((tmp_path / "x.tar").read_bytes()).hexdigest()
+    assert (archive.damaged, other.damaged) == (True, False)
+    assert result.counts["damaged_files"] == 1
+    assert (other.source, other.documents, other.bytes) == ("y.txt", 1, 2)
+
+
+def test_damage_in_a_member_drops_or_fails_the_archive(tmp_path):
+    cut = gzip.compress(b'{"text": "x"}\n')[:-4]
+    data = tar_bytes({"a.txt": b"a", "b.jsonl.gz": cut, "c.txt": b"c"})
+    dropped = encode_tar(tmp_path, data, on_damaged_file="drop")
+    assert (dropped.documents, dropped.counts["filtered_damaged_file"]) == ([], 3)
+    message = r"x\.tar \(in it, x\.tar/b\.jsonl\.gz\): ends inside its gzip data"
+    with pytest.raises(WorkError, match=message):
+        encode_tar(tmp_path, data, on_damaged_file="fail")
 
 
 def test_an_archive_inside_is_a_reject(tmp_path):

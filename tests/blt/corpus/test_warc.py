@@ -84,6 +84,11 @@ def test_a_response_gives_its_body(tmp_path):
     assert result.counts["filtered"] == 1
 
 
+def test_what_has_no_content_is_filtered_as_that(tmp_path):
+    result = encode_warc(tmp_path, warc(b"a", b"b", kind="request"))
+    assert (result.documents, result.counts["filtered_no_content"]) == ([], 2)
+
+
 def http(body, *headers):
     return b"\r\n".join([b"HTTP/1.1 200 OK", *headers, b"", body])
 
