@@ -1,6 +1,7 @@
 """Kills `blt encode` at random moments and lets it go on: is the result the undisturbed one?
 
     python benchmarks/kill_resume.py --input corpus/ --kills 50
+    python benchmarks/kill_resume.py --input corpus/ --kills 50 -- --drop-duplicates
 
 An undisturbed run is the standard. Then, until there were so many kills: `blt encode` is started on
 an empty folder, killed with all its processes after a random part of the time that the undisturbed

@@ -5,6 +5,7 @@ import io
 import os
 import re
 
+import pyarrow.parquet as pq
 import pytest
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
 
@@ -126,3 +127,27 @@ def test_any_failure_of_a_store_is_an_oserror(folder):
     FAULTS.append(KeyError("odd"))
     with pytest.raises(OSError, match="KeyError: 'odd'"):
         files.open("fakestore://b/in/d/b.txt").read(5)
+
+
+def test_what_lies_in_a_store_grows_too_and_is_not_read_again(folder, tmp_path, capsys):
+    argv = ("--input", "fakestore://b/in", "--output", tmp_path / "bytes", "--drop-duplicates")
+    assert run(*argv) == 0
+    assert read_manifest(tmp_path / "bytes").totals["documents"] == 2
+    FAULTS.extend([OSError("must not be read")] * 9)
+    assert run(*argv) == 0
+    assert "already done" in capsys.readouterr().out
+    assert len(FAULTS) == 9
+    FAULTS.clear()
+    (folder / "c.txt").write_bytes(b"more")
+    assert run(*argv) == 0
+    assert "1 new file; the rest was planned before" in capsys.readouterr().err
+    rows = pq.read_table(tmp_path / "bytes" / "sources.parquet").to_pylist()
+    assert [(row["source"], row["sha256"]) for row in rows] == [
+        ("a.jsonl.gz", None),
+        ("d/b.txt", None),
+        ("c.txt", None),
+    ]
+    (folder / "c.txt").write_bytes(b"else")
+    os.utime(folder / "c.txt", (10**9, 10**9))
+    assert run(*argv) == 2
+    assert "fakestore://b/in/c.txt (was modified)" in capsys.readouterr().err
