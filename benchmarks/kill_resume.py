@@ -1,6 +1,7 @@
 """Kills `blt encode` at random moments and lets it go on: is the result the undisturbed one?
 
     python benchmarks/kill_resume.py --input corpus/ --kills 50
+    python benchmarks/kill_resume.py --input corpus/ --kills 50 -- --drop-duplicates
 
 An undisturbed run is the standard. Then, until there were so many kills: `blt encode` is started on
 an empty folder, killed with all its processes after a random part of the time that the undisturbed
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--target-shard-bytes", default="1MB", help="small, for many units")
     parser.add_argument("--workers", default="1")
     parser.add_argument("--folder", type=Path, help="where temporary files go")
+    parser.add_argument("flags", nargs="*", metavar="-- FLAG", help="more flags for `blt encode`")
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
@@ -67,6 +69,7 @@ def run(output: Path, arguments: argparse.Namespace, kill_after: float | None = 
     argv = ["encode", "--input", *arguments.input, "--output", output]
     argv += ["--target-shard-bytes", arguments.target_shard_bytes]
     argv += ["--direct_num_workers", arguments.workers, "--max-reject-fraction", "1"]
+    argv += arguments.flags
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.cli", *map(str, argv)],
         stdout=subprocess.DEVNULL,

@@ -1,7 +1,7 @@
 """Raw corpora to byte shards.
 
-Reads text, JSONL or Parquet, plain or compressed; writes `bytes-*.tfrecord`, `rejects.parquet` and
-`manifest.json` (DESIGN: "Byte shard"). From the shell:
+Reads text, JSONL, tables, web archives and more, plain or compressed (docs/inputs.md); writes
+`bytes-*.tfrecord`, `rejects.parquet` and `manifest.json` (DESIGN: "Byte shard"). From the shell:
 
     blt encode --input corpus/ --output bytes
     python -m pipelines.encode --input 'corpus/*.jsonl.zst' --output bytes --direct_num_workers 2
@@ -24,10 +24,13 @@ from blt.corpus.config import COMPRESSIONS, DOC_PER, FORMATS, EncodeConfig
 from blt.corpus.discover import discover_inputs
 from blt.corpus.duplicates import DUPLICATES_FOLDER, duplicate_kinds, remove_found
 from blt.corpus.encode import encode_unit
+from blt.corpus.filesystems import use_remote
 from blt.corpus.plan import payload_bytes, payload_notes
 from blt.corpus.replan import plan_corpus
 from blt.corpus.sources import SOURCES_NAME, merge_sources
+from blt.corpus.standard_input import keep_standard_input
 from blt.corpus.summary import summary_lines
+from blt.errors import UserError
 from blt.manifest import Manifest
 from blt.stage import (
     DEFAULT_MAX_REJECT_FRACTION,
@@ -37,8 +40,11 @@ from blt.stage import (
     make_units,
 )
 from blt.units import Progress, Unit, UnitResult
+from pipelines.beam_files import BeamFiles
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
 from pipelines.run_units import describe_plan, run_stage
+
+use_remote(BeamFiles())  # here, since workers import this module too
 
 NAME = "encode"
 HELP = "raw corpora to byte shards"
@@ -58,9 +64,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="PATH",
-        help="Files, folders (searched recursively) or glob patterns; gzip, zstd, bz2 and xz are "
-        "recognised by content.",
+        help="Files, folders (searched recursively), glob patterns, @LIST (a file with one of "
+        "these a line) or - (standard input). Compressed files and tar archives are read as what "
+        "is in them.",
     )
+    for flag, which in (("--include", "only files"), ("--exclude", "no files and folders")):
+        parser.add_argument(
+            flag,
+            action="extend",
+            nargs="+",
+            default=[],
+            metavar="GLOB",
+            help=f"In folders and by globs, read {which} whose name, or path below the folder if "
+            "there is a slash in it, is like one of these.",
+        )
     add_output_arguments(parser, "byte shards")
     add_document_arguments(parser)
     add_policy_arguments(parser)
@@ -71,6 +88,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=default.max_document_bytes,
         metavar="BYTES",
         help="Longer documents are stored in parts of this size, and joined again downstream.",
+    )
+    group.add_argument(
+        "--max-decompression-ratio",
+        type=int,
+        default=default.max_decompression_ratio,
+        metavar="N",
+        help="A compressed file is given up, as a reject, where it has grown to more than N times "
+        "its size and 64 MiB.",
     )
     group.add_argument(
         "--target-shard-bytes",
@@ -104,7 +129,8 @@ def add_document_arguments(parser: argparse.ArgumentParser, when: str = "") -> N
         "--doc-per",
         choices=DOC_PER,
         default=default.doc_per,
-        help="In text files: a document is a whole file, or a line (ended by LF).",
+        help="In text files: a document is a whole file, a line (ended by LF), or a paragraph "
+        "(blank lines between them).",
     )
     group.add_argument(
         "--text-field",
@@ -158,7 +184,14 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     """Encodes; see `DESCRIPTION`."""
     names = [field.name for field in dataclasses.fields(EncodeConfig)]
     config = EncodeConfig(**{name: getattr(args, name) for name in names})
-    found = discover_inputs(args.input)
+    kept_input = args.output.with_name(args.output.name + ".stdin")
+    if "-" in args.input:
+        if args.dry_run:
+            raise UserError("--dry-run: standard input (--input -) can be read only once.")
+        keep_standard_input(sys.stdin.buffer, kept_input)
+    found = discover_inputs(
+        args.input, include=args.include, exclude=args.exclude, standard_input=kept_input
+    )
     for skipped in found.skipped:
         console.say(f"skipped {skipped.path}: {skipped.reason}")
     inside = args.output.resolve()
@@ -167,7 +200,11 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         kind="byte_shards",
         output=args.output,
         config=json.loads(json.dumps(dataclasses.asdict(config))),
-        told={"input": [str(path) for path in args.input]},
+        told={
+            "input": [str(path) for path in args.input],
+            "include": args.include,
+            "exclude": args.exclude,
+        },
         run_unit=_EncodeUnit(config),
         shard_patterns=SHARD_PATTERNS,
         reads_foreign_data=True,
@@ -190,6 +227,8 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         outputs = [f"bytes-{unit.index:05d}-*.tfrecord" for unit in units[:5]]
         outputs += ["…"] * (len(units) > 5) + [REJECTS_NAME, "manifest.json"]
         return describe_plan(stage, units, outputs)
+    if "-" in args.input:
+        kept_input.unlink(missing_ok=True)
     return _summarize(manifest, how)
 
 

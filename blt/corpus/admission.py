@@ -23,7 +23,7 @@ from blt.errors import WorkError
 from blt.units import Progress, no_progress
 
 # Plain files of these formats have no checksums and no structure that damage could show in.
-_NEVER_DAMAGED = ("text", "jsonl")
+_NEVER_DAMAGED = ("text", "jsonl", "bytes")
 
 
 class Admission:
@@ -71,9 +71,12 @@ class Admission:
 
     def _check_damage(self, entry: Entry, record: Reject) -> None:
         if self._config.on_damaged_file == "fail":
+            is_member = record.source != entry["source"]
+            where = f" (in it, {ascii(record.source)[1:-1]})" if is_member else ""
             raise WorkError(
-                f"{entry['path']}: {record.detail.rstrip('.')}; --on-damaged-file is fail. Put a "
-                "whole file in its place and run again, or choose keep or drop with --overwrite."
+                f"{entry['path']}{where}: {record.detail.rstrip('.')}; --on-damaged-file is fail. "
+                "Put a whole file in its place and run again, or choose keep or drop with "
+                "--overwrite."
             )
 
 

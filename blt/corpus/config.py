@@ -4,8 +4,8 @@ import dataclasses
 
 from blt.errors import UserError, near_names
 
-FORMATS = ("auto", "text", "jsonl", "parquet")
-DOC_PER = ("file", "line")
+FORMATS = ("auto", "text", "jsonl", "parquet", "arrow", "csv", "tsv", "warc", "tfrecord", "bytes")
+DOC_PER = ("file", "line", "paragraph")
 COMPRESSIONS = (None, "gzip")
 UTF8 = ("keep", "reject", "replace")
 NEWLINES = ("keep", "lf")
@@ -21,12 +21,15 @@ class EncodeConfig:
     """Options of `blt encode`, checked when made.
 
     Attributes:
-      format: "auto" (by suffix, else by the first bytes), "text", "jsonl" or "parquet".
-      doc_per: in text files, a document per "file" or per "line" (ended by LF alone).
+      format: "auto" (by suffix, else by the first bytes), or one of `FORMATS`; "bytes" takes every
+        file as one document, whatever it holds, and decompresses nothing.
+      doc_per: in text files, a document per "file", per "line" (ended by LF alone) or per
+        "paragraph" (blank lines between them).
       text_field: field or column of the text; dots lead into objects ("doc.text").
       id_field: field or column of the id; where it is null or absent an id is made.
       keep_fields: fields or columns that go along as `meta`.
       max_document_bytes: longer documents are stored in parts of this size.
+      max_decompression_ratio: how many times its size an input may grow to.
       target_shard_bytes: a unit of the plan reads, and a shard holds, about this many bytes.
       compression: of the shards: None or "gzip".
       utf8: of documents that are not UTF-8: "keep" the bytes, "reject" them, or "replace" what is
@@ -51,6 +54,7 @@ class EncodeConfig:
     id_field: str = "id"
     keep_fields: tuple[str, ...] = ()
     max_document_bytes: int = 16 * MIB
+    max_decompression_ratio: int = 1000
     target_shard_bytes: int = 64 * MIB
     compression: str | None = None
     utf8: str = "keep"
@@ -76,6 +80,7 @@ class EncodeConfig:
             raise UserError(f"--keep-fields: a list of field names expected, got {fields!r}.")
         object.__setattr__(self, "keep_fields", tuple(fields))  # YAML gives a list
         _check_size("max-document-bytes", self.max_document_bytes, MAX_PART_BYTES)
+        _check_size("max-decompression-ratio", self.max_decompression_ratio, None, "a whole number")
         _check_size("target-shard-bytes", self.target_shard_bytes, None)
         self._check_policies()
 
@@ -85,6 +90,11 @@ class EncodeConfig:
         return self.strip_bom or self.newlines == "lf"
 
     def _check_policies(self) -> None:
+        if self.format == "bytes" and (self.mends or self.utf8 != "keep"):
+            raise UserError(
+                "--format bytes: keeps every byte, so that --strip-bom, --newlines lf and --utf8 "
+                "do not go with it. Leave them out, or name the format of the files."
+            )
         _check_choice("utf8", self.utf8, UTF8)
         _check_choice("newlines", self.newlines, NEWLINES)
         _check_choice("on-duplicate-id", self.on_duplicate_id, ON_DUPLICATE_ID)
@@ -114,8 +124,10 @@ def _check_choice(flag: str, value: object, choices: tuple[str | None, ...]) -> 
         raise UserError(f"--{flag} {value}: must be one of {', '.join(known)}.{hint}")
 
 
-def _check_size(flag: str, value: object, limit: int | None) -> None:
+def _check_size(
+    flag: str, value: object, limit: int | None, what: str = "a number of bytes"
+) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise UserError(f"--{flag} {value}: a number of bytes of at least 1 expected.")
+        raise UserError(f"--{flag} {value}: {what} of at least 1 expected.")
     if limit is not None and value > limit:
         raise UserError(f"--{flag} {value}: must not be above {limit} ({limit // MIB} MiB).")

@@ -1,7 +1,8 @@
 """`decode`: byte shards back to files.
 
 A text file comes back byte for byte under its source name (`docs/a.txt.gz` as `docs/a.txt`),
-whether it was encoded as one document or line by line; lines that were rejected are missing. JSONL
+whether it was encoded as one document, by line or by paragraph; what was rejected is missing, and
+of more than 4096 bytes of blank lines in a row between paragraphs the rest. JSONL
 and Parquet sources become JSON Lines (`a.jsonl.zst` as `a.jsonl`, `b.parquet` as `b.parquet.jsonl`)
 of `{"id", "text"}`, or `{"id", "bytes_base64"}` where the document is not UTF-8.
 
@@ -19,8 +20,11 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from blt.corpus.decompress import strip_compression_suffix
+from blt.corpus.detect import member_format
+from blt.corpus.paragraph_reader import gaps_of
 from blt.corpus.text_reader import NO_FINAL_NEWLINE_META
 from blt.errors import UserError
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
@@ -30,6 +34,12 @@ from blt.storage import TEMPORARY_PREFIX, atomic_path, prepare_output_folder
 from blt.tokenizer import tokens_to_bytes
 from blt.units import Progress, no_progress
 
+# What stands before and after a document of a text file, by its meta.
+_GAPS = {
+    "file": lambda meta: (b"", b""),
+    "line": lambda meta: (b"", b"" if meta == NO_FINAL_NEWLINE_META else b"\n"),
+    "paragraph": gaps_of,
+}
 _MAX_NAME_BYTES = 200  # leaves room for the number and the temporary name
 
 
@@ -57,28 +67,29 @@ def decode_dataset(
     if output.is_dir() and any(output.iterdir()):
         raise UserError(f"--output {output}: is not empty. Choose an empty or new folder.")
     prepare_output_folder(output)
-    formats = {
-        entry["source"]: entry["format"]
-        for unit in read_plan(data_dir)
-        for entry in unit.payload["files"]
-    }
-
+    entries = [entry for unit in read_plan(data_dir) for entry in unit.payload["files"]]
+    formats = _Formats(entries, manifest.config.get("format", "auto"))
     names = _Names(output)
     counts = Counter(documents=0, bytes=0, files=0)
-    write_lines = manifest.config.get("doc_per") == "line"
+    doc_per = manifest.config.get("doc_per", "file")
     # The documents of a source follow one another, so that one file is open at a time.
     for source, records in itertools.groupby(_read(manifest), key=lambda record: record.source):
-        is_text = formats.get(source) == "text"
+        format_name = formats.of(source)
+        is_text = format_name in ("text", "bytes")
+        gaps = _GAPS[doc_per if format_name == "text" else "file"]
         counts["files"] += 1
-        with atomic_path(names.take(source, is_text)) as path, open(path, "wb") as file:
+        with atomic_path(names.take(source, format_name)) as path, open(path, "wb") as file:
             held: list[bytes] = []
             for record in records:
                 raw = tokens_to_bytes(record.tokens)
                 is_last = record.part == record.num_parts - 1
                 if is_text:
+                    before, after = gaps(record.meta)
+                    if before and record.part == 0:
+                        file.write(before)
                     file.write(raw)
-                    if write_lines and is_last and record.meta != NO_FINAL_NEWLINE_META:
-                        file.write(b"\n")
+                    if after and is_last:
+                        file.write(after)
                 else:
                     held.append(raw)
                     if is_last:
@@ -103,17 +114,34 @@ def _json_line(doc_id: str, raw: bytes) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode("utf-8") + b"\n"
 
 
+class _Formats:
+    """Knows what a source was read as: a file by the plan, a member of an archive by its name."""
+
+    def __init__(self, entries: list[dict[str, Any]], wanted: str) -> None:
+        self._formats = {entry["source"]: entry["format"] for entry in entries}
+        self._archives = [s + "/" for s, found in self._formats.items() if found == "tar"]
+        self._wanted = wanted
+
+    def of(self, source: str) -> str:
+        if source in self._formats:
+            return self._formats[source]
+        # A member's own name is all that its format was told by.
+        name = next((source[len(a) :] for a in self._archives if source.startswith(a)), source)
+        return member_format(name, self._wanted)
+
+
 class _Names:
     """Gives each source a file of its own below a folder, whatever the source is called."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def take(self, source: str, is_text: bool) -> Path:
+    def take(self, source: str, format_name: str) -> Path:
         """Returns a path that is free, with its folder made."""
-        stem = strip_compression_suffix(source)[0]
+        # Raw bytes are still compressed, if they were.
+        stem = source if format_name == "bytes" else strip_compression_suffix(source)[0]
         wanted = [stem, source]
-        if not is_text:
+        if format_name not in ("text", "bytes"):
             wanted = [n if n.lower().endswith(".jsonl") else n + ".jsonl" for n in wanted]
             wanted.append(source + ".jsonl")
         # A number does not help below a file that stands where a folder must be: leave the folder.

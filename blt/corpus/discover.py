@@ -1,8 +1,11 @@
 """Which files an input argument means, and what each is called (`source`) from then on.
 
-An argument is a file, a folder (with everything below it) or a glob, tried in this order, so that
-a path that exists is opened as it stands even if it holds `*`. In folders, and by globs that do not
-ask for them, names that begin with "." or "_" are passed over (hidden files, `_SUCCESS` and such).
+An argument is a file, a folder (with everything below it), a glob or `@LIST`, tried in this order,
+so that a path that exists is opened as it stands even if it holds `*`. A list is a text file with
+an argument a line; blank lines and lines that begin with `#` are passed over. `-` is standard
+input. In folders, and by globs that do not ask for them, names that begin with "." or "_" are
+passed over (hidden files, `_SUCCESS` and such), and so is what `exclude` or `include` leave out;
+a file that is named outright is always read.
 """
 
 import dataclasses
@@ -10,8 +13,10 @@ import glob
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
+from blt.corpus.filesystems import find_remote, is_remote
+from blt.corpus.patterns import matches_any
 from blt.errors import UserError
 
 
@@ -53,33 +58,74 @@ class Discovery:
 class _Found:
     path: str
     name: str  # relative to the folder or glob prefix
-    info: os.stat_result
+    identity: Hashable  # equal for all names of a file
+    size: int
+    mtime_ns: int
 
 
-def discover_inputs(arguments: Sequence[str | os.PathLike[str]]) -> Discovery:
+@dataclasses.dataclass
+class _Search:
+    """What is looked for, and what was passed over on the way."""
+
+    include: Sequence[str]
+    exclude: Sequence[str]
+    skipped: list[Skipped] = dataclasses.field(default_factory=list)
+    num_left_out: int = 0  # by include and exclude
+
+    def takes(self, name: str, is_folder: bool = False) -> bool:
+        """Tells whether a name below a folder is taken; counts it if it is not."""
+        taken = not matches_any(name, self.exclude) and (
+            is_folder or not self.include or matches_any(name, self.include)
+        )
+        self.num_left_out += not taken
+        return taken
+
+
+def discover_inputs(
+    arguments: Sequence[str | os.PathLike[str]],
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    standard_input: str | os.PathLike[str] | None = None,
+) -> Discovery:
     """Finds the files that `arguments` mean; the same file counts once.
+
+    Args:
+      arguments: files, folders, globs, `@LIST` or `-`.
+      include: of what is found in folders and by globs, only what one of these patterns means.
+      exclude: nor what one of these means; a folder that is meant is not entered.
+      standard_input: the file that holds what `-` means; its source is `stdin`.
 
     Raises:
       UserError: an argument leads to no file; names it.
     """
-    skipped: list[Skipped] = []
-    found: dict[tuple[int, int], _Found] = {}
-    for argument in arguments:
-        argument = os.fspath(argument)
-        before = len(skipped)
-        matches = _expand(argument, skipped)
+    search = _Search(include, exclude)
+    skipped = search.skipped
+    found: dict[Hashable, _Found] = {}
+    for argument, shown in _arguments(arguments):
+        before, num_left_out = len(skipped), search.num_left_out
+        if argument == "-" and standard_input is not None:
+            kept = _inspect(os.fspath(standard_input), "stdin", skipped)
+            matches = [kept] if kept else []
+        elif is_remote(argument):
+            matches = _find_remote(argument, shown, search)
+        else:
+            matches = _expand(argument, search)
+        if search.num_left_out > num_left_out:
+            number = search.num_left_out - num_left_out
+            reason = f"--include and --exclude leave out {number} of what is in it"
+            skipped.append(Skipped(path=argument, reason=reason))
         if not matches:
-            raise UserError(_nothing_found(argument, skipped[before:]))
+            raise UserError(_nothing_found(argument, shown, skipped[before:]))
         for match in matches:
-            key = (match.info.st_dev, match.info.st_ino)
-            first = found.setdefault(key, match)
+            first = found.setdefault(match.identity, match)
             if first.path != match.path:
                 skipped.append(Skipped(path=match.path, reason=f"the same file as {first.path}"))
     if not found:
         raise UserError("--input: no file was named. Give files, folders or globs.")
     sources = _unique_sources(list(found.values()))
     files = [
-        InputFile(path=f.path, source=s, size=f.info.st_size, mtime_ns=f.info.st_mtime_ns)
+        InputFile(path=f.path, source=s, size=f.size, mtime_ns=f.mtime_ns)
         for f, s in zip(found.values(), sources, strict=True)
     ]
     return Discovery(
@@ -88,24 +134,49 @@ def discover_inputs(arguments: Sequence[str | os.PathLike[str]]) -> Discovery:
     )
 
 
-def _nothing_found(argument: str, skipped: list[Skipped]) -> str:
+def _arguments(arguments: Sequence[str | os.PathLike[str]]) -> Iterator[tuple[str, str]]:
+    """Yields arguments with what they are called in messages; those in lists in their place."""
+    for given in arguments:
+        argument = os.fspath(given)
+        if not argument.startswith("@") or os.path.lexists(argument):
+            yield argument, argument
+            continue
+        path = argument[1:]
+        try:
+            with open(path, "rb") as file:
+                lines = file.read().split(b"\n")
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"--input {argument}: the list cannot be read ({reason}).") from error
+        num_named = 0
+        for number, line in enumerate(lines, 1):
+            line = line.removesuffix(b"\r")
+            if line.strip() and not line.startswith(b"#"):
+                num_named += 1
+                yield os.fsdecode(line), f"{argument}, line {number}: {os.fsdecode(line)}"
+        if not num_named:
+            raise UserError(f"--input {argument}: the list names no file.")
+
+
+def _nothing_found(argument: str, shown: str, skipped: list[Skipped]) -> str:
     if not skipped and "\0" not in argument and os.path.isdir(argument):
-        return f"--input {argument}: is a folder without files. Give one that holds the corpus."
+        return f"--input {shown}: is a folder without files. Give one that holds the corpus."
     if not skipped:
         kind = "matches no file" if glob.has_magic(argument) else "no such file or folder"
-        return f"--input {argument}: {kind}. Check the path; it is taken from {os.getcwd()}."
+        return f"--input {shown}: {kind}. Check the path; it is taken from {os.getcwd()}."
     examples = "; ".join(f"{skip.path}: {skip.reason}" for skip in skipped[:3])
-    return f"--input {argument}: holds no file that can be read ({examples})."
+    return f"--input {shown}: holds no file that can be read ({examples})."
 
 
-def _expand(argument: str, skipped: list[Skipped]) -> list[_Found]:
+def _expand(argument: str, search: _Search) -> list[_Found]:
+    skipped = search.skipped
     try:
         exists = os.path.lexists(argument)
     except ValueError:  # a NUL in the path
         exists = False
     if exists:
         if os.path.isdir(argument):
-            return list(_walk(argument, "", skipped))
+            return list(_walk(argument, "", search))
         found = _inspect(argument, os.path.basename(argument), skipped)
         return [found] if found else []
     if "\0" in argument or not glob.has_magic(argument):
@@ -119,11 +190,42 @@ def _expand(argument: str, skipped: list[Skipped]) -> list[_Found]:
             skipped.append(Skipped(path=path, reason="marker file"))
         elif os.path.isdir(path):
             # `**` lists what is in the folders itself.
-            results.extend([] if "**" in argument else _walk(path, name, skipped))
-        else:
+            enter = "**" not in argument and search.takes(name, is_folder=True)
+            results.extend(_walk(path, name, search) if enter else [])
+        elif search.takes(name):
             found = _inspect(path, name, skipped)
             results.extend([found] if found else [])
     return results
+
+
+def _find_remote(argument: str, shown: str, search: _Search) -> list[_Found]:
+    """Returns what a path, folder or glob in a store means, by the rules for those here."""
+    try:
+        stored = find_remote(argument)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"--input {shown}: cannot be looked for ({reason}).") from error
+    is_glob = glob.has_magic(argument)
+    prefix = (_fixed_prefix(argument) if is_glob else argument).rstrip("/") + "/"
+    results = []
+    for file in stored:
+        name = file.path.removeprefix(prefix)
+        if file.path == argument:
+            name = file.path.rpartition("/")[2]
+        elif any(part.startswith((".", "_")) for part in name.split("/")):
+            search.skipped.append(Skipped(path=file.path, reason="hidden or marker file"))
+            continue
+        elif not search.takes(name) or not _takes_folders(name, search):
+            continue
+        results.append(_Found(file.path, name, file.path, file.size, file.mtime_ns))
+    return results
+
+
+def _takes_folders(name: str, search: _Search) -> bool:
+    parts = name.split("/")[:-1]
+    return all(
+        search.takes("/".join(parts[: depth + 1]), is_folder=True) for depth in range(len(parts))
+    )
 
 
 def _fixed_prefix(pattern: str) -> str:
@@ -133,8 +235,9 @@ def _fixed_prefix(pattern: str) -> str:
     return pattern
 
 
-def _walk(folder: str, name: str, skipped: list[Skipped]) -> Iterator[_Found]:
+def _walk(folder: str, name: str, search: _Search) -> Iterator[_Found]:
     """Yields the files below `folder`, sorted; each real folder is entered once."""
+    skipped = search.skipped
     entered: set[tuple[int, int]] = set()
     pending = [(folder, name)]
     while pending:
@@ -156,8 +259,9 @@ def _walk(folder: str, name: str, skipped: list[Skipped]) -> Iterator[_Found]:
                 reason = "hidden" if child.startswith(".") else "marker file"
                 skipped.append(Skipped(path=child_path, reason=reason))
             elif os.path.isdir(child_path):
-                folders.append((child_path, child_name))
-            else:
+                if search.takes(child_name, is_folder=True):
+                    folders.append((child_path, child_name))
+            elif search.takes(child_name):
                 found = _inspect(child_path, child_name, skipped)
                 if found:
                     yield found
@@ -177,7 +281,8 @@ def _inspect(path: str, name: str, skipped: list[Skipped]) -> _Found | None:
     if not os.access(path, os.R_OK):
         skipped.append(Skipped(path=path, reason="no permission to read it"))
         return None
-    return _Found(path, name, info)
+    identity = (info.st_dev, info.st_ino)
+    return _Found(path, name, identity, info.st_size, info.st_mtime_ns)
 
 
 def _unique_sources(found: list[_Found]) -> list[str]:

@@ -11,6 +11,7 @@ from blt.corpus.duplicates import read_decisions
 from blt.corpus.filters import FILTER_COUNTS
 from blt.corpus.records import Document, Filtered, Reject
 from blt.corpus.sources import SourceRow, digest_entry, unit_sources_path, write_sources
+from blt.errors import WorkError
 from blt.formats.byte_shard import ByteShardWriter, byte_shard_name
 from blt.formats.rejects import RejectsWriter, open_rejects
 from blt.storage import atomic_path
@@ -52,9 +53,9 @@ def encode_unit(
 
     Returns:
       The shards, and the counts named in `COUNTS`: records read are documents + rejects + filtered,
-      for the unit and for each of its files; `filtered_<reason>` add up to `filtered`;
-      `invalid_utf8` are documents that were not UTF-8 and are kept or mended; `damaged_files` are
-      files given up before their end.
+      for the unit and for each of its files (an archive is one, with all its members);
+      `filtered_<reason>` add up to `filtered`; `invalid_utf8` are documents that were not UTF-8 and
+      are kept or mended; `damaged_files` are files given up before their end.
 
     Raises:
       WorkError: a file changed since it was planned or cannot be read, or a shard not written.
@@ -87,21 +88,31 @@ def encode_unit(
                 else:
                     row.rejects += 1
                     row.damaged |= record.ends_input
-                    counts["damaged_files"] += record.ends_input
                     _add_reject(rejects, record)
             row.sha256 = digest_entry(entry)
             row.check()
             counts.update(records=row.records, filtered=row.filtered, rejects=row.rejects)
+            counts["damaged_files"] += row.damaged
         shards.finish()
         for shard in shards.finished:
             counts.update(documents=shard.documents, bytes=shard.bytes, tokens=shard.tokens)
     if decisions is not None:
         decisions.finish()
         counts["suffixed_ids"] = decisions.num_suffixed
-    assert counts["documents"] == sum(row.documents for row in rows)
-    assert counts["bytes"] == sum(row.bytes for row in rows)
+    _check_shards(counts, rows)
     write_sources(unit_sources_path(output, unit_index), rows)
     return UnitResult(shards=tuple(shards.finished), counts=dict(counts))
+
+
+def _check_shards(counts: Counter[str], rows: list[SourceRow]) -> None:
+    """Checks that what went into the shards is what the files gave."""
+    for name in ("documents", "bytes"):
+        given = sum(getattr(row, name) for row in rows)
+        if counts[name] != given:
+            raise WorkError(
+                f"the shards hold {counts[name]} {name}, but {given} were read. This is a bug; "
+                "please report it."
+            )
 
 
 def _add_reject(rejects: RejectsWriter, reject: Reject) -> None:

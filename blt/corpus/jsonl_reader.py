@@ -10,13 +10,13 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from blt.corpus.blocks import max_parsed_bytes, reject_long
 from blt.corpus.config import EncodeConfig
 from blt.corpus.fields import ABSENT, get_field, id_text, meta_json
 from blt.corpus.lines import Line, read_lines
 from blt.corpus.mends import BOM, NOT_UTF8
 from blt.corpus.plan import Entry
 from blt.corpus.records import Filtered, Record, Reject, made_id, make_document
-from blt.corpus.text_reader import reject_long_line
 from blt.units import Progress
 
 JSON_BLANKS = b" \t\r\n"
@@ -33,14 +33,10 @@ class _RejectedError(Exception):
 def read_jsonl(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Record]:
     """Yields a record for each line."""
     source = entry["source"]
-    for line in read_lines(
-        entry["path"],
-        entry["compression"],
-        byte_range=entry.get("range"),
-        progress=progress,
-    ):
+    limit = max_parsed_bytes(config)
+    for line in read_lines(entry, config, progress, max_line_bytes=limit):
         if line.too_long:
-            yield reject_long_line(source, line)
+            yield reject_long(source, line.offset, line.num_bytes, line.raw, config)
             continue
         try:
             yield _read_line(line, source, config)

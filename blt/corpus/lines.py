@@ -1,12 +1,14 @@
 """Lines of an input: ended by LF alone, of any length, in linear time and bounded memory."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator
 
-from blt.corpus.decompress import read_blocks
+from blt.corpus.blocks import entry_blocks
+from blt.corpus.config import EncodeConfig
+from blt.corpus.plan import Entry
 from blt.units import Progress
 
-MAX_LINE_BYTES = 1 << 30
 SAMPLE_BYTES = 200
 
 
@@ -30,7 +32,7 @@ class Line:
 
 
 def split_lines(
-    blocks: Iterable[bytes], *, start: int = 0, max_line_bytes: int = MAX_LINE_BYTES
+    blocks: Iterable[bytes], *, start: int = 0, max_line_bytes: int = 1 << 30
 ) -> Iterator[Line]:
     """Yields the lines of a stream of blocks.
 
@@ -61,28 +63,44 @@ def split_lines(
 
 
 def read_lines(
-    path: str,
-    compression: str,
-    *,
-    byte_range: tuple[int, int] | None,
-    progress: Progress,
-    max_line_bytes: int = MAX_LINE_BYTES,
+    entry: Entry, config: EncodeConfig, progress: Progress, *, max_line_bytes: int
 ) -> Iterator[Line]:
-    """Yields the lines of a file that start in `byte_range` [start, end), or all for None.
+    """Yields the lines of a file that start in its range [start, end), or all if it has none.
 
     Any partition of a file into ranges gives each of its lines once.
     """
-    start, end = byte_range or (0, None)
-    # The line that holds the byte before the range began earlier: it is another range's.
-    first = max(0, start - 1)
-    lines = split_lines(
-        read_blocks(path, compression, start=first, progress=progress),
-        start=first,
-        max_line_bytes=max_line_bytes,
-    )
-    if start:
-        next(lines, None)
-    for line in lines:
+    start, end = entry.get("range") or (0, None)
+    for line in read_lines_from(start, end, entry, config, progress, max_line_bytes=max_line_bytes):
         if end is not None and line.offset >= end:
             return
         yield line
+
+
+def read_lines_from(
+    start: int,
+    end: int | None,
+    entry: Entry,
+    config: EncodeConfig,
+    progress: Progress,
+    *,
+    max_line_bytes: int,
+) -> Iterator[Line]:
+    """Yields the lines of a file that start at the byte `start` or after it.
+
+    Goes on after `end`, but yields nothing if no line starts before it.
+    """
+    # The line that holds the byte before the range began earlier: it is another range's.
+    offset = max(0, start - 1)
+    blocks = entry_blocks(entry, config, progress, start=offset)
+    if start:
+        for block in blocks:
+            newline = block.find(b"\n")
+            offset += len(block) if newline < 0 else newline + 1
+            if end is not None and offset >= end:
+                return
+            if newline >= 0:
+                blocks = itertools.chain([block[newline + 1 :]], blocks)
+                break
+        else:
+            return
+    yield from split_lines(blocks, start=offset, max_line_bytes=max_line_bytes)

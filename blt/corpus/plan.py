@@ -4,7 +4,7 @@ A unit's payload is `{"files": [entry, …]}`, with `max_documents` where `--lim
 is what `plan_entry` makes of a file:
 
     path, source, size, mtime_ns   as discovered
-    format, compression            as detected ("text" | "jsonl" | "parquet"; "plain" | "gzip" | …)
+    format, compression            as detected ("text" | "jsonl" | "tar" | …; "plain" | "gzip" | …)
     num_bytes                      bytes to read, as stored: the size, or that of the range
     range                          optional [start, end): bytes of a plain file of lines (a record
                                    belongs to the range it starts in), or Parquet row groups
@@ -22,10 +22,11 @@ from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import PLAIN
 from blt.corpus.detect import detect
 from blt.corpus.discover import InputFile
+from blt.corpus.filesystems import open_input
 from blt.errors import UserError
 
 Entry = dict[str, Any]
-_MAX_FILES_PER_UNIT = 4096  # keeps a unit's payload small when files are tiny
+_MAX_FILES_PER_UNIT = 8192  # keeps a unit's payload small when files are tiny
 
 
 def build_plan(files: Sequence[InputFile], config: EncodeConfig) -> list[dict[str, Any]]:
@@ -100,7 +101,7 @@ def payload_notes(payloads: Sequence[dict[str, Any]]) -> list[str]:
 
 def _split(entry: Entry, config: EncodeConfig) -> Iterator[Entry]:
     has_lines = entry["format"] == "jsonl" or (
-        entry["format"] == "text" and config.doc_per == "line"
+        entry["format"] == "text" and config.doc_per != "file"
     )
     if entry["format"] == "parquet" and config.on_damaged_file != "drop":
         # To drop a damaged file, one unit must see all of it.
@@ -117,8 +118,8 @@ def _split(entry: Entry, config: EncodeConfig) -> Iterator[Entry]:
 
 def _split_row_groups(entry: Entry, target_bytes: int) -> Iterator[Entry]:
     try:
-        with open(entry["path"], "rb") as file:
-            sizes = row_group_bytes(pq.read_metadata(file))
+        with open_input(entry["path"]) as file:
+            sizes = row_group_bytes(pq.read_metadata(file), entry["size"])
     except (pa.ArrowException, OSError, ValueError):
         yield entry  # reading it will say what is wrong
         return
@@ -131,10 +132,14 @@ def _split_row_groups(entry: Entry, target_bytes: int) -> Iterator[Entry]:
     yield {**entry, "range": [start, len(sizes)], "num_bytes": num_bytes}
 
 
-def row_group_bytes(metadata: pq.FileMetaData) -> list[int]:
-    """Returns the stored size of each row group, in bytes."""
-    groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-    return [
-        sum(group.column(column).total_compressed_size for column in range(group.num_columns))
-        for group in groups
-    ]
+def row_group_bytes(metadata: pq.FileMetaData, size: int) -> list[int]:
+    """Returns about how many of a file's `size` bytes each row group takes; they add up to it.
+
+    The exact figures are in the metadata of the columns, at which pyarrow ends the process if they
+    are damaged; so the file is shared out by what the row groups take uncompressed.
+    """
+    groups = range(metadata.num_row_groups)
+    weights = [max(0, metadata.row_group(index).total_byte_size) for index in groups]
+    total = max(1, sum(weights))
+    bounds = [size * part // total for part in itertools.accumulate(weights, initial=0)]
+    return [end - start for start, end in itertools.pairwise(bounds)]

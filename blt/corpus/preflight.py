@@ -7,12 +7,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from blt.corpus.arrow_reader import read_arrow_schema
+from blt.corpus.columns import UnusableFileError, check_text_column
 from blt.corpus.config import EncodeConfig
-from blt.corpus.decompress import DamagedInputError, read_blocks
+from blt.corpus.csv_reader import read_csv_header
+from blt.corpus.decompress import DamagedInputError, check_package, read_blocks
 from blt.corpus.fields import ABSENT, get_field
+from blt.corpus.filesystems import open_input
 from blt.corpus.jsonl_reader import JSON_BLANKS
 from blt.corpus.mends import BOM
-from blt.corpus.parquet_reader import UnusableFileError, check_text_column
 from blt.corpus.plan import Entry
 from blt.errors import UserError, near_names
 
@@ -20,7 +23,9 @@ _MAX_FIRST_LINE_BYTES = 64 << 20  # a longer first line is left to encode to jud
 
 
 def check_inputs(payloads: Sequence[dict[str, Any]], config: EncodeConfig) -> None:
-    """Checks that the text field is there, in one JSONL and one Parquet file at least.
+    """Checks that what is needed to read the files is there.
+
+    That is optional packages, and the text field: in one file at least of each format with fields.
 
     Cheap where all is well: it looks at the start of files until it has found the field. Files that
     cannot be judged (empty, damaged) are passed over; encoding will report them.
@@ -30,11 +35,13 @@ def check_inputs(payloads: Sequence[dict[str, Any]], config: EncodeConfig) -> No
       config: how they will be read.
 
     Raises:
-      UserError: no JSONL file has the text field in its first object, or no Parquet file has the
-        text column; names the first such file, the fields it has, and the nearest.
+      UserError: a package is missing; or no JSONL file has the text field in its first object, or
+        no table has the text column: names the first such file, the fields it has, and the nearest.
     """
     entries = [entry for payload in payloads for entry in payload["files"]]
-    for format_name, fields_of in (("jsonl", _jsonl_fields), ("parquet", _parquet_fields)):
+    for compression in {entry["compression"] for entry in entries}:
+        check_package(compression)
+    for format_name, fields_of in _FIELDS.items():
         _check_format(
             [entry for entry in entries if entry["format"] == format_name], fields_of, config
         )
@@ -55,7 +62,7 @@ def _check_format(
         failed = failed or (entry, missing)
     if failed is not None:
         entry, names = failed
-        kind = "column" if entry["format"] == "parquet" else "field"
+        kind = "field" if entry["format"] == "jsonl" else "column"
         others = f" (nor in {len(entries) - 1} other inputs)" if len(entries) > 1 else ""
         shown = ", ".join(ascii(name[:60])[1:-1] for name in names[:20]) or "none"
         raise UserError(
@@ -81,10 +88,33 @@ def _jsonl_fields(entry: Entry, text_field: str) -> list[str] | None:
 
 def _parquet_fields(entry: Entry, text_field: str) -> list[str] | None:
     """Returns the columns of the file if the text is not among them, else None."""
-    with open(entry["path"], "rb") as file:
-        schema = pq.read_schema(file)
+    with open_input(entry["path"]) as file:
+        return _missing_column(pq.read_schema(file), text_field)
+
+
+def _arrow_fields(entry: Entry, text_field: str) -> list[str] | None:
+    return _missing_column(read_arrow_schema(entry, EncodeConfig()), text_field)
+
+
+def _csv_fields(entry: Entry, text_field: str) -> list[str] | None:
+    names = read_csv_header(entry, EncodeConfig())
+    if names is None:
+        raise ValueError("no header that can be read")
+    return None if text_field in names else names
+
+
+def _missing_column(schema: pa.Schema, text_field: str) -> list[str] | None:
     try:
         check_text_column(schema, text_field)
     except UnusableFileError as error:
         return schema.names if error.reason == "missing_column" else None
     return None
+
+
+_FIELDS: dict[str, Callable[[Entry, str], list[str] | None]] = {
+    "jsonl": _jsonl_fields,
+    "parquet": _parquet_fields,
+    "arrow": _arrow_fields,
+    "csv": _csv_fields,
+    "tsv": _csv_fields,
+}

@@ -1,20 +1,33 @@
 """One way into every input: records in order, and damage as a last reject."""
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterator
 
+from blt.corpus.arrow_reader import read_arrow
 from blt.corpus.config import EncodeConfig
+from blt.corpus.csv_reader import read_csv
 from blt.corpus.decompress import DamagedInputError
+from blt.corpus.filesystems import size_of
 from blt.corpus.jsonl_reader import read_jsonl
+from blt.corpus.paragraph_reader import read_text_paragraphs
 from blt.corpus.parquet_reader import read_parquet
 from blt.corpus.plan import Entry
 from blt.corpus.records import Document, Record, Reject
+from blt.corpus.tar_reader import read_tar
 from blt.corpus.text_reader import read_text_file, read_text_lines
+from blt.corpus.tfrecord_reader import read_tfrecord
+from blt.corpus.warc_reader import read_warc
 from blt.errors import WorkError
-from blt.units import Progress
+from blt.units import Progress, no_progress
 
 _Reader = Callable[[Entry, EncodeConfig, Progress], Iterator[Record]]
+
+
+_TEXT_READERS: dict[str, _Reader] = {
+    "file": read_text_file,
+    "line": read_text_lines,
+    "paragraph": read_text_paragraphs,
+}
 
 
 def read_records(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Record]:
@@ -27,24 +40,31 @@ def read_records(entry: Entry, config: EncodeConfig, progress: Progress) -> Iter
       WorkError: the file is gone, cannot be read, or is not the one that was planned.
     """
     path = entry["path"]
-    position = None
-    is_text = entry["format"] == "text"
     watch = _ClampedProgress(progress, entry["num_bytes"])
     try:
-        size = os.stat(path).st_size
+        size = size_of(path)
         if size != entry["size"]:
             raise WorkError(
                 f"{path}: has {size} bytes, but had {entry['size']} when the work was planned. "
                 "Run with --overwrite, or put the file back."
             )
-        for record in _reader(entry, config)(entry, config, watch.advance):
-            position = record.position
-            yield _of_text_file(record) if is_text and config.mends else record
-    except DamagedInputError as error:
-        yield Reject(entry["source"], position, "damaged_input", str(error), ends_input=True)
+        yield from _read(entry, config, watch.advance)
     except OSError as error:
         raise WorkError(f"{path}: cannot be read ({error.strerror or error}).") from error
     watch.finish()
+
+
+def _read(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Record]:
+    """Yields the records of a file, or of a member of an archive, with damage as the last."""
+    position = None
+    is_text = entry["format"] == "text"
+    reader = _TEXT_READERS[config.doc_per] if is_text else _READERS[entry["format"]]
+    try:
+        for record in reader(entry, config, progress):
+            position = record.position
+            yield _of_text_file(record) if is_text and config.mends else record
+    except DamagedInputError as error:
+        yield Reject(entry["source"], position, error.reason, str(error), ends_input=True)
 
 
 def _of_text_file(record: Record) -> Record:
@@ -52,10 +72,21 @@ def _of_text_file(record: Record) -> Record:
     return dataclasses.replace(record, of_text_file=True) if is_document else record
 
 
-def _reader(entry: Entry, config: EncodeConfig) -> _Reader:
-    if entry["format"] == "text":
-        return read_text_lines if config.doc_per == "line" else read_text_file
-    return {"jsonl": read_jsonl, "parquet": read_parquet}[entry["format"]]
+def _read_tar(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Record]:
+    return read_tar(entry, config, progress, lambda member: _read(member, config, no_progress))
+
+
+_READERS: dict[str, _Reader] = {
+    "jsonl": read_jsonl,
+    "parquet": read_parquet,
+    "arrow": read_arrow,
+    "csv": read_csv,
+    "tsv": read_csv,
+    "warc": read_warc,
+    "tfrecord": read_tfrecord,
+    "tar": _read_tar,
+    "bytes": read_text_file,
+}
 
 
 class _ClampedProgress:

@@ -15,6 +15,7 @@ from blt.console import count
 from blt.corpus.config import EncodeConfig
 from blt.corpus.discover import InputFile, readable_path
 from blt.corpus.duplicates import duplicate_kinds
+from blt.corpus.filesystems import is_remote
 from blt.corpus.limit import limit_plan
 from blt.corpus.plan import build_plan
 from blt.corpus.preflight import check_inputs
@@ -74,7 +75,7 @@ def plan_corpus(
 
 
 def _key(path: str) -> str:
-    return os.path.abspath(path)
+    return path if is_remote(path) else os.path.abspath(path)
 
 
 def _find_changed(

@@ -4,7 +4,7 @@ source       string  its name, as in the byte shards (never null)
 format       string  what it was read as
 compression  string
 stored_bytes int64   as stored, before decompression
-sha256       string  of these bytes; null if several units read the file, and for what is no file
+sha256       string  of these bytes; null if several units read the file, or it is in a store
 records      int64   = documents + filtered + rejects
 documents    int64
 bytes        int64   of the documents
@@ -12,8 +12,8 @@ filtered     int64
 rejects      int64
 damaged      bool    it was given up before its end
 
-A file that several units read has a row in each unit's table (`units/00012.sources.parquet`), one
-in the whole.
+The members of an archive are in its row. A file that several units read has a row in each unit's
+table (`units/00012.sources.parquet`), one in the whole.
 """
 
 import contextlib
@@ -28,6 +28,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from blt.corpus.filesystems import is_remote
 from blt.corpus.plan import Entry
 from blt.errors import WorkError
 from blt.storage import atomic_path
@@ -93,16 +94,17 @@ class SourceRow:
 def digest_entry(entry: Entry) -> str | None:
     """Returns the sha256 of the bytes that an entry stands for, read again from its file.
 
-    None where they are not simply those of the file or of a byte range of it: row groups of
-    Parquet, members of archives, streams.
+    None where they are not simply those of the file or of a byte range of it (row groups of
+    Parquet), and for files in a store, from which all would have to be fetched again.
     """
     start, end = 0, entry["size"]
     if "range" in entry and entry["format"] != "parquet":
         start, end = entry["range"]
-    if end - start != entry["num_bytes"] or not os.path.isfile(entry["path"]):
+    path = entry["path"]
+    if end - start != entry["num_bytes"] or is_remote(path) or not os.path.isfile(path):
         return None
     digest, left = hashlib.sha256(), end - start
-    with open(entry["path"], "rb", buffering=0) as file:
+    with open(path, "rb", buffering=0) as file:
         file.seek(start)
         while left and (block := file.read(min(left, _COPY_BYTES))):
             digest.update(block)

@@ -196,17 +196,25 @@ def _parse_entry(entry: memoryview, features: Features) -> None:
 
 
 def _parse_feature(feature: memoryview) -> list[bytes] | np.ndarray | None:
-    found: list[bytes] | np.ndarray | None = None
+    kind_found = None
+    items: list[bytes] = []
+    pieces: list[np.ndarray] = []
     for kind, values in _fields(feature):
-        if not isinstance(values, memoryview):
+        if not isinstance(values, memoryview) or kind not in (_BYTES_LIST, _INT64_LIST):
             continue
+        if kind != kind_found:  # the last kind counts; lists of it are one list
+            kind_found = kind
+            items.clear()
+            pieces.clear()
         if kind == _BYTES_LIST:
-            items = [bytes(v) for n, v in _fields(values) if n == 1 and isinstance(v, memoryview)]
-            found = found + items if isinstance(found, list) else items
-        elif kind == _INT64_LIST:
-            integers = _parse_int64_list(values)
-            found = np.concatenate([found, integers]) if isinstance(found, np.ndarray) else integers
-    return found
+            items += [bytes(v) for n, v in _fields(values) if n == 1 and isinstance(v, memoryview)]
+        else:
+            pieces.append(_parse_int64_list(values))
+    if kind_found is None:
+        return None
+    if kind_found == _BYTES_LIST:
+        return items
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
 
 def _parse_int64_list(values: memoryview) -> np.ndarray:

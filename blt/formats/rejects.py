@@ -21,8 +21,12 @@ from blt.storage import atomic_path
 
 REASONS = {
     "damaged_input": "the input is cut short or altered, or is not in the format it claims",
-    "missing_column": "the Parquet file has no such text column; the whole file is left out",
+    "too_compressed": "the input grows to more than --max-decompression-ratio times its size",
+    "missing_column": "the table has no such text column; the whole file is left out",
     "column_type": "the text column holds neither text nor bytes; the whole file is left out",
+    "nested_archive": "the archive's member is an archive itself, which is not opened",
+    "bad_row": "the row of CSV or TSV is not well formed, or has another number of fields",
+    "bad_record": "the record of TFRecord or WARC fails its checksum, or is not well formed",
     "invalid_json": "the line is not JSON",
     "too_deep": "the JSON is nested too deeply to be read",
     "not_an_object": "the line is JSON, but not an object",
@@ -31,7 +35,7 @@ REASONS = {
     "text_not_string": "the text is not a string",
     "lone_surrogate": "an unpaired surrogate, which UTF-8 cannot hold",
     "invalid_id": "the id is not valid Unicode",
-    "too_long": "the line, or the document, is longer than the limit",
+    "too_long": "the record, or the document, is longer than the limit",
     "invalid_utf8": "the document is not UTF-8, which --utf8 reject or the format exported to asks",
     "duplicate_id": "an earlier document has the same id (--on-duplicate-id reject)",
 }

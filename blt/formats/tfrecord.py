@@ -22,14 +22,21 @@ from blt.errors import WorkError
 
 MAX_RECORD_BYTES = 1 << 30  # a longer declared length is taken for damage, before it is believed
 _BUFFER_BYTES = 1 << 20
-_HEADER = struct.Struct("<QI")
-_CRC = struct.Struct("<I")
+HEADER = struct.Struct("<QI")
+FOOTER = struct.Struct("<I")
 
 
 def masked_crc32c(data: bytes) -> int:
     """Returns the CRC32C of `data` as TFRecord stores it: rotated, plus a constant."""
     crc = google_crc32c.value(data)
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def is_record_start(head: bytes) -> bool:
+    """Tells whether bytes begin with a record's length and its checksum."""
+    if len(head) < HEADER.size:
+        return False
+    return masked_crc32c(head[:8]) == HEADER.unpack(head[: HEADER.size])[1]
 
 
 class _HashingFile:
@@ -70,8 +77,8 @@ class TFRecordWriter:
     def write(self, record: bytes) -> None:
         """Appends one record."""
         size = len(record).to_bytes(8, "little")
-        footer = _CRC.pack(masked_crc32c(record))
-        self._out.write(b"".join((size, _CRC.pack(masked_crc32c(size)), record, footer)))
+        footer = FOOTER.pack(masked_crc32c(record))
+        self._out.write(b"".join((size, FOOTER.pack(masked_crc32c(size)), record, footer)))
 
     def close(self) -> str:
         """Ends the file, if it is open, and returns its sha256 as 64 hex digits."""
@@ -88,7 +95,7 @@ def read_tfrecords(path: str | os.PathLike[str]) -> Iterator[bytes]:
     """
     try:
         with open(path, "rb", buffering=_BUFFER_BYTES) as file:
-            if _is_gzip(file.peek(_HEADER.size)):
+            if _is_gzip(file.peek(HEADER.size)):
                 with gzip.GzipFile(fileobj=file) as unpacked:
                     yield from _read_records(path, unpacked, size=None)
             else:
@@ -99,9 +106,7 @@ def read_tfrecords(path: str | os.PathLike[str]) -> Iterator[bytes]:
 
 def _is_gzip(start: bytes) -> bool:
     # A record of 35,615 bytes starts like gzip does; its checksum tells them apart.
-    if start[:2] != b"\x1f\x8b" or len(start) < _HEADER.size:
-        return start[:2] == b"\x1f\x8b"
-    return masked_crc32c(start[:8]) != _HEADER.unpack(start[: _HEADER.size])[1]
+    return start[:2] == b"\x1f\x8b" and not is_record_start(start)
 
 
 def _read_records(
@@ -118,26 +123,26 @@ def _read_records(
 
     while True:
         try:
-            header = file.read(_HEADER.size)
+            header = file.read(HEADER.size)
             if not header:
                 return
-            if len(header) < _HEADER.size:
-                raise damage(f"has {len(header)} of the {_HEADER.size} bytes of its header")
-            length, length_crc = _HEADER.unpack(header)
+            if len(header) < HEADER.size:
+                raise damage(f"has {len(header)} of the {HEADER.size} bytes of its header")
+            length, length_crc = HEADER.unpack(header)
             if masked_crc32c(header[:8]) != length_crc:
                 raise damage("has a length that fails its checksum")
             limit = MAX_RECORD_BYTES
             if size is not None:
-                limit = min(limit, size - offset - _HEADER.size - _CRC.size)
+                limit = min(limit, size - offset - HEADER.size - FOOTER.size)
             if length > limit:
                 raise damage(f"declares {length} bytes, but no more than {limit} can be there")
-            record, stored_crc = file.read(length), file.read(_CRC.size)
+            record, stored_crc = file.read(length), file.read(FOOTER.size)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
             raise damage(f"cannot be decompressed ({error})") from error
-        if len(record) < length or len(stored_crc) < _CRC.size:
+        if len(record) < length or len(stored_crc) < FOOTER.size:
             raise damage(f"ends before its {length} bytes and their checksum")
-        if masked_crc32c(record) != _CRC.unpack(stored_crc)[0]:
+        if masked_crc32c(record) != FOOTER.unpack(stored_crc)[0]:
             raise damage("fails its checksum")
         yield record
         index += 1
-        offset += _HEADER.size + length + _CRC.size
+        offset += HEADER.size + length + FOOTER.size

@@ -32,7 +32,7 @@ from blt.storage import read_json, sha256_file
 
 _EXPECTED = (
     "a folder or file that blt made (a shard, a .keras or .ngram model, a threshold.yaml), or a "
-    "raw corpus (text, JSONL or Parquet), expected"
+    "raw corpus (text, JSONL, Parquet, …), expected"
 )
 _MAX_CONFIG_BYTES = 16 << 20
 _BINARY_SHARE = 0.05  # of control characters in the head of what is no text

@@ -129,7 +129,7 @@ def _describe_corpus_folder(folder: Path) -> Summary:
     except (BltError, OSError) as error:
         raise UserError(
             f"{folder}: holds nothing that blt knows; a folder that a stage of blt made (with "
-            "manifest.json or plan.json), or a folder of text, JSONL or Parquet, expected."
+            "manifest.json or plan.json), or a folder of text, JSONL, Parquet, …, expected."
         ) from error
     lines = [
         f"{visible_text(folder)}: not made by blt; as a raw corpus: {len(files):,} files, "

@@ -253,3 +253,35 @@ def test_an_output_inside_the_input_is_not_read(tmp_path):
     assert run(*argv) == 0
     assert run(*argv) == 0
     assert read_manifest(tmp_path / "bytes").totals["documents"] == 1
+
+
+def test_standard_input_is_read_and_known_again(tmp_path, capsys):
+    argv = [sys.executable, "-m", "pipelines.encode", "--input", "-"]
+    argv += ["--output", str(tmp_path / "bytes"), "--target-shard-bytes", "20KB", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(REPO)}
+    data = gzip.compress(b'{"text": "%s"}\n' % (b"x" * 100) * 1000)
+    for how in ("done", "already done"):
+        process = subprocess.run(argv, input=data, env=environment, capture_output=True)
+        assert process.returncode == 0, process.stderr
+        summary = json.loads(process.stdout)
+        assert (summary["how"], summary["documents"]) == (how, 1000)
+        assert not (tmp_path / "bytes.stdin").exists()
+    manifest = read_manifest(tmp_path / "bytes")
+    record = next(read_byte_shard(manifest.shard_path(manifest.shards[0])))
+    assert (record.source, record.doc_id) == ("stdin", "stdin#0")
+    other = subprocess.run(argv, input=b"other text", env=environment, capture_output=True)
+    assert other.returncode == 2
+    assert run("--input", "-", "--output", tmp_path / "x", "--dry-run") == 2
+    assert "standard input (--input -) can be read only once" in capsys.readouterr().err
+
+
+def test_include_exclude_and_lists_choose_the_files(corpus, tmp_path, capsys):
+    (tmp_path / "list").write_text(f"{corpus}\n")
+    argv = ("--input", f"@{tmp_path / 'list'}", "--output", tmp_path / "bytes", "--json")
+    assert (
+        run(*argv, "--include", "*.jsonl", "x", "--include", "*.gz", "--exclude", "part-[0-3].*")
+        == 0
+    )
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["documents"] == 400
+    assert "leave out 4 of what is in it" in captured.err

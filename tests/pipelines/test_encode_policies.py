@@ -1,6 +1,8 @@
 """`blt encode` with what it can be told about documents, as its users run it."""
 
 import gzip
+import hashlib
+import io
 import json
 import os
 import signal
@@ -16,6 +18,8 @@ from blt.formats.rejects import count_rejects
 from blt.inspection.check import check_folder
 from blt.manifest import read_manifest
 from blt.tokenizer import tokens_to_bytes
+from tests.blt.corpus.test_tar import tar_bytes
+from tests.blt.corpus.test_warc import warc
 from tests.pipelines.test_encode import REPO, files, run
 
 FLAGS = ("--target-shard-bytes", "4KB", "--drop-duplicates", "--on-duplicate-id", "suffix")
@@ -165,6 +169,93 @@ def test_the_summary_tells_where_every_record_went(tmp_path, capsys):
         assert sum(row[name] for row in rows) == totals[name]
 
 
+def write_mixed_corpus(folder):
+    """A tar archive, a table, a web archive and paragraphs, with texts and ids that come again."""
+    folder.mkdir()
+    rows = [{"id": "1", "text": "one"}, {"id": "1", "text": "uno"}, {"text": ""}, {"id": "9"}]
+    members = {
+        "a.jsonl": "".join(json.dumps(row) + "\n" for row in rows).encode(),
+        "b.txt": b"first\n\nsecond\n\nfirst\n",
+        ".hidden": b"",
+    }
+    (folder / "a.tar").write_bytes(tar_bytes(members))
+    (folder / "b.csv").write_bytes(b'id,text\n1,"row, quoted"\n\n2,one\n3\n')
+    (folder / "c.warc").write_bytes(
+        warc(b"about", kind="warcinfo") + warc(b"page", b"second", kind="conversion")
+    )
+    (folder / "d.txt").write_bytes(b"fourth\n \npage\r\n\nlast")
+    return folder
+
+
+def test_all_kinds_of_input_and_policies_together(tmp_path, capsys):
+    corpus = write_mixed_corpus(tmp_path / "corpus")
+    output = tmp_path / "bytes"
+    (tmp_path / "list.txt").write_text(f"{corpus}\n# no more\n")
+    flags = ["--doc-per", "paragraph", "--drop-duplicates", "--on-duplicate-id", "suffix"]
+    flags += ["--min-bytes", "1", "--max-reject-fraction", "0.5"]
+    argv = ["--input", f"@{tmp_path / 'list.txt'}", "--exclude", "*.bin", "--output", output]
+    assert run(*argv, *flags) == 0
+    first = read(output)
+    assert first == [
+        ("1", b"one"),
+        ("1~dup2", b"uno"),
+        ("a.tar/b.txt#0", b"first"),
+        ("a.tar/b.txt#7", b"second"),
+        ("1~dup3", b"row, quoted"),
+        ("c.warc#61", b"page"),
+        ("d.txt#0", b"fourth"),
+        ("d.txt#9", b"page\r"),
+        ("d.txt#16", b"last"),
+    ]
+    totals = read_manifest(output).totals
+    wanted = {"blank": 1, "unread_member": 1, "no_content": 1, "below_min_bytes": 1}
+    wanted["duplicate"] = 3  # first, one, second
+    assert {k: v for k, v in totals.items() if k.startswith("filtered_") and v} == {
+        f"filtered_{reason}": number for reason, number in wanted.items()
+    }
+    check_sums(output, ["a.tar", "b.csv", "c.warc", "d.txt"])
+    assert dict(count_rejects(output / "rejects.parquet")) == {"missing_text": 1, "bad_row": 1}
+
+    (corpus / "b2.csv").write_bytes(b"text\nuno\nnews\n")
+    (corpus / "no.bin").write_bytes(b"left out")
+    before = files(output)
+    assert run(*argv, "--include", "*", *flags) == 0  # how files are named does not matter
+    assert "1 new file; the rest was planned before" in capsys.readouterr().err
+    assert read(output) == [*first, ("b2.csv#9", b"news")]
+    after = files(output)
+    kept = [name for name in before if name.startswith(("bytes-", "units/"))]
+    assert all(after[name] == before[name] for name in kept)
+    check_sums(output, ["a.tar", "b.csv", "c.warc", "d.txt", "b2.csv"])
+
+
+def test_an_archive_through_standard_input_up_to_a_limit_and_again(tmp_path, monkeypatch):
+    output = tmp_path / "bytes"
+    archive = (write_mixed_corpus(tmp_path / "corpus") / "a.tar").read_bytes()
+    argv = ["--input", "-", "--output", output, "--doc-per", "paragraph", "--limit", "4"]
+    argv += ["--min-bytes", "1", "--drop-duplicates", "--max-reject-fraction", "0.5"]
+    for _ in range(2):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(archive)))
+        assert run(*argv) == 0
+        assert [raw for _, raw in read(output)] == [b"one", b"uno", b"first", b"second"]
+        check_sums(output, ["stdin"])
+        (row,) = pq.read_table(output / "sources.parquet").to_pylist()
+        assert row["sha256"] == hashlib.sha256(archive).hexdigest()
+        assert not (tmp_path / "bytes.stdin").exists()
+
+
+def check_sums(output, sources):
+    """Documents, filtered records and rejects are all records, of each file and of the whole."""
+    totals = read_manifest(output).totals
+    rows = pq.read_table(output / "sources.parquet").to_pylist()
+    assert [row["source"] for row in rows] == sources
+    for row in [*rows, totals]:
+        assert row["records"] == row["documents"] + row["filtered"] + row["rejects"]
+    for name in ("records", "documents", "bytes", "filtered", "rejects"):
+        assert sum(row[name] for row in rows) == totals[name]
+    assert all(row["sha256"] for row in rows)
+    assert check_folder(output)[1] == []
+
+
 @pytest.mark.parametrize(("flags", "status"), [((), 0), (("--drop-duplicates",), 2)])
 def test_a_damaged_file_can_fail_the_job_until_it_is_mended(tmp_path, capsys, flags, status):
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:-9])
@@ -208,6 +299,9 @@ def test_an_altered_table_is_found(tmp_path):
         ("--min-bytes 9 --max-bytes 8", "--min-bytes 9: above --max-bytes 8"),
         ("--on-duplicate-id drop", "--on-duplicate-id"),
         ("--utf8 strict", "--utf8"),
+        ("--format bytes --strip-bom", "--format bytes: keeps every byte"),
+        ("--format bytes --newlines lf", "--format bytes: keeps every byte"),
+        ("--format bytes --utf8 replace", "--format bytes: keeps every byte"),
     ],
 )
 def test_a_wrong_value_is_one_line_and_status_2(tmp_path, capsys, flags, message):

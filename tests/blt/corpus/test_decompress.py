@@ -3,14 +3,18 @@ import gzip
 import json
 import lzma
 import random
+import zlib
 
+import lz4.frame
 import pytest
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blt.corpus import decompress
 from blt.corpus.decompress import (
     DamagedInputError,
+    TooCompressedError,
     read_blocks,
     sniff_compression,
     strip_compression_suffix,
@@ -22,8 +26,9 @@ COMPRESS = {
     "zstd": zstandard.ZstdCompressor(write_checksum=True).compress,
     "bz2": bz2.compress,
     "xz": lzma.compress,
+    "lz4": lambda data: lz4.frame.compress(data, content_checksum=True),
 }
-SUFFIX = {"gzip": ".gz", "zstd": ".zst", "bz2": ".bz2", "xz": ".xz"}
+SUFFIX = {"gzip": ".gz", "zstd": ".zst", "bz2": ".bz2", "xz": ".xz", "lz4": ".lz4"}
 KINDS = sorted(COMPRESS)
 LINES = [f"line {i} {random.Random(i).random()}".encode() for i in range(3000)]
 DATA = b"".join(line + b"\n" for line in LINES)
@@ -88,10 +93,35 @@ def test_another_kind_of_data_under_the_suffix_is_damage(kind, tmp_path):
             read(tmp_path / "x", other, kind)
 
 
-def test_skippable_frames_of_zstd_are_passed_over(tmp_path):
+@pytest.mark.parametrize("kind", ["zstd", "lz4"])
+def test_skippable_frames_are_passed_over(kind, tmp_path):
     skippable = b"\x5a\x2a\x4d\x18\x04\x00\x00\x00skip"
-    frame = COMPRESS["zstd"](b"text")
-    assert read(tmp_path / "x", skippable + frame + skippable + frame, "zstd") == b"texttext"
+    frame = COMPRESS[kind](b"text")
+    assert read(tmp_path / "x", skippable + frame + skippable + frame, kind) == b"texttext"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_grows_too_far_is_given_up_after_its_free_bytes(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(decompress, "FREE_OUTPUT_BYTES", 1 << 20)
+    path = tmp_path / "bomb"
+    path.write_bytes(COMPRESS[kind](bytes(40 << 20)))
+    ratio = (40 << 20) // path.stat().st_size
+    whole = sum(len(b) for b in read_blocks(str(path), kind, max_ratio=ratio + 1))
+    assert whole == 40 << 20
+    num_out = 0
+    with pytest.raises(TooCompressedError, match=f"more than {ratio // 2} times its size"):
+        for block in read_blocks(str(path), kind, max_ratio=ratio // 2):
+            num_out += len(block)
+    assert num_out <= 40 << 20
+
+
+def test_a_bomb_is_a_reject_and_the_files_beside_it_are_kept(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.txt").write_bytes(b"fine")
+    (tmp_path / "in" / "b.txt.bz2").write_bytes(bz2.compress(bytes(80 << 20)))
+    result = encode(tmp_path / "out", tmp_path / "in")
+    assert [raw for _, raw, _, _ in result.documents] == [b"fine"]
+    assert [(r["source"], r["reason"]) for r in result.rejects] == [("b.txt.bz2", "too_compressed")]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -109,6 +139,48 @@ def test_output_comes_in_bounded_blocks(kind, tmp_path):
 def test_any_bytes_survive_each_compression(kind, pieces, tmp_path_factory):
     path = tmp_path_factory.mktemp("any") / "x"
     assert read(path, b"".join(map(COMPRESS[kind], pieces)), kind) == b"".join(pieces)
+
+
+def gzip_member(data, *, extra=b"", name=b"", comment=b"", flags=0, has_checksum=False):
+    """A member with any head that RFC 1952 has."""
+    fields = [len(extra).to_bytes(2, "little") + extra if extra else b""]
+    fields += [text + b"\0" if text else b"" for text in (name, comment)]
+    flags |= 2 * has_checksum | 4 * bool(extra) | 8 * bool(name) | 16 * bool(comment)
+    packed = gzip.compress(data, mtime=0)
+    head = packed[:3] + bytes([flags]) + packed[4:10] + b"".join(fields)
+    if has_checksum:
+        head += (zlib.crc32(head) & 0xFFFF).to_bytes(2, "little")
+    return head + packed[10:]
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 16])
+@pytest.mark.parametrize(
+    "head",
+    [
+        {},
+        {"name": b"name.txt"},
+        {"name": b"n" * 300},
+        {"extra": b"BC\2\0\x1b\0"},
+        {"comment": b"comment"},
+        {"extra": b"abc", "name": b"name.txt"},
+        {"extra": b"abc", "name": b"name.txt", "comment": b"c" * 40},
+        {"has_checksum": True},
+        {"extra": b"abc", "name": b"name.txt", "comment": b"c", "has_checksum": True},
+    ],
+)
+def test_any_head_of_gzip_is_read_however_it_comes(tmp_path, monkeypatch, head, size):
+    monkeypatch.setattr(decompress, "_PACKED_BYTES", size)
+    data = gzip_member(DATA[:3000], **head)
+    assert read(tmp_path / "x", data * 2, "gzip") == DATA[:3000] * 2
+    for end in (len(data) - 1, len(data) // 2, len(data) - 8):
+        with pytest.raises(DamagedInputError, match="cut short"):
+            read(tmp_path / "x", data[:end], "gzip")
+
+
+@pytest.mark.parametrize("flags", [32, 64, 128])
+def test_flags_that_no_gzip_head_has_are_damage(tmp_path, flags):
+    with pytest.raises(DamagedInputError, match="unknown header flags"):
+        read(tmp_path / "x", gzip_member(DATA, flags=flags), "gzip")
 
 
 def test_suffixes_and_magic_tell_the_compression():

@@ -1,8 +1,11 @@
+import io
 import os
 
 import pytest
 
 from blt.corpus import discover_inputs
+from blt.corpus.patterns import matches_any
+from blt.corpus.standard_input import keep_standard_input
 from blt.errors import UserError
 
 
@@ -132,3 +135,107 @@ def test_an_argument_that_leads_nowhere_is_named(tree, argument, message):
 def test_no_argument_at_all_is_refused():
     with pytest.raises(UserError, match="no file was named"):
         discover_inputs([])
+
+
+def chosen(*arguments, **options):
+    return [file.source for file in discover_inputs(arguments, **options).files]
+
+
+def test_include_and_exclude_choose_in_folders_and_globs(tree):
+    (tree / "sub/b.bin").write_text("b")
+    assert chosen("in", include=["*.txt"]) == ["a.txt", "sub/b.txt", "sub/deep/c.txt"]
+    assert chosen("in", exclude=["*.txt"]) == ["sub/b.bin"]
+    assert chosen("in", include=["sub/*"]) == ["sub/b.bin", "sub/b.txt"]
+    assert chosen("in", include=["sub/**"], exclude=["b.*"]) == ["sub/deep/c.txt"]
+    assert chosen("in", exclude=["deep", "*.bin"]) == ["a.txt", "sub/b.txt"]
+    assert chosen("in", exclude=["sub"]) == ["a.txt"]
+    assert chosen("in/s*", exclude=["deep"]) == ["sub/b.bin", "sub/b.txt"]
+    assert chosen("in/**", include=["*.bin"]) == ["sub/b.bin"]
+    assert chosen("in/a.txt", exclude=["*"]) == ["a.txt"]  # named outright
+    found = discover_inputs(["in"], include=["*.bin"], exclude=["deep"])
+    reason = "--include and --exclude leave out 3 of what is in it"
+    assert ("in", reason) in [(skip.path, skip.reason) for skip in found.skipped]
+    with pytest.raises(UserError, match=r"holds no file that can be read .*leave out 2"):
+        discover_inputs(["in"], exclude=["*"])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "expected"),
+    [
+        ("*.txt", "a/b.txt", True),
+        ("a/*.txt", "a/b/c.txt", False),
+        ("**/c.txt", "c.txt", True),
+        ("**/c.txt", "a/b/c.txt", True),
+        ("a/**", "a/b/c", True),
+        ("[ab].t?t", "b.tut", True),
+        ("[!ab].txt", "a.txt", False),
+        ("[]x].txt", "].txt", True),
+        ("a[/]b", "a/b", False),
+        ("[", "[", True),
+        ("[z-a]", "z", False),
+        ("a.b", "axb", False),
+        ("(a|b)+", "(a|b)+", True),
+        ("[^a]", "^", True),
+        ("n\n*", "n\nx", True),
+    ],
+)
+def test_patterns_mean_what_they_say(pattern, name, expected):
+    assert matches_any(name, [pattern]) == expected
+
+
+def test_a_list_names_arguments(tree):
+    (tree.parent / "list").write_bytes(b"# files\r\nin/a.txt\r\n\n  \nin/sub\nin/*/b.txt\n")
+    assert sources("@list") == ["a.txt", "b.txt", "deep/c.txt"]
+    (tree / "#odd").write_text("x")
+    (tree.parent / "@file").write_text("opened as it stands")
+    (tree.parent / "list").write_bytes(b"./in/#odd\nin/caf\xe9.txt")
+    with open(os.fsencode(tree) + b"/caf\xe9.txt", "wb"):
+        pass
+    assert sources("@list", "@file") == ["#odd", "@file", "caf\\xe9.txt"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"--input @list: the list cannot be read \(No such file"),
+        (b"# nothing\n\n", "--input @list: the list names no file"),
+        (b"in/a.txt\nabsent\n", r"--input @list, line 2: absent: no such file or folder"),
+        (b"@other\n", r"--input @list, line 1: @other: no such file"),
+        (b"in\0", "line 1: .*: no such file"),
+    ],
+)
+def test_a_list_that_leads_nowhere_is_named(tree, content, message):
+    if content is not None:
+        (tree.parent / "list").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        discover_inputs(["@list"])
+
+
+def test_standard_input_is_the_file_that_holds_it(tree):
+    (file,) = discover_inputs(["-"], standard_input=tree / "a.txt").files
+    assert (file.source, file.path) == ("stdin", str(tree / "a.txt"))
+    with pytest.raises(UserError, match="--input -: no such file"):
+        discover_inputs(["-"])
+
+
+def test_equal_input_has_an_equal_copy(tmp_path):
+    def copy(data):
+        keep_standard_input(io.BytesIO(data), tmp_path / "copy")
+        return (tmp_path / "copy").read_bytes(), (tmp_path / "copy").stat().st_mtime_ns
+
+    first = copy(b"x" * 3_000_000)
+    assert first[0] == b"x" * 3_000_000
+    assert copy(b"y")[1] != first[1]
+    assert copy(b"x" * 3_000_000) == first
+
+
+def test_a_terminal_is_not_waited_for(tmp_path):
+    class Terminal(io.BytesIO):
+        def isatty(self):
+            return True
+
+    with pytest.raises(UserError, match="standard input is a terminal"):
+        keep_standard_input(Terminal(b"typed"), tmp_path / "copy")
+    (tmp_path / "copy").write_bytes(b"of a killed run")
+    keep_standard_input(Terminal(b"typed"), tmp_path / "copy")
+    assert (tmp_path / "copy").read_bytes() == b"of a killed run"

@@ -1,5 +1,7 @@
 import gzip
+import importlib.util
 
+import lz4.frame
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -57,3 +59,11 @@ def test_the_start_of_a_split_file_is_judged(tmp_path):
     with pytest.raises(UserError, match="it has: body"):
         check(tmp_path, target_shard_bytes=100)
     check(tmp_path, target_shard_bytes=100, text_field="body")
+
+
+@pytest.mark.parametrize("name", ["x.jsonl.lz4", "unnamed"])
+def test_lz4_without_its_package_is_refused_with_what_to_install(tmp_path, monkeypatch, name):
+    (tmp_path / name).write_bytes(lz4.frame.compress(b'{"text": "a"}'))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
+    with pytest.raises(UserError, match=r"pip install 'blt\[lz4\]'"):
+        check_inputs(build_plan(discover_inputs([tmp_path]).files, EncodeConfig()), EncodeConfig())

@@ -1,12 +1,14 @@
+import base64
 import datetime
 import json
+import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from blt.corpus import lines as lines_module
-from blt.corpus import text_reader
+from blt.corpus import blocks
 from blt.errors import WorkError
 from tests.blt.corpus.helpers import encode
 
@@ -161,6 +163,42 @@ def test_an_altered_page_of_parquet_is_noticed(tmp_path):
     assert reasons(result) == [(499, "damaged_input")]
 
 
+def test_an_index_of_a_dictionary_that_points_nowhere_is_damage(tmp_path):
+    path = tmp_path / "x.parquet"
+    pq.write_table(
+        pa.table({"text": ["a", "b"], "tag": pa.array(["x", "x"]).dictionary_encode()}),
+        path,
+        compression="none",
+    )
+    data = bytearray(path.read_bytes())
+    indices = data.rindex(b"\x02\x00\x00\x00\x04\x01") + 6  # a run of two, of index 0, 0 or 1 bit
+    assert data[indices : indices + 3] == b"\x01\x04\x00"
+    data[indices + 2] = 1
+    path.write_bytes(data)
+    result = encode(tmp_path / "out", path, keep_fields=("tag",))
+    assert [reject["reason"] for reject in result.rejects] == ["damaged_input"]
+
+
+# Found by altering bytes: asked for a column's sizes, pyarrow ends the process.
+_ENDS_THE_PROCESS = """
+UEFSMRUAFRYVFiwVAhUAFQYVBhw2ACgBYRgBYRERAAAAAgAAAAIBAQAAAGEVBBksNQAYBnNjaGVtYRUCABUMJAIYBHRleHQl
+AEwcAAAAFgIZHBkcJgAcFQwZJQYAGRgEdGV4dBUAFgIWUBZQJgg8NgAoAWEYAWEREQAZHBUAFQAVAgA8FgIZBhkmAAIAAAAW
+UBYCJggWUAAoIHBhcnF1ZXQtY3BwLWFycm93IHZlcnNpb24gMjUuMC4xGRwcAAAAlAAAAFBBUjE="""
+
+
+def test_damaged_metadata_of_a_column_do_not_end_the_process(tmp_path):
+    (tmp_path / "x.parquet").write_bytes(base64.b64decode(_ENDS_THE_PROCESS))
+    script = (
+        "import sys; from pathlib import Path; from tests.blt.corpus.helpers import encode; "
+        "r = encode(Path(sys.argv[1]), sys.argv[2], target_shard_bytes=50); "
+        "print(len(r.documents), [x['reason'] for x in r.rejects])"
+    )
+    argv = [sys.executable, "-c", script, str(tmp_path / "out"), str(tmp_path / "x.parquet")]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.strip() in ("0 ['damaged_input']", "1 []")
+
+
 def test_a_bad_file_does_not_stop_the_files_beside_it(tmp_path):
     (tmp_path / "in").mkdir()
     for name in ("a", "c"):
@@ -179,22 +217,24 @@ def test_a_bad_file_does_not_stop_the_files_beside_it(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(("name", "options"), [("x.jsonl", {}), ("x.txt", {"doc_per": "line"})])
-def test_a_line_over_the_limit_is_rejected_with_a_sample(tmp_path, monkeypatch, name, options):
-    monkeypatch.setitem(lines_module.read_lines.__kwdefaults__, "max_line_bytes", 1000)
-    (tmp_path / name).write_bytes(b'{"text": "a"}\n' + b"x" * 3_000_000 + b'\n{"text": "b"}\n')
-    result = encode(tmp_path / "out", tmp_path / name, **options)
+def test_a_json_line_over_the_limit_is_rejected_with_a_sample(tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "_PARSED_BYTES_FLOOR", 1000)
+    data = b'{"text": "a"}\n' + b"x" * 3_000_000 + b'\n{"text": "b"}\n'
+    result = encode_jsonl(tmp_path, data, max_document_bytes=100)
     assert len(result.documents) == 2
     assert reasons(result) == [(14, "too_long")]
     assert result.rejects[0]["sample"] == b"x" * 200
-    assert result.rejects[0]["detail"] == "the line has 3000000 bytes"
+    assert result.rejects[0]["detail"] == (
+        "the record has 3000000 bytes, and 1000 can be parsed; --max-document-bytes raises the "
+        "limit"
+    )
 
 
 def test_a_text_file_that_grows_while_it_is_read_stops_the_unit(tmp_path, monkeypatch):
     def growing(path, compression, **options):
         yield b"x" * 1001
 
-    monkeypatch.setattr(text_reader, "read_blocks", growing)
+    monkeypatch.setattr(blocks, "read_blocks", growing)
     (tmp_path / "x.txt").write_bytes(b"x" * 1000)
     with pytest.raises(WorkError, match=r"x\.txt: changed while it was read"):
         encode(tmp_path / "out", tmp_path / "x.txt", max_document_bytes=100)

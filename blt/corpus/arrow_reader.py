@@ -1,0 +1,156 @@
+"""Arrow IPC inputs (files, which Feather 2 is, and streams): a document per row.
+
+A record batch is in memory as a whole, with the columns that are needed of it; those that wrote the
+file chose how long it is. Every array is checked before it is looked into, since the offsets of an
+altered file may point anywhere. What follows the end of a stream must be another stream.
+"""
+
+import itertools
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from blt.corpus.blocks import BlockFile, entry_blocks
+from blt.corpus.columns import (
+    PYARROW_ERRORS,
+    UnusableFileError,
+    damage,
+    needed_columns,
+    read_batch,
+)
+from blt.corpus.config import EncodeConfig
+from blt.corpus.decompress import PLAIN, DamagedInputError
+from blt.corpus.detect import ARROW_MAGIC
+from blt.corpus.filesystems import is_remote, open_input
+from blt.corpus.plan import Entry
+from blt.corpus.records import Record, Reject
+from blt.units import Progress
+
+_SLICE_BYTES = 8 << 20
+_MAX_SLICE_ROWS = 1024
+
+
+def read_arrow(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Record]:
+    """Yields a record for each row; a file without usable text gives one reject."""
+    position = 0
+    try:
+        for batch in _batches(entry, config, progress):
+            for piece in _slices(batch):
+                yield from read_batch(piece, entry["source"], position, config)
+                position += piece.num_rows
+    except UnusableFileError as error:
+        yield Reject(entry["source"], None, error.reason, str(error), ends_input=True)
+
+
+def read_arrow_schema(entry: Entry, config: EncodeConfig) -> pa.Schema:
+    """Returns the schema of a file, or of its first stream.
+
+    Raises:
+      DamagedInputError: it cannot be read.
+    """
+    try:
+        if _is_file(entry):
+            with _open(entry) as file:
+                return pa.ipc.open_file(file).schema
+        stream = BlockFile(entry_blocks(entry, config))
+        return pa.ipc.open_stream(pa.PythonFile(stream, "r")).schema
+    except PYARROW_ERRORS as error:
+        raise damage(error, "Arrow file") from error
+
+
+def _is_file(entry: Entry) -> bool:
+    if entry["compression"] != PLAIN:
+        return False
+    with open_input(entry["path"]) as file:
+        return file.read(len(ARROW_MAGIC)) == ARROW_MAGIC
+
+
+def _open(entry: Entry) -> pa.NativeFile:
+    path = entry["path"]
+    return pa.PythonFile(open_input(path), "r") if is_remote(path) else pa.OSFile(path)
+
+
+def _batches(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[pa.RecordBatch]:
+    try:
+        yield from (_file if _is_file(entry) else _streams)(entry, config, progress)
+    except PYARROW_ERRORS as error:
+        raise damage(error, "Arrow file") from error
+
+
+def _file(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[pa.RecordBatch]:
+    with _open(entry) as file:
+        wanted = _top_level(pa.ipc.open_file(file).schema, config)
+        options = pa.ipc.IpcReadOptions(included_fields=wanted)
+        with pa.ipc.open_file(file, options=options) as reader:
+            num_batches = reader.num_record_batches
+            for index in range(num_batches):
+                yield _checked(reader.get_batch(index))
+                progress(entry["size"] // num_batches)
+
+
+def _streams(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[pa.RecordBatch]:
+    blocks = entry_blocks(entry, config, progress)
+    head = next(blocks, b"")
+    if head.startswith(ARROW_MAGIC):
+        raise DamagedInputError(
+            f"an Arrow file inside {entry['compression']} cannot be read (a stream can); "
+            "decompress it first"
+        )
+    if not head:
+        raise DamagedInputError("is empty, which no Arrow stream is")
+    while head:
+        stream = BlockFile(itertools.chain([head], blocks))
+        with pa.ipc.open_stream(pa.PythonFile(stream, "r")) as reader:
+            wanted = _top_level(reader.schema, config)
+            for batch in reader:
+                yield _checked(batch.select(wanted))
+        head = stream.read(1 << 16)
+        blocks = stream.rest()
+
+
+def _top_level(schema: pa.Schema, config: EncodeConfig) -> list[int]:
+    """Returns the numbers of the columns that hold what is needed."""
+    heads = {
+        name if name in schema.names else name.split(".")[0]
+        for name in needed_columns(schema, config)
+    }
+    return [index for index, name in enumerate(schema.names) if name in heads]
+
+
+def _checked(batch: pa.RecordBatch) -> pa.RecordBatch:
+    arrays = [_checked_array(column) for column in batch.columns]
+    return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
+
+
+def _checked_array(array: pa.Array) -> pa.Array:
+    """Returns the array with text as bytes, whose check does not ask for UTF-8."""
+    if pa.types.is_dictionary(array.type):
+        array.indices.validate(full=True)
+        return pa.DictionaryArray.from_arrays(array.indices, _checked_array(array.dictionary))
+    if pa.types.is_string(array.type):
+        array = array.view(pa.binary())
+    elif pa.types.is_large_string(array.type):
+        array = array.view(pa.large_binary())
+    elif pa.types.is_string_view(array.type):
+        array = array.view(pa.binary_view())
+    array.validate(full=True)
+    return array
+
+
+def _longest_shared(column: pa.Array) -> int:
+    """Returns the length of the longest value that many rows may have in common, in bytes."""
+    if pa.types.is_dictionary(column.type) and not pa.types.is_nested(column.dictionary.type):
+        return column.dictionary.nbytes
+    if pa.types.is_binary_view(column.type):
+        return sum(buffer.size for buffer in column.buffers() if buffer is not None)
+    return 0
+
+
+def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Yields a batch in pieces whose values take some megabytes once they are apart."""
+    row_bytes = batch.nbytes // max(1, batch.num_rows)
+    for column in batch.columns:
+        row_bytes = max(row_bytes, _longest_shared(column))
+    rows = min(_MAX_SLICE_ROWS, max(1, _SLICE_BYTES // max(1, row_bytes)))
+    for start in range(0, batch.num_rows, rows):
+        yield batch.slice(start, rows)

@@ -1,0 +1,133 @@
+"""Columns of Arrow tables: where the text and the fields are, and documents out of rows."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from blt.corpus.config import EncodeConfig
+from blt.corpus.decompress import DamagedInputError
+from blt.corpus.records import Record, Reject
+from blt.corpus.rows import make_row_record
+
+# What pyarrow raises for altered files; an OSError with an errno is the machine's, not the file's.
+PYARROW_ERRORS = (pa.ArrowException, ValueError, RuntimeError, OverflowError, MemoryError, OSError)
+
+
+class UnusableFileError(Exception):
+    """A file's text column is missing or of the wrong type."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def damage(error: Exception, what: str) -> Exception:
+    """Returns what to raise for an error of pyarrow: the machine's as it is, else damage."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
+    return DamagedInputError(f"not a whole {what} ({error})")
+
+
+def check_text_column(schema: pa.Schema, name: str) -> None:
+    """Checks that a file has the text column, and that it holds text or bytes.
+
+    Raises:
+      UnusableFileError: it does not; the message names the columns that there are.
+    """
+    if schema.names.count(name) > 1:
+        raise UnusableFileError("missing_column", f"more than one column is called {name!r}")
+    found = _column_type(schema, name)
+    if found is None:
+        names = ", ".join(repr(column) for column in schema.names[:20])
+        raise UnusableFileError("missing_column", f"no column {name!r}; it has {names}")
+    value_type = found.value_type if pa.types.is_dictionary(found) else found
+    if not (_is_text(value_type) or _is_bytes(value_type) or pa.types.is_null(value_type)):
+        raise UnusableFileError("column_type", f"column {name!r} is {found}, not text")
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return is_text or pa.types.is_string_view(kind)
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    return is_bytes or pa.types.is_binary_view(kind)
+
+
+def _column_type(schema: pa.Schema, name: str) -> pa.DataType | None:
+    """Returns the type of a column or of a field inside one ("doc.text"), None for neither."""
+    if name in schema.names:
+        return schema.field(schema.names.index(name)).type
+    head, *rest = name.split(".")
+    kind = schema.field(head).type if schema.names.count(head) == 1 else None
+    for key in rest:
+        if kind is None or not pa.types.is_struct(kind) or kind.get_field_index(key) < 0:
+            return None
+        kind = kind.field(key).type
+    return kind
+
+
+def needed_columns(schema: pa.Schema, config: EncodeConfig) -> list[str]:
+    """Returns the columns to read: the text, and the id and kept fields that there are.
+
+    Raises:
+      UnusableFileError: there is no text column, or two columns of a name.
+    """
+    check_text_column(schema, config.text_field)
+    names = [config.text_field, *_present(schema, config)]
+    for name in names:
+        if schema.names.count(name) > 1:
+            raise UnusableFileError("missing_column", f"more than one column is called {name!r}")
+    return names
+
+
+def _present(schema: pa.Schema, config: EncodeConfig) -> list[str]:
+    names = (config.id_field, *config.keep_fields)
+    return [name for name in names if _column_type(schema, name) is not None]
+
+
+def read_batch(
+    batch: pa.RecordBatch, source: str, first_row: int, config: EncodeConfig
+) -> Iterator[Record]:
+    """Yields a record for each row of a batch that has the needed columns."""
+    try:
+        texts = _texts(batch, config.text_field)
+        columns = {name: _values(batch, name) for name in _present(batch.schema, config)}
+    except PYARROW_ERRORS as error:  # an index of a dictionary that points nowhere
+        raise damage(error, "table") from error
+    for index, text in enumerate(texts):
+        position = first_row + index
+        if text is None:
+            detail = f"column {config.text_field!r} is null"
+            yield Reject(source, position, "null_text", detail)
+            continue
+        row = {name: values[index] for name, values in columns.items()}
+        yield make_row_record(row, text, source=source, position=position, config=config)
+
+
+def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
+    if name in batch.schema.names:
+        column = batch.column(name)
+    else:
+        head, *rest = name.split(".")
+        column = pc.struct_field(batch.column(head), rest)
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
+
+
+def _texts(batch: pa.RecordBatch, name: str) -> list[bytes | None]:
+    column = _column(batch, name)
+    if pa.types.is_null(column.type):
+        return [None] * batch.num_rows
+    return column.cast(pa.large_binary()).to_pylist()
+
+
+def _values(batch: pa.RecordBatch, name: str) -> list[Any]:
+    column = _column(batch, name)
+    # Text may hold what is not UTF-8, so that it is decoded value by value.
+    try:
+        return (column.cast(pa.large_binary()) if _is_text(column.type) else column).to_pylist()
+    except UnicodeDecodeError as error:
+        raise DamagedInputError(f"column {name!r} holds text that is not UTF-8") from error

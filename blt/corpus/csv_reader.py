@@ -1,0 +1,163 @@
+"""CSV and TSV inputs: a header with the names of the columns, then a document per row.
+
+Fields may be quoted with `"`, and quoted ones hold delimiters, line ends and doubled quotes. Bytes
+are kept as they are, whatever they are. A row is a reject if it is not well formed (a quote that
+does not end, or ends inside a field) or has more or fewer fields than the header; only its first
+line is given up, and reading goes on with the next. Blank lines are filtered. A byte order mark at
+the start is no part of the first name. An empty id counts as none.
+"""
+
+import csv
+from collections import deque
+from collections.abc import Iterator
+
+from blt.corpus.blocks import max_parsed_bytes
+from blt.corpus.config import EncodeConfig
+from blt.corpus.lines import Line, read_lines_from
+from blt.corpus.mends import BOM
+from blt.corpus.plan import Entry
+from blt.corpus.records import Filtered, Record, Reject
+from blt.corpus.rows import make_row_record
+from blt.units import Progress, no_progress
+
+_DELIMITERS = {"csv": ",", "tsv": "\t"}
+# Rows that were not well formed are read again from their second line: at most this often, so that
+# time stays linear in the file whatever it holds.
+_MAX_READINGS = 8
+_FREE_BYTES = 64 << 20
+_LINE_BYTES = 128  # what a line that is held takes beside its content
+# Every byte is a character while it is parsed, and NUL, at which older versions stop, another one.
+_ENCODING = "latin-1"
+_NUL = "\u0100"
+
+
+def read_csv(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Record]:
+    """Yields a record for each row after the header."""
+    source = entry["source"]
+    rows = _rows(entry, config, progress)
+    header = next((row for row in rows if not isinstance(row, Filtered)), None)
+    if header is None:
+        return
+    if isinstance(header, Reject):
+        detail = f"its header is no row: {header.detail}"
+        yield Reject(source, 0, "bad_row", detail, header.sample, ends_input=True)
+        return
+    names = _names(header[1])
+    text_name, id_name = config.text_field, config.id_field
+    wanted = [name for name in (id_name, *config.keep_fields) if name in names]
+    for name in (text_name, *wanted):
+        if names.count(name) != 1:
+            shown = ", ".join(ascii(column[:60]) for column in names[:20])
+            how_many = "more than one" if name in names else "no"
+            detail = f"{how_many} column {name!r}; it has {shown}"
+            yield Reject(source, None, "missing_column", detail, ends_input=True)
+            return
+    text_index = names.index(text_name)
+    columns = [(name, names.index(name)) for name in wanted]
+    for row in rows:
+        if isinstance(row, Reject | Filtered):
+            yield row
+            continue
+        position, fields = row
+        text = _bytes(fields[text_index]) if text_index < len(fields) else b""
+        if len(fields) != len(names):
+            detail = f"{len(fields)} fields where the header has {len(names)}"
+            yield Reject(source, position, "bad_row", detail, text)
+            continue
+        values = {name: _bytes(fields[index]) for name, index in columns}
+        if not values.get(id_name):
+            values.pop(id_name, None)
+        yield make_row_record(values, text, source=source, position=position, config=config)
+
+
+def read_csv_header(entry: Entry, config: EncodeConfig) -> list[str] | None:
+    """Returns the names of the columns, or None if the first row cannot be read."""
+    for row in _rows(entry, config, no_progress):
+        if not isinstance(row, Filtered):
+            return None if isinstance(row, Reject) else _names(row[1])
+    return None
+
+
+def _names(header: list[str]) -> list[str]:
+    return [_bytes(name).decode("utf-8", "backslashreplace") for name in header]
+
+
+def _bytes(field: str) -> bytes:
+    return field.replace(_NUL, "\0").encode(_ENCODING)
+
+
+def _rows(
+    entry: Entry, config: EncodeConfig, progress: Progress
+) -> Iterator[tuple[int, list[str]] | Reject | Filtered]:
+    """Yields each row as its position and fields, or what it is instead."""
+    source = entry["source"]
+    # The parser holds a field as four bytes a character.
+    limit = max_parsed_bytes(config) // 2
+    csv.field_size_limit(max(csv.field_size_limit(), limit))  # of the process; it only grows
+    lines = _Lines(read_lines_from(0, None, entry, config, progress, max_line_bytes=limit), limit)
+    reader = csv.reader(lines, delimiter=_DELIMITERS[entry["format"]], strict=True)
+    while True:
+        lines.begin_row()
+        try:
+            fields = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            first, num_lines = lines.give_back()
+            detail = str(error) + (f" ({num_lines} lines are left out)" if num_lines > 1 else "")
+            yield Reject(source, first.offset, "bad_row", detail, first.raw)
+        except _TooLongError:
+            first, _ = lines.give_back()
+            detail = f"the row is longer than {limit} bytes; --max-document-bytes raises the limit"
+            yield Reject(source, first.offset, "too_long", detail, first.raw)
+        else:
+            first = lines.first
+            yield (first.offset, fields) if fields else Filtered(source, first.offset)
+
+
+class _TooLongError(Exception):
+    pass
+
+
+class _Lines:
+    """Lines as the parser wants them, which can be given back when they made no row."""
+
+    def __init__(self, lines: Iterator[Line], limit: int) -> None:
+        self._lines, self._limit = lines, limit
+        self._waiting: deque[Line] = deque()
+        self._taken: list[Line] = []
+        self._num_bytes = 0  # that the lines taken take
+        self._num_read = self._num_reread = 0
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        if self._waiting:
+            line = self._waiting.popleft()
+            self._num_reread += line.num_bytes + 1
+        else:
+            line = next(self._lines)
+            self._num_read += line.num_bytes + 1
+        self._taken.append(line)
+        self._num_bytes += line.num_bytes + _LINE_BYTES
+        if self._num_bytes > self._limit:
+            raise _TooLongError
+        raw = line.raw.removeprefix(BOM) if line.offset == 0 else line.raw
+        return raw.decode(_ENCODING).replace("\0", _NUL) + "\n" * line.has_newline
+
+    def begin_row(self) -> None:
+        self._taken, self._num_bytes = [], 0
+
+    @property
+    def first(self) -> Line:
+        """The first line of the row."""
+        return self._taken[0]
+
+    def give_back(self) -> tuple[Line, int]:
+        """Gives back the lines of the row but the first; returns it, and how many are left out."""
+        first, *others = self._taken
+        if self._num_reread > (_MAX_READINGS - 1) * self._num_read + _FREE_BYTES:
+            return first, len(self._taken)
+        self._waiting.extendleft(reversed(others))
+        return first, 1

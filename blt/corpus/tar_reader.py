@@ -1,0 +1,151 @@
+"""Tar archives: every regular member is read as a file of its own, called `archive.tar/member`.
+
+A member is copied to a temporary file and read from there. Its name is a label and nothing else:
+it is not opened, and tells the format and compression. Members that are links, devices or sparse,
+and hidden or marker files (as in folders), are filtered; an archive in an archive is a reject. An
+archive that has no end mark, or something after it, is damaged.
+"""
+
+import contextlib
+import os
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import IO
+
+from blt.corpus.blocks import BlockFile, entry_blocks
+from blt.corpus.config import EncodeConfig
+from blt.corpus.decompress import (
+    HEAD_BYTES,
+    PLAIN,
+    DamagedInputError,
+    sniff_compression,
+    strip_compression_suffix,
+)
+from blt.corpus.detect import member_format
+from blt.corpus.plan import Entry
+from blt.corpus.records import Filtered, Record, Reject
+from blt.errors import WorkError
+from blt.units import Progress
+
+_MAX_HEADER_BYTES = 1 << 20  # of a long name, or of extended headers
+_COPY_BYTES = 1 << 20
+_HAS_OWN_COMPRESSION = ("parquet", "bytes")
+_ERRORS = (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError, ArithmeticError)
+
+ReadMember = Callable[[Entry], Iterator[Record]]
+
+
+def read_tar(
+    entry: Entry, config: EncodeConfig, progress: Progress, read_member: ReadMember
+) -> Iterator[Record]:
+    """Yields the records of all members.
+
+    Args:
+      entry: the archive.
+      config: how to read the members.
+      progress: for the archive's bytes.
+      read_member: yields the records of an entry whose path is a member's copy.
+    """
+    file = BlockFile(entry_blocks(entry, config, progress))
+    names: dict[str, int] = {}
+    with contextlib.ExitStack() as resources:
+        copy = resources.enter_context(tempfile.NamedTemporaryFile(prefix="blt-member-"))
+        for member, content in _members(file):
+            source = _source(entry["source"], member.name, names)
+            if content is None:
+                yield Filtered(source, 0, "unread_member")
+                continue
+            num_bytes = _copy(content, member.size, copy)
+            format_name = member_format(member.name, config.format)
+            if format_name == "tar":
+                detail = "an archive inside an archive is not opened"
+                yield Reject(source, None, "nested_archive", detail)
+                continue
+            yield from read_member(
+                {
+                    "path": copy.name,
+                    "source": source,
+                    "size": num_bytes,
+                    "num_bytes": num_bytes,
+                    "format": format_name,
+                    "compression": _compression(member.name, format_name, copy),
+                }
+            )
+
+
+def _source(archive: str, name: str, names: dict[str, int]) -> str:
+    """Names a member; of members of one name, which archives may hold, each gets its own."""
+    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    names[name] = names.get(name, 0) + 1
+    return f"{archive}/~{names[name]}/{name}" if names[name] > 1 else f"{archive}/{name}"
+
+
+def _members(file: BlockFile) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
+    """Yields each member but folders, with its content if that is to be read."""
+    try:
+        with tarfile.open(fileobj=file, mode="r|", tarinfo=_Member) as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # it would keep them all
+                if member.isdir():
+                    continue
+                is_file = member.isreg() and not member.issparse()
+                hidden = os.path.basename(member.name.rstrip("/")).startswith((".", "_"))
+                yield member, tar.extractfile(member) if is_file and not hidden else None
+            while rest := tar.fileobj.read(_COPY_BYTES):
+                if rest.strip(b"\0"):
+                    raise DamagedInputError("has bytes after the end of the archive")
+    except _ERRORS as error:
+        raise DamagedInputError(f"not a whole tar archive ({error})") from error
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose damaged head is an error, where tarfile takes it for the end."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError:
+            raise
+        except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError) as error:
+            raise DamagedInputError("has no end mark: the archive was cut short") from error
+        except tarfile.HeaderError as error:
+            raise DamagedInputError(f"a member's head is damaged ({error})") from error
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        extended = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+        is_long = self.type in (*extended, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+        if self.size < 0 or (is_long and self.size > _MAX_HEADER_BYTES):
+            raise DamagedInputError(f"a member's head declares {self.size} bytes")
+        return super()._proc_member(tar)
+
+
+def _copy(content: IO[bytes], size: int, copy: IO[bytes]) -> int:
+    left = size
+    try:
+        copy.seek(0)
+        copy.truncate()
+        while left and (block := content.read(min(left, _COPY_BYTES))):
+            copy.write(block)
+            left -= len(block)
+        copy.flush()
+    except tarfile.ReadError:
+        pass  # the end came too soon
+    except OSError as error:
+        reason = error.strerror or error
+        raise WorkError(
+            f"{copy.name}: a member of {size} bytes cannot be copied there ({reason}). Make room, "
+            "or name another folder in TMPDIR."
+        ) from error
+    if left:
+        raise DamagedInputError("ends inside a member: the archive was cut short")
+    return size
+
+
+def _compression(name: str, format_name: str, copy: IO[bytes]) -> str:
+    if format_name in _HAS_OWN_COMPRESSION:
+        return PLAIN
+    named = strip_compression_suffix(os.path.basename(name))[1]
+    copy.seek(0)
+    return named or sniff_compression(copy.read(HEAD_BYTES))

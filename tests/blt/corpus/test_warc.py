@@ -1,0 +1,192 @@
+import gzip
+import io
+import time
+import zlib
+
+import pytest
+import zstandard
+from warcio.statusandheaders import StatusAndHeaders
+from warcio.warcwriter import WARCWriter
+
+from tests.blt.corpus.helpers import encode
+
+
+def wet(*records, gz=True):
+    """A WET file as warcio writes it; records are (url, bytes)."""
+    out = io.BytesIO()
+    writer = WARCWriter(out, gzip=gz)
+    writer.write_record(writer.create_warcinfo_record("x.warc.wet", {"software": "test"}))
+    for number, (url, text) in enumerate(records):
+        headers = {
+            "WARC-Record-ID": f"<urn:uuid:{number}>",
+            "WARC-Date": "2024-01-02T03:04:05Z",
+            "WARC-Identified-Content-Language": "eng",
+        }
+        record = writer.create_warc_record(
+            url,
+            "conversion",
+            payload=io.BytesIO(text),
+            warc_content_type="text/plain",
+            warc_headers_dict=headers,
+        )
+        writer.write_record(record)
+    return out.getvalue()
+
+
+def warc(*blocks, kind="response"):
+    records = [
+        b"WARC/1.0\r\nWARC-Type: %s\r\nContent-Length: %d\r\n\r\n%s\r\n\r\n"
+        % (kind.encode(), len(block), block)
+        for block in blocks
+    ]
+    return b"".join(records)
+
+
+def encode_warc(tmp_path, data, name="x.warc", **options):
+    (tmp_path / name).write_bytes(data)
+    return encode(tmp_path / f"out-{name}", tmp_path / name, **options)
+
+
+RECORDS = [
+    ("http://a/ü?x=1", "Grüße\n\n".encode()),
+    ("http://b/", b""),
+    ("http://b/", b"\xff\0\r\n"),
+]
+
+
+@pytest.mark.parametrize("gz", [False, True])
+def test_the_text_of_wet_files_is_read(tmp_path, gz):
+    name = "x.warc.wet" + ".gz" * gz
+    options = {"keep_fields": ("url", "date", "WARC-Identified-Content-Language")}
+    result = encode_warc(tmp_path, wet(*RECORDS, gz=gz), name, **options)
+    assert [(i, raw) for i, raw, _, _ in result.documents] == [
+        (f"urn:uuid:{number}", text) for number, (_, text) in enumerate(RECORDS)
+    ]
+    assert result.documents[1][3] == (
+        b'{"WARC-Identified-Content-Language": "eng", "date": "2024-01-02T03:04:05Z", '
+        b'"url": "http://b/"}'
+    )
+    assert result.counts["filtered"] == 1  # the warcinfo record
+    by_url = encode_warc(tmp_path, wet(*RECORDS, gz=gz), "unnamed", id_field="url")
+    assert [i for i, _, _, _ in by_url.documents][1:] == ["http://b/", "http://b/"]
+
+
+def test_a_response_gives_its_body(tmp_path):
+    out = io.BytesIO()
+    writer = WARCWriter(out, gzip=True)
+    head = StatusAndHeaders("200 OK", [("Content-Type", "text/html")], protocol="HTTP/1.1")
+    body = io.BytesIO(b"<p>hi\r\n\r\n</p>")
+    writer.write_record(writer.create_warc_record("http://a/", "response", body, http_headers=head))
+    request = StatusAndHeaders("GET / HTTP/1.1", [], is_http_request=True)
+    writer.write_record(writer.create_warc_record("http://a/", "request", http_headers=request))
+    result = encode_warc(tmp_path, out.getvalue(), "x.warc.gz", id_field="url")
+    assert [(i, raw) for i, raw, _, _ in result.documents] == [("http://a/", b"<p>hi\r\n\r\n</p>")]
+    assert result.counts["filtered"] == 1
+
+
+def test_what_has_no_content_is_filtered_as_that(tmp_path):
+    result = encode_warc(tmp_path, warc(b"a", b"b", kind="request"))
+    assert (result.documents, result.counts["filtered_no_content"]) == ([], 2)
+
+
+def http(body, *headers):
+    return b"\r\n".join([b"HTTP/1.1 200 OK", *headers, b"", body])
+
+
+CHUNKED = b"Transfer-Encoding: chunked"
+RAW_DEFLATE = zlib.compressobj(wbits=-15)
+
+
+@pytest.mark.parametrize(
+    ("block", "expected"),
+    [
+        (http(b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n", CHUNKED), b"abcde"),
+        (http(b"not chunked any more", CHUNKED), b"not chunked any more"),
+        (http(b"5\r\nabc", CHUNKED), b"5\r\nabc"),
+        (http(gzip.compress(b"text"), b"content-encoding: GZIP"), b"text"),
+        (http(b"decoded before", b"Content-Encoding: gzip"), b"decoded before"),
+        (http(zlib.compress(b"text"), b"Content-Encoding: deflate"), b"text"),
+        (
+            http(RAW_DEFLATE.compress(b"text") + RAW_DEFLATE.flush(), b"Content-Encoding: deflate"),
+            b"text",
+        ),
+        (http(zstandard.compress(b"text"), b"Content-Encoding: zstd"), b"text"),
+        (http(b"", b"Content-Encoding: br"), b""),
+        (http(b"x", b"Content-Encoding: identity"), b"x"),
+        (b"HTTP/1.0 200 OK\nA: b\n\nunix", b"unix"),
+        (b"220 ftp is no HTTP", b"220 ftp is no HTTP"),
+    ],
+)
+def test_encodings_of_http_are_undone(tmp_path, block, expected):
+    result = encode_warc(tmp_path, warc(block))
+    assert [raw for _, raw, _, _ in result.documents] == [expected]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        http(gzip.compress(b"text" * 100)[:-9], b"Content-Encoding: gzip"),
+        http(zlib.compress(b"text" * 100)[:-5], b"Content-Encoding: deflate"),
+        http(b"\x00\x01", b"Content-Encoding: deflate"),
+        http(b"x", b"Content-Encoding: br"),
+        b"HTTP/1.1 200 OK\r\nno end",
+        http(b"x", b"Content-Encoding: " + b"gzip," * 9),
+        http(b"x", b"A: " + b"y" * (2 << 20)),
+    ],
+)
+def test_a_body_that_cannot_be_decoded_is_a_reject_and_the_next_is_read(tmp_path, block):
+    result = encode_warc(tmp_path, warc(block, http(b"next")))
+    assert [raw for _, raw, _, _ in result.documents] == [b"next"]
+    assert [(r["position"], r["reason"]) for r in result.rejects] == [(0, "bad_record")]
+
+
+def test_a_body_that_grows_too_far_is_a_reject(tmp_path, monkeypatch):
+    from blt.corpus import blocks
+
+    monkeypatch.setattr(blocks, "_PARSED_BYTES_FLOOR", 10_000)
+    block = http(gzip.compress(bytes(1 << 20)), b"Content-Encoding: gzip")
+    result = encode_warc(tmp_path, warc(block), max_document_bytes=100)
+    assert [r["reason"] for r in result.rejects] == ["bad_record"]
+    long = encode_warc(tmp_path, warc(http(b"x" * 20_000), b"next"), "l.warc", max_document_bytes=9)
+    assert [raw for _, raw, _, _ in long.documents] == [b"next"]
+    assert [r["reason"] for r in long.rejects] == ["too_long"]
+
+
+WHOLE = warc(b"one", kind="conversion")
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        WHOLE[:-8],
+        WHOLE[:30],
+        b"garbage\r\n",
+        b"WARC/1.0\r\nContent-Length: -5\r\n\r\n",
+        b"WARC/1.0\r\nContent-Length: \xc2\xb2\r\n\r\n",
+        b"WARC/1.0\r\nWARC-Type: conversion\r\n\r\n",
+        b"WARC/1.0\r\nContent-Length: 99999999999999999999999\r\n\r\n",
+        b"WARC/1.0\r\nContent-Length: 99999999999999\r\n\r\nx",
+        b"WARC/1.0\r\nA: " + b"x" * (2 << 20),
+    ],
+)
+def test_damage_keeps_the_records_before_it(tmp_path, after):
+    result = encode_warc(tmp_path, WHOLE + after)
+    assert [raw for _, raw, _, _ in result.documents] == [b"one"]
+    assert [(r["position"], r["reason"]) for r in result.rejects] == [(0, "damaged_input")]
+
+
+def test_a_header_that_goes_on_and_on_takes_linear_time(tmp_path):
+    data = b"WARC/1.0\r\nA: b\r\n" + b" c\n" * 300_000 + b"Content-Length: 0\r\n\r\n"
+    start = time.monotonic()
+    result = encode_warc(tmp_path, data)
+    assert time.monotonic() - start < 5  # seconds; measured at 0.3, quadratic code needs 20
+    assert result.counts["filtered"] == 1
+
+
+def test_headers_may_go_on_and_come_twice(tmp_path):
+    data = (
+        b"WARC/1.1\nwarc-type: conversion\ncontent-length: 1\nWARC-Target-URI: a\n b\n"
+        b"warc-target-uri: second\nWARC-Record-ID: <x>\n\nt\n"
+    )
+    result = encode_warc(tmp_path, data, keep_fields=("url",))
+    assert result.documents == [("x", b"t", "x.warc", b'{"url": "a b"}')]
