@@ -60,4 +60,5 @@ def test_embedding_is_the_sum_of_its_tables():
         for size in (2, 3):
             expected += table[number * 50 + exact_row(windows[size], prime, 50)]
             number += 1
-    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    # Terms near 0.1 may cancel, so what is left is known to their rounding, not to its own.
+    np.testing.assert_allclose(got, expected, rtol=1e-6, atol=1e-7)
