@@ -22,7 +22,7 @@ from pathlib import Path
 from documents import cut_documents
 from engine import MODELS, make_model
 
-BYTES = {"S": 1_500_000, "P": 150_000}
+BYTES = {"S": 1_500_000, "P": 100_000}
 REPO = Path(__file__).parents[1]
 
 
