@@ -6,7 +6,9 @@ The text's pieces (benchmarks/documents.py) become JSONL, JSONL.gz, JSONL.zst, P
 document per line) of `--megabytes` of text each. On one core, in turns, in every round:
 
 - encode: `encode_unit`, from the file to finished byte shards, without Beam.
-- ceiling: the same file read and decompressed, and its bytes thrown away; Parquet's columns read.
+- read: the file as `encode` reads and decompresses it, and its bytes thrown away (gzip by ISA-L).
+- ceiling: the same file read and decompressed by the usual library (gzip by zlib), and its bytes
+  thrown away; Parquet's columns read.
 - Beam: `ReadFromText | json.loads | tf.train.Example | WriteToTFRecord` on the runner that `blt
   encode` has, written as its documentation has it. It reads neither zstd nor Parquet.
 
@@ -46,14 +48,16 @@ def main() -> None:
         folder = Path(name)
         num_bytes = make_inputs(folder, arguments.text.read_bytes(), arguments.megabytes)
         results = [measure(folder, kind, num_bytes, arguments.rounds) for kind in FORMATS]
-        print("| input | encode, MB/s | ceiling, MB/s | share | Beam pipeline, MB/s | ratio |")
-        print("|---|---|---|---|---|---|")
+        print("| input | encode, MB/s | read | ceiling | share | Beam pipeline | ratio |")
+        print("|---|---|---|---|---|---|---|")
         for row in results:
             beam = (
                 f"{row['beam']:.1f} | {row['encode'] / row['beam']:.1f}" if row["beam"] else "- | -"
             )
+            read = f"{row['read']:.0f}" if row["read"] else "-"
             print(
-                f"| {row['input']} | {row['encode']:.0f} | {row['ceiling']:.0f} | "
+                f"| {row['input']} | {row['encode']:.0f} | {read} | "
+                f"{row['ceiling']:.0f} | "
                 f"{row['encode'] / row['ceiling']:.0%} | {beam} |"
             )
         commands = measure_commands(folder, num_bytes, arguments.rounds)
@@ -96,6 +100,8 @@ def measure(folder: Path, kind: str, num_bytes: int, rounds: int) -> dict:
         "encode": lambda: encode_alone(path, folder / "shards"),
         "ceiling": lambda: read_alone(path),
     }
+    if kind != "parquet":
+        ways["read"] = lambda: read_as_encode(path)
     if kind in ("jsonl", "jsonl.gz"):
         ways["beam"] = lambda: beam_pipeline(path, folder / "beam")
     seconds: dict[str, list[float]] = {way: [] for way in ways}
@@ -106,7 +112,7 @@ def measure(folder: Path, kind: str, num_bytes: int, rounds: int) -> dict:
             if number:  # the first round imports
                 seconds[way].append(time.perf_counter() - start)
     speeds = {way: num_bytes / 1e6 / statistics.median(found) for way, found in seconds.items()}
-    return {"input": kind, "beam": None, **speeds}
+    return {"input": kind, "beam": None, "read": None, **speeds}
 
 
 def encode_alone(path: Path, output: Path) -> None:
@@ -120,6 +126,14 @@ def encode_alone(path: Path, output: Path) -> None:
     (output / "units").mkdir(parents=True)
     for index, unit in enumerate(build_plan(discover_inputs([str(path)]).files, config)):
         encode_unit(unit, config, output, index)
+
+
+def read_as_encode(path: Path) -> None:
+    from blt.corpus.decompress import read_blocks
+
+    compression = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix, "plain")
+    for _ in read_blocks(str(path), compression):
+        pass
 
 
 def read_alone(path: Path) -> None:

@@ -1,8 +1,9 @@
-"""Peak memory of `blt encode` on inputs of 200 MB and of 2 GB, made on the spot.
+"""Peak memory of `blt encode` on inputs of 200 MB and of 2 GB, and on 100,000 files of 200 bytes.
 
     python benchmarks/encode_memory.py --text corpus.txt
 
-JSONL of the text's pieces (benchmarks/documents.py), plain and as one gzip file. Peak memory is the
+All are made on the spot: JSONL of the text's pieces (benchmarks/documents.py), plain and as one
+gzip file; and pieces of the text as files, whose time and shards are also told. Peak memory is the
 resident set of the process and its children, summed, polled from /proc.
 """
 
@@ -10,12 +11,14 @@ import argparse
 import gzip
 import json
 import tempfile
+import time
 from pathlib import Path
 
 from documents import cut_documents
 from patch_memory import peak_bytes
 
 SIZES = (200_000_000, 2_000_000_000)
+TINY_FILES, TINY_BYTES = 100_000, 200
 
 
 def main() -> None:
@@ -42,6 +45,23 @@ def main() -> None:
                 peaks.append(peak_bytes("encode", "--input", path, "--output", output, *flags))
         cells = " | ".join(f"{peak / 1e6:,.0f} MB" for peak in peaks)
         print(f"| {suffix} | {cells} | {peaks[-1] / peaks[0]:.2f} |", flush=True)
+    measure_tiny_files(arguments)
+
+
+def measure_tiny_files(arguments: argparse.Namespace) -> None:
+    text = arguments.text.read_bytes()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        corpus, output = Path(name) / "corpus", Path(name) / "bytes"
+        for number in range(TINY_FILES):
+            folder = corpus / f"{number // 1000:03d}"
+            folder.mkdir(parents=True, exist_ok=True)
+            start = 140 * number % len(text)
+            (folder / f"{number % 1000:03d}.txt").write_bytes(text[start : start + TINY_BYTES])
+        start = time.perf_counter()
+        peak = peak_bytes("encode", "--input", corpus, "--output", output)
+        seconds = time.perf_counter() - start
+        shards = len(list(output.glob("bytes-*")))
+    print(f"{TINY_FILES:,} files: {seconds:.1f} s, {peak / 1e6:,.0f} MB, {shards} shards")
 
 
 def write_lines(path: Path, lines: list[bytes], size: int) -> None:

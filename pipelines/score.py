@@ -30,6 +30,7 @@ from blt.stage import Stage, make_units
 from blt.storage import read_json, write_json
 from blt.units import Progress, ShardInfo, Unit, UnitResult
 from pipelines import encode
+from pipelines.beam_flags import place_engines
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
 from pipelines.run_units import describe_plan, run_stage
 from pipelines.shard_units import read_payload, shard_payloads
@@ -115,6 +116,7 @@ class _Options:
     entropy_model: Path | None
     min_context: int | None
     xz: bool
+    num_threads: int | None  # of the entropy model's engine; None for all cores
 
     def load(self) -> Any:
         from blt.scoring.loading import get_scorer
@@ -124,6 +126,7 @@ class _Options:
             entropy_model=self.entropy_model,
             min_context=self.min_context,
             xz=self.xz,
+            num_threads=self.num_threads,
         )
 
 
@@ -187,6 +190,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         args.entropy_model and args.entropy_model.resolve(),
         args.min_context,
         "xz" in args.baselines,
+        place_engines(args.beam_flags)[1],
     )
     loaded = options.load()
     data = _read_data(args, console)

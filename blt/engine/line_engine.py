@@ -19,15 +19,12 @@ from typing import Any
 import numpy as np
 
 from blt.engine.results import DocumentEntropies, Engine
+from blt.engine.stream import MAX_TOKENS_IN_FLIGHT
 from blt.tokenizer import BOS_ID, EOS_ID, NEWLINE_ID
 
 MEMO_BYTES = 64 << 20
 # Longer lines are not looked up: few of them come again, and they would push many others out.
 MAX_MEMO_TOKENS = 512
-# Tokens that may be read and not yet handed back, whatever the share of lines that are known, so
-# that memory does not follow the input.
-MAX_TOKENS_IN_FLIGHT = 4 << 20
-
 _LINE_BYTES = 448  # what an entry of the memo takes besides its 10 bytes a token
 _LINES_AT_A_TIME = 4096
 

@@ -1,6 +1,7 @@
 """The engine of a model file; a process loads each file once."""
 
 import os
+import sys
 import threading
 from pathlib import Path
 
@@ -62,6 +63,6 @@ def import_engine_backend(
     """
     if path is None or is_ngram_path(path):
         return
-    if owns_process:
+    if owns_process and "tensorflow" not in sys.modules:  # it has read this by then
         os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
     import_keras(verbose=verbose)

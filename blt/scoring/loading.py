@@ -52,6 +52,7 @@ def get_scorer(
     entropy_model: Path | None = None,
     min_context: int | None = None,
     xz: bool = False,
+    num_threads: int | None = None,
 ) -> LoadedScorer:
     """Returns the scorer of a model file, which a process loads once.
 
@@ -60,34 +61,39 @@ def get_scorer(
       entropy_model: the one that cuts patches for a BLT that does not hold its own.
       min_context: tokens of context that each byte has in a BLT's windows; None for half a window.
       xz: also compress documents with xz.
+      num_threads: of the entropy model's engine; see `EntropyEngine`.
 
     Raises:
       UserError: a file is no model, or the entropy model is not the one that the BLT needs.
     """
     stat = model.stat() if model.exists() else None
-    key = (model.resolve(), stat and stat.st_mtime_ns, entropy_model, min_context, xz)
+    key = (model.resolve(), stat and stat.st_mtime_ns, entropy_model, min_context, xz, num_threads)
     with _lock:
         if key not in _loaded:
-            _loaded[key] = _load(model, entropy_model, min_context, xz)
+            _loaded[key] = _load(model, entropy_model, min_context, xz, num_threads)
         return _loaded[key]
 
 
 def _load(
-    model: Path, entropy_model: Path | None, min_context: int | None, xz: bool
+    model: Path,
+    entropy_model: Path | None,
+    min_context: int | None,
+    xz: bool,
+    num_threads: int | None,
 ) -> LoadedScorer:
     if is_ngram_path(model) or read_model_class(model) == "EntropyModel":
         if min_context is not None:
             raise UserError("--min-context: is for a BLT; an entropy model has no windows.")
-        engine = get_entropy_engine(model)
+        engine = get_entropy_engine(model, num_threads=num_threads)
         return LoadedScorer(EntropyScorer(engine, xz=xz), "entropy_model", engine, None)
     blt = load_blt(model)
     scorer = BltScorer(blt, min_context=min_context, xz=xz)
     engine = None
     if entropy_model is not None:
-        engine = get_entropy_engine(entropy_model)
+        engine = get_entropy_engine(entropy_model, num_threads=num_threads)
         check_entropy_fingerprint(str(model), scorer.entropy_fingerprint, engine.fingerprint)
     elif blt.entropy_model is not None:
         from blt.engine import EntropyEngine
 
-        engine = EntropyEngine(blt.entropy_model)
+        engine = EntropyEngine(blt.entropy_model, num_threads=num_threads)
     return LoadedScorer(scorer, "blt", engine, blt.patch_rule)

@@ -17,7 +17,7 @@ from blt.formats.byte_shard import read_byte_shard
 from blt.manifest import read_manifest
 from blt.splits import is_held_out
 from blt.tokenizer import tokens_to_bytes
-from pipelines import patch, score
+from pipelines import beam_flags, patch, score
 
 REPO = Path(__file__).parents[2]
 
@@ -203,3 +203,20 @@ def test_keras_alone_reads_a_model_once_our_models_are_imported(small_blt):
         text=True,
     )
     assert finished.stdout.strip() == "byte_latent_transformer", finished.stderr[-500:]
+
+
+def test_engines_of_worker_processes_share_the_cores(
+    small_bytes, small_entropy_model, tmp_path, monkeypatch
+):
+    stages = []
+
+    def remember(stage, *_args, **_options):
+        stages.append(stage)
+        return None, "dry run"
+
+    monkeypatch.setattr(beam_flags, "num_cores", lambda: 8)
+    monkeypatch.setattr(score, "run_stage", remember)
+    argv = ["--data", small_bytes, "--model", small_entropy_model, "--output", tmp_path / "scores"]
+    for flags in ([], ["--direct_num_workers", "2"]):
+        assert command.main(score, [str(arg) for arg in [*argv, *flags]]) == 0
+    assert [stage.run_unit.options.num_threads for stage in stages] == [None, 4]
