@@ -65,8 +65,8 @@ def main() -> None:
             )
         commands = measure_commands(folder, num_bytes, arguments.copies, arguments.rounds)
         print(
-            f"\nblt encode of {commands['megabytes']:,.0f} MB as JSONL: {commands['one']:.1f} s "
-            f"with 1 worker, {commands['two']:.1f} s with 2 ({commands['speedup']:.2f} times as fast), "
+            f"\nblt encode of {commands['megabytes']:,.0f} MB as JSONL: {commands['one']:.1f} s with 1 "
+            f"worker, {commands['two']:.1f} s with 2 ({commands['speedup']:.2f} times as fast), "
             f"{commands['duplicates']:.1f} s with 1 that looks for duplicates; in one process "
             f"{commands['beam_share']:.1%} of its time is not `encode_unit`'s"
         )

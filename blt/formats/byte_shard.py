@@ -123,15 +123,20 @@ class ByteShardWriter:
 
         BOS comes before the first part, EOS after the last; the rest is as in `ByteRecord`.
         """
-        is_first, is_last = part == 0, part == num_parts - 1
-        self._parts.append(_Part(raw, doc_id, part, num_parts, source, meta))
-        self._held_bytes += len(raw)
+        num_bytes = len(raw)
+        bos = eos = b""
+        if part == 0:
+            bos = _BOS
+            self.num_documents += 1
+        if part == num_parts - 1:
+            eos = _EOS
+        place = _encode_place(part, num_parts, source)
+        self._parts.append(_Part(raw, doc_id, meta, place, bos, eos))
+        self.num_tokens += len(bos) + num_bytes + len(eos)
+        self.num_bytes += num_bytes
+        self._held_bytes += num_bytes
         if self._held_bytes >= _CHUNK_BYTES:
             self._write_parts()
-        is_first, is_last = part == 0, part == num_parts - 1
-        self.num_documents += is_first
-        self.num_tokens += len(raw) + is_first + is_last
-        self.num_bytes += len(raw)
 
     def _write_parts(self) -> None:
         parts, self._parts, self._held_bytes = self._parts, [], 0
@@ -155,28 +160,23 @@ class _Part(NamedTuple):
 
     raw: bytes
     doc_id: str
-    part: int
-    num_parts: int
-    source: str
     meta: bytes | None
+    place: bytes
+    bos: bytes
+    eos: bytes
 
     def record(self, tokens: bytes) -> bytes:
         """Returns the Example, given the varints of `raw`."""
-        bos = _BOS if self.part == 0 else b""
-        eos = _EOS if self.part == self.num_parts - 1 else b""
-        doc_id = self.doc_id.encode("utf-8")
-        meta: tuple[bytes, ...] = ()
-        if self.meta is not None:
-            meta = (bytes_entry_head(b"meta", len(self.meta)), self.meta)
-        return join_entries(  # sorted by name
-            bytes_entry_head(b"doc_id", len(doc_id)),
-            doc_id,
-            *meta,
-            _encode_place(self.part, self.num_parts, self.source),
-            packed_entry_head(b"tokens", len(bos) + len(tokens) + len(eos)),
-            bos,
-            tokens,
-            eos,
+        _, doc_id, meta, place, bos, eos = self
+        doc_id_bytes = doc_id.encode("utf-8")
+        doc_id_head = bytes_entry_head(b"doc_id", len(doc_id_bytes))
+        tokens_head = packed_entry_head(b"tokens", len(bos) + len(tokens) + len(eos))
+        # The entries of an Example are sorted by name.
+        if meta is None:
+            return join_entries(doc_id_head, doc_id_bytes, place, tokens_head, bos, tokens, eos)
+        meta_head = bytes_entry_head(b"meta", len(meta))
+        return join_entries(
+            doc_id_head, doc_id_bytes, meta_head, meta, place, tokens_head, bos, tokens, eos
         )
 
 
