@@ -160,8 +160,12 @@ class Patcher(keras.layers.Layer):
 
 def _latest(places: Any, marked: Any) -> Any:
     """Returns for each place the latest one up to it that is marked; 0 before the first."""
-    latest = ops.associative_scan(ops.maximum, ops.where(marked, places, 0), axis=1)
-    return ops.reshape(latest, (-1, places.shape[1]))  # TensorFlow forgets the shape
+    latest = ops.where(marked, places, 0)
+    reach = 1  # each place knows of so many up to it; `ops.associative_scan` fails in Keras 3.12
+    while reach < places.shape[1]:
+        latest = ops.maximum(latest, ops.pad(latest[:, :-reach], [[0, 0], [reach, 0]]))
+        reach *= 2
+    return latest
 
 
 def _after(closes: Any, is_first: Any) -> Any:
