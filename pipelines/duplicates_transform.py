@@ -5,8 +5,6 @@
 Only unit numbers travel; digests lie in files of the output folder.
 """
 
-import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -26,7 +24,7 @@ from pipelines.transforms import WorkOnUnits
 
 
 class FindDuplicatesAndWork(beam.PTransform):
-    """Pending units (JSON) in; for each that was done, its number out.
+    """Pending units (`Unit.to_text`) in; for each that was done, its number out.
 
     Args:
       stage: what to do with a unit.
@@ -42,7 +40,7 @@ class FindDuplicatesAndWork(beam.PTransform):
         output, config = self._stage.output, self._config
         all_units = (
             pending.pipeline
-            | "AllUnits" >> beam.Create([json.dumps(dataclasses.asdict(u)) for u in self._units])
+            | "AllUnits" >> beam.Create([unit.to_text() for unit in self._units])
             | "SpreadAllUnits" >> beam.Reshuffle()
         )
         done = (
@@ -73,11 +71,11 @@ class FindDuplicatesAndWork(beam.PTransform):
 
 
 def _scan(unit: str, config: EncodeConfig, output: Path) -> int:
-    return scan_unit(Unit(**json.loads(unit)), config, output)
+    return scan_unit(Unit.from_text(unit), config, output)
 
 
 def _sort(unit: str, kind: str, config: EncodeConfig, output: Path, scanned: int) -> int:
-    return sort_unit(json.loads(unit)["index"], kind, config, output)
+    return sort_unit(Unit.from_text(unit).index, kind, config, output)
 
 
 def _partition(num_keys: int, kind: str, output: Path) -> Iterator[tuple[int, int]]:

@@ -189,13 +189,6 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         if args.dry_run:
             raise UserError("--dry-run: standard input (--input -) can be read only once.")
         keep_standard_input(sys.stdin.buffer, kept_input)
-    found = discover_inputs(
-        args.input, include=args.include, exclude=args.exclude, standard_input=kept_input
-    )
-    for skipped in found.skipped:
-        console.say(f"skipped {skipped.path}: {skipped.reason}")
-    inside = args.output.resolve()
-    files = [file for file in found.files if inside not in Path(file.path).resolve().parents]
     stage = Stage(
         kind="byte_shards",
         output=args.output,
@@ -214,11 +207,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         before_manifest=_finish_tables,
         max_reject_fraction=args.max_reject_fraction,
     )
-    earlier = [] if args.overwrite else earlier_units(stage)
-    payloads = plan_corpus(files, config, output=args.output, earlier=earlier, say=console.say)
-    for note in payload_notes(payloads):
-        console.say(note)
-    units = make_units(stage, payloads, [payload_bytes(payload) for payload in payloads])
+    units = _plan_units(stage, config, args, kept_input, console)
     make_transform = None
     if duplicate_kinds(config):
         make_transform = _FindDuplicates(config, units, console)
@@ -230,6 +219,24 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     if "-" in args.input:
         kept_input.unlink(missing_ok=True)
     return _summarize(manifest, how)
+
+
+def _plan_units(
+    stage: Stage, config: EncodeConfig, args: argparse.Namespace, kept_input: Path, console: Console
+) -> list[Unit]:
+    """Finds the input and returns the units; only here does memory hold something for each file."""
+    found = discover_inputs(
+        args.input, include=args.include, exclude=args.exclude, standard_input=kept_input
+    )
+    for skipped in found.skipped:
+        console.say(f"skipped {skipped.path}: {skipped.reason}")
+    inside = args.output.resolve()
+    files = [file for file in found.files if inside not in Path(file.path).resolve().parents]
+    earlier = [] if args.overwrite else earlier_units(stage)
+    payloads = plan_corpus(files, config, output=args.output, earlier=earlier, say=console.say)
+    for note in payload_notes(payloads):
+        console.say(note)
+    return make_units(stage, payloads, [payload_bytes(payload) for payload in payloads])
 
 
 def _summarize(manifest: Manifest, how: str) -> Summary:

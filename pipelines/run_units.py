@@ -8,8 +8,6 @@ does not depend on where it runs, nor on how often.
 
 import argparse
 import contextlib
-import dataclasses
-import json
 import re
 import threading
 from collections import Counter
@@ -58,7 +56,7 @@ class _BytesDone:
 _BYTES_DONE = _BytesDone()
 
 
-# Makes the transform from pending units (JSON) to the numbers of those done.
+# Makes the transform from pending units (`Unit.to_text`) to the numbers of those done.
 MakeTransform = Callable[[Stage, Sequence[Unit]], "beam.PTransform"]
 
 
@@ -185,7 +183,7 @@ def build_pipeline(
     work = make_transform(stage, pending) if make_transform else WorkOnUnits(stage)
     _ = (
         pipeline
-        | "Plan" >> beam.Create([json.dumps(dataclasses.asdict(unit)) for unit in pending])
+        | "Plan" >> beam.Create([unit.to_text() for unit in pending])
         | "SpreadUnits" >> beam.Reshuffle()
         | "WorkOnUnits" >> work
         | "FinishStage" >> FinishStage(stage)

@@ -20,7 +20,7 @@ from blt.corpus.patterns import matches_any
 from blt.errors import UserError
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class InputFile:
     """A file to read.
 
@@ -54,7 +54,7 @@ class Discovery:
     skipped: tuple[Skipped, ...]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Found:
     path: str
     name: str  # relative to the folder or glob prefix

@@ -93,8 +93,9 @@ def scan_unit(
                 temporary.write_bytes(data)
             data.clear()
 
-    admission = Admission(unit.payload, config, scratch=folder)
-    for entry in unit.payload["files"]:
+    payload = unit.payload
+    admission = Admission(payload, config, scratch=folder)
+    for entry in payload["files"]:
         for record in admission.read(entry, progress):
             if not isinstance(record, Document):
                 continue

@@ -17,7 +17,7 @@ from blt.corpus.discover import InputFile, readable_path
 from blt.corpus.duplicates import duplicate_kinds
 from blt.corpus.filesystems import is_remote
 from blt.corpus.limit import limit_plan
-from blt.corpus.plan import build_plan
+from blt.corpus.plan import Entry, build_plan
 from blt.corpus.preflight import check_inputs
 from blt.corpus.sources import digest_entry, read_sources, unit_sources_path
 from blt.errors import BltError, UserError
@@ -84,8 +84,9 @@ def _find_changed(
     """Returns the paths of the files that are not as they were planned, and in what."""
     changed = {}
     for unit in earlier:
-        digests = _Digests(unit, output)
-        for index, entry in enumerate(unit.payload["files"]):
+        entries = unit.payload["files"]
+        digests = _Digests(unit, entries, output)
+        for index, entry in enumerate(entries):
             file = names.get(_key(entry["path"]))
             if file is None:
                 continue
@@ -99,15 +100,15 @@ def _find_changed(
 class _Digests:
     """The sha256 of what a unit read of each of its files, looked up if it is needed."""
 
-    def __init__(self, unit: Unit, output: Path) -> None:
-        self._unit, self._output = unit, output
+    def __init__(self, unit: Unit, entries: Sequence[Entry], output: Path) -> None:
+        self._unit, self._entries, self._output = unit, entries, output
         self._noted: list[str | None] | None = None
 
     def match(self, index: int) -> bool:
         """Tells whether the bytes are still those; not so if they were never read."""
         if self._noted is None:
             self._noted = self._read()
-        entry = self._unit.payload["files"][index]
+        entry = self._entries[index]
         noted = self._noted[index] if index < len(self._noted) else None
         try:
             return noted is not None and noted == digest_entry(entry)
@@ -144,9 +145,9 @@ def _check_changed(
     encoded = {
         entry["path"]
         for unit in earlier
-        if any(entry["path"] in changed for entry in unit.payload["files"])
-        and is_finished(output, unit)
-        for entry in unit.payload["files"]
+        for entries in (unit.payload["files"],)
+        if any(entry["path"] in changed for entry in entries) and is_finished(output, unit)
+        for entry in entries
     }
     depends = bool(duplicate_kinds(config)) or config.limit is not None
     refused = sorted(path for path in changed if depends or path in encoded)
