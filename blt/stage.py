@@ -37,7 +37,7 @@ from blt.storage import (
     sha256_json,
     write_json,
 )
-from blt.units import Progress, Unit, UnitResult
+from blt.units import Progress, Unit, UnitResult, no_progress
 
 PLAN_NAME = "plan.json"
 UNITS_FOLDER = "units"
@@ -156,10 +156,17 @@ def earlier_units(stage: Stage) -> list[Unit]:
     return [] if _differences(identity, stage) else units  # `finished_manifest` will say which
 
 
-def start(stage: Stage, units: Sequence[Unit], *, overwrite: bool = False) -> list[Unit]:
+def start(
+    stage: Stage,
+    units: Sequence[Unit],
+    *,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> list[Unit]:
     """Prepares the output folder and returns the units that are still to do.
 
-    What a killed run left half-done is removed; units that are whole are kept.
+    What a killed run left half-done is removed; units that are whole are kept. `progress` is told
+    of the bytes of the units that were looked at.
 
     Raises:
       UserError: the folder cannot be written to, or holds the result of something else.
@@ -182,6 +189,7 @@ def start(stage: Stage, units: Sequence[Unit], *, overwrite: bool = False) -> li
             pending.append(unit)
         else:
             kept.update(shard.name for shard in result.shards)
+        progress(unit.num_bytes)
     for pattern in stage.shard_patterns:
         for path in stage.output.glob(pattern):
             if path.name not in kept:
@@ -310,7 +318,12 @@ def read_plan(output: Path) -> list[Unit]:
 
 def count_finished_bytes(output: Path, units: Sequence[Unit]) -> int:
     """Returns the bytes of the units whose marker is there: for progress, not for trust."""
-    return sum(unit.num_bytes for unit in units if _marker_path(output, unit).is_file())
+    return sum(unit.num_bytes for unit in units if has_marker(output, unit))
+
+
+def has_marker(output: Path, unit: Unit) -> bool:
+    """Tells whether a unit's marker is there: for progress, not for trust."""
+    return _marker_path(output, unit).is_file()
 
 
 def _marker_path(output: Path, unit: Unit) -> Path:

@@ -5,10 +5,11 @@ config, to output shards. A unit can be run anywhere, twice, and in any order.
 """
 
 import base64
+import contextlib
 import dataclasses
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 Progress = Callable[[int], None]  # called with the number of further input bytes that are done
@@ -16,6 +17,17 @@ Progress = Callable[[int], None]  # called with the number of further input byte
 
 def no_progress(num_bytes: int) -> None:
     """The `Progress` of those who do not watch."""
+
+
+# Called with what is being done, how much of it there is, and what is counted (bytes, if nothing is
+# said), as `blt.console.Console.progress`; gives the `Progress` of a block.
+Watch = Callable[..., contextlib.AbstractContextManager[Progress]]
+
+
+@contextlib.contextmanager
+def no_watch(label: str, total: int | None = None, noun: str | None = None) -> Iterator[Progress]:
+    """The `Watch` of those who do not watch."""
+    yield no_progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

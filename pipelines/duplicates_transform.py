@@ -10,9 +10,13 @@ from pathlib import Path
 
 import apache_beam as beam
 
+from blt.console import Phase
 from blt.corpus.config import EncodeConfig
 from blt.corpus.duplicates import (
     duplicate_kinds,
+    is_resolved,
+    is_scanned,
+    remove_found,
     resolve_partition,
     scan_unit,
     sort_unit,
@@ -20,7 +24,30 @@ from blt.corpus.duplicates import (
 )
 from blt.stage import Stage
 from blt.units import Unit
+from pipelines.run_units import count_done, report_progress
 from pipelines.transforms import WorkOnUnits
+
+_SCAN = "scan"  # as a step of `report_progress`
+
+
+def start_search(stage: Stage, units: Sequence[Unit], config: EncodeConfig) -> list[Phase]:
+    """Removes what a killed run found, and returns what is to be seen of the search.
+
+    Units that the killed run had read are not read again, and not counted.
+    """
+    output, kinds = stage.output, duplicate_kinds(config)
+    remove_found(output)
+    left = [unit for unit in units if not is_scanned(unit, output)]
+    scanned = count_done(left, lambda unit: is_scanned(unit, output), _SCAN)
+    return [
+        Phase("looking for duplicates", scanned, sum(unit.num_bytes for unit in left)),
+        Phase(
+            "comparing documents",
+            lambda: sum(is_resolved(kind, output) for kind in kinds),
+            len(kinds),
+            "round",
+        ),
+    ]
 
 
 class FindDuplicatesAndWork(beam.PTransform):
@@ -70,8 +97,9 @@ class FindDuplicatesAndWork(beam.PTransform):
         )
 
 
-def _scan(unit: str, config: EncodeConfig, output: Path) -> int:
-    return scan_unit(Unit.from_text(unit), config, output)
+def _scan(element: str, config: EncodeConfig, output: Path) -> int:
+    unit = Unit.from_text(element)
+    return scan_unit(unit, config, output, lambda n: report_progress(unit, n, _SCAN))
 
 
 def _sort(unit: str, kind: str, config: EncodeConfig, output: Path, scanned: int) -> int:

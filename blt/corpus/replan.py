@@ -22,7 +22,7 @@ from blt.corpus.preflight import check_inputs
 from blt.corpus.sources import digest_entry, read_sources, unit_sources_path
 from blt.errors import BltError, UserError
 from blt.stage import is_finished
-from blt.units import Unit
+from blt.units import Progress, Unit, Watch, no_watch
 
 _MAX_NAMED = 3
 
@@ -34,6 +34,7 @@ def plan_corpus(
     output: Path | None = None,
     earlier: Sequence[Unit] = (),
     say: Callable[[str], None] = lambda line: None,
+    watch: Watch = no_watch,
 ) -> list[dict[str, Any]]:
     """Returns the payloads of all units: the earlier ones first, then those of new files.
 
@@ -43,6 +44,7 @@ def plan_corpus(
       output: the folder of the earlier units.
       earlier: the units of the plan that is there, of the same config.
       say: is told, in a line, what the user should know.
+      watch: is told how far it is.
 
     Raises:
       UserError: an earlier input changed, or is not among the files any more; or as `check_inputs`.
@@ -53,7 +55,8 @@ def plan_corpus(
     if earlier:
         assert output is not None
         names = {_key(file.path): file for file in files}
-        changed = _find_changed(names, earlier, output)
+        with watch("looking for changes", sum(unit.num_bytes for unit in earlier)) as progress:
+            changed = _find_changed(names, earlier, output, progress)
         _check_vanished(names, earlier, output)
         moved = _check_changed(changed, earlier, output, config)
         if moved:
@@ -69,9 +72,13 @@ def plan_corpus(
             return payloads
         new = _with_own_sources(new, taken)
         say(f"{output}: {count(len(new), 'new file')}; the rest was planned before.")
-    payloads += build_plan(new, config)
+    with watch("looking at files", len(new), "file") as progress:
+        payloads += build_plan(new, config, progress)
     check_inputs(payloads, config)  # before `limit_plan` reads any of them
-    return payloads if config.limit is None else limit_plan(payloads, config.limit, config)
+    if config.limit is None:
+        return payloads
+    with watch("looking for the end of --limit", config.limit, "document") as progress:
+        return limit_plan(payloads, config.limit, config, progress)
 
 
 def _key(path: str) -> str:
@@ -79,7 +86,7 @@ def _key(path: str) -> str:
 
 
 def _find_changed(
-    names: dict[str, InputFile], earlier: Sequence[Unit], output: Path
+    names: dict[str, InputFile], earlier: Sequence[Unit], output: Path, progress: Progress
 ) -> dict[str, str]:
     """Returns the paths of the files that are not as they were planned, and in what."""
     changed = {}
@@ -89,11 +96,12 @@ def _find_changed(
         for index, entry in enumerate(entries):
             file = names.get(_key(entry["path"]))
             if file is None:
-                continue
-            if file.size != entry["size"]:
+                pass
+            elif file.size != entry["size"]:
                 changed[entry["path"]] = f"had {entry['size']} bytes, has {file.size}"
             elif file.mtime_ns != entry["mtime_ns"] and not digests.match(index):
                 changed.setdefault(entry["path"], "was modified")
+            progress(entry["num_bytes"])
     return changed
 
 
