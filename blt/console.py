@@ -1,12 +1,16 @@
 """What the user sees while work goes on: lines and progress, on standard error."""
 
+import contextlib
+import dataclasses
 import io
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
+
+from blt.units import Progress
 
 _TERMINAL_INTERVAL_SEC = 0.2
 _LOG_INTERVAL_SEC = 5.0
@@ -49,6 +53,20 @@ class Console:
             self.stream.write("\r" + " " * len(self._live) + "\r")
             self._live = ""
 
+    @contextlib.contextmanager
+    def progress(
+        self, label: str, total: int | None = None, noun: str | None = None
+    ) -> Iterator[Progress]:
+        """Shows the progress of its block, which tells of it by what this yields; see `Phase`."""
+        done = 0
+
+        def add(number: int) -> None:
+            nonlocal done
+            done += number
+
+        with ProgressLine(self, [Phase(label, lambda: done, total, noun)]):
+            yield add
+
     def end_progress(self) -> None:
         with self._lock:
             self._clear()
@@ -63,28 +81,38 @@ def _own_stderr() -> TextIO:
         return sys.stderr or io.StringIO()
 
 
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A part of some work that has a progress of its own.
+
+    Attributes:
+      label: what is being done.
+      read_done: returns how much is done, of `total`; called from another thread.
+      total: all of the phase, which ends when that is done; None if it is not known.
+      noun: what is counted, such as "file"; None for bytes.
+    """
+
+    label: str
+    read_done: Callable[[], int]
+    total: int | None = None
+    noun: str | None = None
+
+
 class ProgressLine:
-    """Shows how far some bytes of work are, from a thread of its own, while its block runs.
+    """Shows how far some work is, from a thread of its own, while its block runs.
 
     Args:
       console: where to.
-      label: what is being done.
-      total_bytes: all of the work.
-      read_done_bytes: returns how much is done; called from the thread.
+      phases: of the work, one after the other.
     """
 
-    def __init__(
-        self, console: Console, label: str, total_bytes: int, read_done_bytes: Callable[[], int]
-    ) -> None:
+    def __init__(self, console: Console, phases: Sequence[Phase]) -> None:
         self._console = console
-        self._label = label
-        self._total = total_bytes
-        self._read = read_done_bytes
+        self._phases = list(phases)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "ProgressLine":
-        self._start = time.monotonic()
         self._thread.start()
         return self
 
@@ -95,21 +123,46 @@ class ProgressLine:
 
     def _watch(self) -> None:
         interval = _TERMINAL_INTERVAL_SEC if self._console.is_terminal else _LOG_INTERVAL_SEC
+        start = last = time.monotonic()
         while not self._stop.wait(interval):
-            done = min(self._read(), self._total)
+            done = self._phases[0].read_done()
+            while len(self._phases) > 1 and done >= (self._phases[0].total or 0):
+                del self._phases[0]
+                start, done = last, self._phases[0].read_done()
+            phase, last = self._phases[0], time.monotonic()
             self._console.show(
-                progress_text(self._label, done, self._total, time.monotonic() - self._start)
+                progress_text(phase.label, done, phase.total, last - start, phase.noun)
             )
 
 
-def progress_text(label: str, done: int, total: int, elapsed_sec: float) -> str:
-    """Returns a line such as "patch: 42 %, 1.2 of 2.9 MB, 98 KB/s, 17 s left"."""
+def progress_text(
+    label: str, done: int, total: int | None, elapsed_sec: float, noun: str | None = None
+) -> str:
+    """Returns a line such as "patch: 42%, 1.2 MB of 2.9 MB, 98.0 KB/s, 17 s left".
+
+    Args:
+      label: what is being done.
+      done: how much of it is done.
+      total: how much there is; None if it is not known.
+      elapsed_sec: the time that it took.
+      noun: what is counted; None for bytes.
+    """
+    if total is None:
+        shown = count(done, noun) if noun else format_bytes(done)
+        return f"{label}: {shown}, {format_seconds(elapsed_sec)} so far"
+    done = min(done, total)
     share = done / total if total else 1.0
-    text = f"{label}: {share:.0%}, {format_bytes(done)} of {format_bytes(total)}"
+    shown = (
+        f"{done:,} of {count(total, noun)}"
+        if noun
+        else f"{format_bytes(done)} of {format_bytes(total)}"
+    )
+    text = f"{label}: {share:.0%}, {shown}"
     if done and elapsed_sec > 0:
         rate = done / elapsed_sec
-        text += f", {format_bytes(rate)}/s, {format_seconds((total - done) / rate)} left"
-    return text
+        shown = f"{rate:,.0f}" if noun else format_bytes(rate)
+        return f"{text}, {shown}/s, {format_seconds((total - done) / rate)} left"
+    return f"{text}, {format_seconds(elapsed_sec)} so far" if elapsed_sec >= 1 else text
 
 
 def count(number: int, noun: str) -> str:

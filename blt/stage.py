@@ -19,7 +19,7 @@ import itertools
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from blt.formats.rejects import merge_rejects
 from blt.manifest import MANIFEST_NAME, Manifest, describe_kind, read_manifest, write_manifest
 from blt.storage import (
     TEMPORARY_PREFIX,
+    atomic_path,
+    json_errors,
     prepare_output_folder,
     read_json,
     remove_temporaries,
@@ -35,7 +37,7 @@ from blt.storage import (
     sha256_json,
     write_json,
 )
-from blt.units import Progress, Unit, UnitResult
+from blt.units import Progress, Unit, UnitResult, no_progress
 
 PLAN_NAME = "plan.json"
 UNITS_FOLDER = "units"
@@ -99,7 +101,7 @@ def make_units(
     """Numbers the payloads and gives each its digest."""
     identity = stage.identity()
     return [
-        Unit(
+        Unit.make(
             index=index,
             payload=payload,
             num_bytes=size,
@@ -125,12 +127,10 @@ def finished_manifest(stage: Stage, units: Sequence[Unit]) -> Manifest | None:
                 f"made by this command. Choose an empty or new folder."
             )
         return None
-    plan, new_plan = read_json(plan_path), _plan_json(stage, units)
-    changed = _differences(plan, new_plan)
-    is_same = plan["units"] == new_plan["units"]
-    if not changed and not (
-        is_same or (stage.grows and _is_continued(stage, plan["units"], units))
-    ):
+    identity, old_units = load_plan(plan_path)
+    changed = _differences(identity, stage)
+    is_same = old_units == list(units)
+    if not changed and not (is_same or (stage.grows and _is_continued(stage, old_units, units))):
         changed.append("its input files (some were added, removed or changed)")
     if changed:
         raise UserError(
@@ -152,16 +152,21 @@ def earlier_units(stage: Stage) -> list[Unit]:
     path = stage.output / PLAN_NAME
     if not path.exists():
         return []
-    plan = read_json(path)
-    if _differences(plan, _plan_json(stage, [])):
-        return []  # `finished_manifest` will say what differs
-    return [Unit(**unit) for unit in plan["units"]]
+    identity, units = load_plan(path)
+    return [] if _differences(identity, stage) else units  # `finished_manifest` will say which
 
 
-def start(stage: Stage, units: Sequence[Unit], *, overwrite: bool = False) -> list[Unit]:
+def start(
+    stage: Stage,
+    units: Sequence[Unit],
+    *,
+    overwrite: bool = False,
+    progress: Progress = no_progress,
+) -> list[Unit]:
     """Prepares the output folder and returns the units that are still to do.
 
-    What a killed run left half-done is removed; units that are whole are kept.
+    What a killed run left half-done is removed; units that are whole are kept. `progress` is told
+    of the bytes of the units that were looked at.
 
     Raises:
       UserError: the folder cannot be written to, or holds the result of something else.
@@ -172,7 +177,7 @@ def start(stage: Stage, units: Sequence[Unit], *, overwrite: bool = False) -> li
     prepare_output_folder(stage.output)
     remove_temporaries(stage.output)
     # First of all: it says whose folder this is, should this run be killed.
-    write_json(stage.output / PLAN_NAME, _plan_json(stage, units))
+    _write_plan(stage, units)
     prepare_output_folder(stage.output / UNITS_FOLDER)
     for name in stage.extra_files:
         (stage.output / name).unlink(missing_ok=True)  # they speak of all shards: made anew
@@ -184,6 +189,7 @@ def start(stage: Stage, units: Sequence[Unit], *, overwrite: bool = False) -> li
             pending.append(unit)
         else:
             kept.update(shard.name for shard in result.shards)
+        progress(unit.num_bytes)
     for pattern in stage.shard_patterns:
         for path in stage.output.glob(pattern):
             if path.name not in kept:
@@ -307,12 +313,17 @@ def is_finished(output: Path, unit: Unit) -> bool:
 
 def read_plan(output: Path) -> list[Unit]:
     """Returns the units of `plan.json`."""
-    return [Unit(**unit) for unit in read_json(output / PLAN_NAME)["units"]]
+    return load_plan(output / PLAN_NAME)[1]
 
 
 def count_finished_bytes(output: Path, units: Sequence[Unit]) -> int:
     """Returns the bytes of the units whose marker is there: for progress, not for trust."""
-    return sum(unit.num_bytes for unit in units if _marker_path(output, unit).is_file())
+    return sum(unit.num_bytes for unit in units if has_marker(output, unit))
+
+
+def has_marker(output: Path, unit: Unit) -> bool:
+    """Tells whether a unit's marker is there: for progress, not for trust."""
+    return _marker_path(output, unit).is_file()
 
 
 def _marker_path(output: Path, unit: Unit) -> Path:
@@ -324,9 +335,62 @@ def _failure_reason(output: Path, unit: Unit) -> str:
     return read_json(path)["reason"] if path.exists() else "it was not done."
 
 
-def _plan_json(stage: Stage, units: Sequence[Unit]) -> dict[str, Any]:
-    plan = {**stage.identity(), "units": [dataclasses.asdict(unit) for unit in units]}
-    return json.loads(json.dumps(plan))  # as it will be read back: tuples are lists
+# Lines of a plan, which is laid out as `write_json` does it.
+_UNITS_START, _UNIT_END, _PLAN_END = b'  "units": [\n', b"    }", b"  ]\n}\n"
+
+
+def _write_plan(stage: Stage, units: Sequence[Unit]) -> None:
+    """Writes `plan.json` as `write_json` would; memory holds the payload of one unit."""
+    encoder = json.JSONEncoder(sort_keys=True, indent=2)
+    identity = encoder.encode(stage.identity()).removesuffix("\n}")
+    with (
+        atomic_path(stage.output / PLAN_NAME) as temporary,
+        open(temporary, "w", encoding="utf-8") as file,
+    ):
+        file.write(f'{identity},\n  "units": [')  # the last of the keys, sorted
+        for number, unit in enumerate(units):
+            file.write(",\n    " if number else "\n    ")
+            for piece in encoder.iterencode(unit.to_json()):
+                file.write(piece.replace("\n", "\n    "))
+        file.write("\n  ]\n}\n" if units else "]\n}\n")
+
+
+def load_plan(path: Path) -> tuple[dict[str, Any], list[Unit]]:
+    """Returns the identity of the stage that a plan is of, and its units.
+
+    The payloads are packed one by one: memory never holds all of the file.
+
+    Raises:
+      UserError: it is missing, unreadable or no plan; the message names it.
+    """
+    lines: list[bytes] = []
+    try:
+        with json_errors(path), open(path, "rb") as file:
+            for line in file:
+                lines.append(line)
+                if line == _UNITS_START:
+                    identity = json.loads(b"".join(lines) + b"]}")
+                    units = list(_read_units(file))
+                    break
+            else:  # without units, or laid out by another hand
+                identity = json.loads(b"".join(lines))
+                units = [Unit.make(**unit) for unit in identity["units"]]
+            del identity["units"]
+            return identity, units
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a plan of this program ({error!r}).") from error
+
+
+def _read_units(lines: Iterable[bytes]) -> Iterator[Unit]:
+    """Yields the units of a plan, from the lines after the first of them all."""
+    unit: list[bytes] = []
+    for line in lines:
+        unit.append(line)
+        if line.rstrip(b",\n") == _UNIT_END:
+            yield Unit.make(**json.loads(b"".join(unit).rstrip(b",\n")))
+            unit = []
+    if b"".join(unit) != _PLAN_END:
+        raise ValueError("its end is missing")
 
 
 def _check_accounting(stage: Stage, totals: Counter[str]) -> None:
@@ -359,19 +423,19 @@ def _remove_outputs(stage: Stage) -> None:
     (stage.output / PLAN_NAME).unlink()
 
 
-def _is_continued(stage: Stage, old: list[dict[str, Any]], new: Sequence[Unit]) -> bool:
+def _is_continued(stage: Stage, old: Sequence[Unit], new: Sequence[Unit]) -> bool:
     """Tells whether every unit of an old plan that is finished is in the new one as it was."""
-    units = [Unit(**unit) for unit in old]
-    if len(units) > len(new):
+    if len(old) > len(new):
         return False
     return all(
         before == now or not is_finished(stage.output, before)
-        for before, now in zip(units, new, strict=False)
+        for before, now in zip(old, new, strict=False)
     )
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """Names what differs between two plans but for their units, in the user's words."""
+def _differences(old: dict[str, Any], stage: Stage) -> list[str]:
+    """Names what differs between the identity in a plan and the stage's, in the user's words."""
+    new = json.loads(json.dumps(stage.identity()))  # as it is read back: tuples are lists
     if old.get("kind") != new["kind"]:
         kinds = (describe_kind(str(old.get("kind"))), describe_kind(new["kind"]))
         return [f"what it makes ({kinds[0]}, now {kinds[1]})"]

@@ -114,8 +114,19 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     Raises:
       UserError: it is missing, unreadable or not JSON; the message names it.
     """
-    try:
+    with json_errors(path):
         return json.loads(Path(path).read_bytes())
+
+
+@contextlib.contextmanager
+def json_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Raises what goes wrong with reading a JSON file as an error that names it.
+
+    Raises:
+      UserError: it is missing, unreadable or not JSON.
+    """
+    try:
+        yield
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
     except (ValueError, RecursionError) as error:

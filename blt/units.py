@@ -4,8 +4,12 @@ A stage maps a plan, which is a list of units made deterministically from the so
 config, to output shards. A unit can be run anywhere, twice, and in any order.
 """
 
+import base64
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+import json
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 Progress = Callable[[int], None]  # called with the number of further input bytes that are done
@@ -15,22 +19,72 @@ def no_progress(num_bytes: int) -> None:
     """The `Progress` of those who do not watch."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+# Called with what is being done, how much of it there is, and what is counted (bytes, if nothing is
+# said), as `blt.console.Console.progress`; gives the `Progress` of a block.
+Watch = Callable[..., contextlib.AbstractContextManager[Progress]]
+
+
+@contextlib.contextmanager
+def no_watch(label: str, total: int | None = None, noun: str | None = None) -> Iterator[Progress]:
+    """The `Watch` of those who do not watch."""
+    yield no_progress
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Unit:
-    """One piece of work.
+    """One piece of work; see `Unit.make`.
+
+    A unit of `blt encode` may name thousands of files. So that many units can be held, and travel,
+    what the unit function needs to know is kept packed: some 20 to 80 bytes a file.
 
     Attributes:
       index: its number in the plan, which also names its shards.
-      payload: what the unit function needs to know, as JSON.
+      packed_payload: its payload, as deflated JSON with sorted keys.
       num_bytes: its size, for progress and balance (bytes of input, as stored).
       digest: sha256 over input, models and config. A finished unit is trusted only if the digest
         it was made with is this one.
     """
 
     index: int
-    payload: dict[str, Any]
+    packed_payload: bytes
     num_bytes: int
     digest: str
+
+    @classmethod
+    def make(cls, *, index: int, payload: dict[str, Any], num_bytes: int, digest: str) -> "Unit":
+        """Makes a unit from its payload: what the unit function needs to know, as JSON."""
+        packed = zlib.compress(json.dumps(payload, sort_keys=True).encode("ascii"), level=1)
+        return cls(index=index, packed_payload=packed, num_bytes=num_bytes, digest=digest)
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """What the unit function needs to know, unpacked anew each time."""
+        return json.loads(zlib.decompress(self.packed_payload))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns it as it stands in a plan: the arguments of `make`."""
+        return {
+            "index": self.index,
+            "payload": self.payload,
+            "num_bytes": self.num_bytes,
+            "digest": self.digest,
+        }
+
+    def to_text(self) -> str:
+        """Returns it as it travels between workers: short, and text for any runner."""
+        packed = base64.b64encode(self.packed_payload).decode("ascii")
+        return json.dumps([self.index, packed, self.num_bytes, self.digest])
+
+    @classmethod
+    def from_text(cls, text: str) -> "Unit":
+        """Returns the unit that `to_text` was asked of."""
+        index, packed, num_bytes, digest = json.loads(text)
+        return cls(
+            index=index,
+            packed_payload=base64.b64decode(packed),
+            num_bytes=num_bytes,
+            digest=digest,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,16 +5,18 @@
 Only unit numbers travel; digests lie in files of the output folder.
 """
 
-import dataclasses
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import apache_beam as beam
 
+from blt.console import Phase
 from blt.corpus.config import EncodeConfig
 from blt.corpus.duplicates import (
     duplicate_kinds,
+    is_resolved,
+    is_scanned,
+    remove_found,
     resolve_partition,
     scan_unit,
     sort_unit,
@@ -22,11 +24,34 @@ from blt.corpus.duplicates import (
 )
 from blt.stage import Stage
 from blt.units import Unit
+from pipelines.run_units import count_done, report_progress
 from pipelines.transforms import WorkOnUnits
+
+_SCAN = "scan"  # as a step of `report_progress`
+
+
+def start_search(stage: Stage, units: Sequence[Unit], config: EncodeConfig) -> list[Phase]:
+    """Removes what a killed run found, and returns what is to be seen of the search.
+
+    Units that the killed run had read are not read again, and not counted.
+    """
+    output, kinds = stage.output, duplicate_kinds(config)
+    remove_found(output)
+    left = [unit for unit in units if not is_scanned(unit, output)]
+    scanned = count_done(left, lambda unit: is_scanned(unit, output), _SCAN)
+    return [
+        Phase("looking for duplicates", scanned, sum(unit.num_bytes for unit in left)),
+        Phase(
+            "comparing documents",
+            lambda: sum(is_resolved(kind, output) for kind in kinds),
+            len(kinds),
+            "round",
+        ),
+    ]
 
 
 class FindDuplicatesAndWork(beam.PTransform):
-    """Pending units (JSON) in; for each that was done, its number out.
+    """Pending units (`Unit.to_text`) in; for each that was done, its number out.
 
     Args:
       stage: what to do with a unit.
@@ -42,7 +67,7 @@ class FindDuplicatesAndWork(beam.PTransform):
         output, config = self._stage.output, self._config
         all_units = (
             pending.pipeline
-            | "AllUnits" >> beam.Create([json.dumps(dataclasses.asdict(u)) for u in self._units])
+            | "AllUnits" >> beam.Create([unit.to_text() for unit in self._units])
             | "SpreadAllUnits" >> beam.Reshuffle()
         )
         done = (
@@ -72,12 +97,13 @@ class FindDuplicatesAndWork(beam.PTransform):
         )
 
 
-def _scan(unit: str, config: EncodeConfig, output: Path) -> int:
-    return scan_unit(Unit(**json.loads(unit)), config, output)
+def _scan(element: str, config: EncodeConfig, output: Path) -> int:
+    unit = Unit.from_text(element)
+    return scan_unit(unit, config, output, lambda n: report_progress(unit, n, _SCAN))
 
 
 def _sort(unit: str, kind: str, config: EncodeConfig, output: Path, scanned: int) -> int:
-    return sort_unit(json.loads(unit)["index"], kind, config, output)
+    return sort_unit(Unit.from_text(unit).index, kind, config, output)
 
 
 def _partition(num_keys: int, kind: str, output: Path) -> Iterator[tuple[int, int]]:

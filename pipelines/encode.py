@@ -8,8 +8,11 @@ Reads text, JSONL, tables, web archives and more, plain or compressed (docs/inpu
 """
 
 import argparse
+import contextlib
 import dataclasses
+import functools
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +22,9 @@ from blt import command
 from blt.command import Summary
 from blt.commands.arguments import add_output_arguments, byte_size, fraction
 from blt.commands.policy_arguments import add_policy_arguments
-from blt.console import Console, count, format_bytes
+from blt.console import Console, Phase, count, format_bytes
 from blt.corpus.config import COMPRESSIONS, DOC_PER, FORMATS, EncodeConfig
-from blt.corpus.discover import discover_inputs
+from blt.corpus.discover import InputFile, discover_inputs
 from blt.corpus.duplicates import DUPLICATES_FOLDER, duplicate_kinds, remove_found
 from blt.corpus.encode import encode_unit
 from blt.corpus.filesystems import use_remote
@@ -174,6 +177,11 @@ class _FindDuplicates:
         self.console.say(f"{stage.output}: looking for duplicates first, which reads the input.")
         return FindDuplicatesAndWork(stage, self.units, self.config)
 
+    def start(self, stage: Stage) -> list[Phase]:
+        from pipelines.duplicates_transform import start_search
+
+        return start_search(stage, self.units, self.config)
+
 
 def _finish_tables(output: Path, results: list[UnitResult]) -> None:
     merge_sources(output, len(results))
@@ -189,13 +197,6 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         if args.dry_run:
             raise UserError("--dry-run: standard input (--input -) can be read only once.")
         keep_standard_input(sys.stdin.buffer, kept_input)
-    found = discover_inputs(
-        args.input, include=args.include, exclude=args.exclude, standard_input=kept_input
-    )
-    for skipped in found.skipped:
-        console.say(f"skipped {skipped.path}: {skipped.reason}")
-    inside = args.output.resolve()
-    files = [file for file in found.files if inside not in Path(file.path).resolve().parents]
     stage = Stage(
         kind="byte_shards",
         output=args.output,
@@ -214,15 +215,14 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         before_manifest=_finish_tables,
         max_reject_fraction=args.max_reject_fraction,
     )
-    earlier = [] if args.overwrite else earlier_units(stage)
-    payloads = plan_corpus(files, config, output=args.output, earlier=earlier, say=console.say)
-    for note in payload_notes(payloads):
-        console.say(note)
-    units = make_units(stage, payloads, [payload_bytes(payload) for payload in payloads])
-    make_transform = None
+    units = _plan_units(stage, config, args, kept_input, console)
+    make_transform = start_phases = None
     if duplicate_kinds(config):
         make_transform = _FindDuplicates(config, units, console)
-    manifest, how = run_stage(stage, units, args, console, make_transform)
+        start_phases = make_transform.start
+    manifest, how = run_stage(
+        stage, units, args, console, make_transform, start_phases=start_phases
+    )
     if manifest is None:
         outputs = [f"bytes-{unit.index:05d}-*.tfrecord" for unit in units[:5]]
         outputs += ["…"] * (len(units) > 5) + [REJECTS_NAME, "manifest.json"]
@@ -230,6 +230,49 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     if "-" in args.input:
         kept_input.unlink(missing_ok=True)
     return _summarize(manifest, how)
+
+
+def _plan_units(
+    stage: Stage, config: EncodeConfig, args: argparse.Namespace, kept_input: Path, console: Console
+) -> list[Unit]:
+    """Finds the input and returns the units; only here does memory hold something for each file."""
+
+    def watch(label: str, *of: Any) -> contextlib.AbstractContextManager[Progress]:
+        return console.progress(f"{args.output.name}: {label}", *of)
+
+    with watch("looking for files", None, "file") as progress:
+        found = discover_inputs(
+            args.input,
+            include=args.include,
+            exclude=args.exclude,
+            standard_input=kept_input,
+            progress=progress,
+        )
+        files = _outside(found.files, args.output)
+    for skipped in found.skipped:
+        console.say(f"skipped {skipped.path}: {skipped.reason}")
+    earlier = [] if args.overwrite else earlier_units(stage)
+    payloads = plan_corpus(
+        files, config, output=args.output, earlier=earlier, say=console.say, watch=watch
+    )
+    for note in payload_notes(payloads):
+        console.say(note)
+    return make_units(stage, payloads, [payload_bytes(payload) for payload in payloads])
+
+
+def _outside(files: Sequence[InputFile], folder: Path) -> list[InputFile]:
+    """Returns the files that do not lie in a folder, by whatever links they are reached."""
+
+    @functools.cache
+    def is_inside(parent: str) -> bool:
+        real = Path(os.path.realpath(parent))
+        return inside == real or inside in real.parents
+
+    def parent_of(path: str) -> str:
+        return os.path.dirname(os.path.realpath(path) if os.path.islink(path) else path)
+
+    inside = folder.resolve()
+    return [file for file in files if not is_inside(parent_of(file.path))]
 
 
 def _summarize(manifest: Manifest, how: str) -> Summary:

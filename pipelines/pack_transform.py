@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -75,7 +74,7 @@ class PackShuffled(beam.PTransform):
 
 
 def _key_by_bucket(unit: str) -> tuple[int, str]:
-    return json.loads(unit)["index"], unit
+    return Unit.from_text(unit).index, unit
 
 
 def _read_documents(
@@ -99,7 +98,7 @@ def _pack_bucket(
     for element in groups["units"]:
         run_unit = functools.partial(_write_bucket, groups["documents"], config)
         yield from work_on_unit(
-            dataclasses.replace(stage, run_unit=run_unit), Unit(**json.loads(element))
+            dataclasses.replace(stage, run_unit=run_unit), Unit.from_text(element)
         )
 
 

@@ -9,7 +9,6 @@ does not depend on where it runs, nor on how often.
 import argparse
 import contextlib
 import dataclasses
-import json
 import re
 import threading
 from collections import Counter
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from blt import stage as stages
 from blt.command import Summary
-from blt.console import Console, ProgressLine, count, format_bytes
+from blt.console import Console, Phase, ProgressLine, count, format_bytes
 from blt.errors import BltError, WorkError
 from blt.manifest import MANIFEST_NAME, Manifest, read_manifest
 from blt.quiet import redirect_stderr
@@ -37,29 +36,53 @@ class _BytesDone:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._by_unit: dict[int, int] = {}
+        self._by_unit: dict[tuple[str, int], int] = {}
 
-    def add(self, unit: Unit, num_bytes: int) -> None:
+    def add(self, unit: Unit, num_bytes: int, step: str) -> None:
         with self._lock:
-            done = self._by_unit.get(unit.index, 0) + num_bytes
-            self._by_unit[unit.index] = min(done, unit.num_bytes)
+            done = self._by_unit.get((step, unit.index), 0) + num_bytes
+            self._by_unit[step, unit.index] = min(done, unit.num_bytes)
 
-    def total(self, output_bytes: int, finished: set[int]) -> int:
+    def of_units(self, indices: Iterable[int], step: str) -> int:
         with self._lock:
-            return output_bytes + sum(
-                done for index, done in self._by_unit.items() if index not in finished
-            )
+            return sum(self._by_unit.get((step, index), 0) for index in indices)
 
-    def clear(self) -> None:
+    def forget(self, step: str) -> None:
+        """Forgets what an earlier run in this process did."""
         with self._lock:
-            self._by_unit.clear()
+            self._by_unit = {key: done for key, done in self._by_unit.items() if key[0] != step}
 
 
 _BYTES_DONE = _BytesDone()
+_WORK = "work"
 
 
-# Makes the transform from pending units (JSON) to the numbers of those done.
+def count_done(
+    units: Iterable[Unit], is_done: Callable[[Unit], bool], step: str
+) -> Callable[[], int]:
+    """Returns a function that tells how many bytes of some units are done.
+
+    Args:
+      units: those to do.
+      is_done: tells, from files, whether a unit is done, wherever that was.
+      step: what is done, as in `report_progress`, which tells of units at work in this process.
+    """
+    left = {unit.index: unit for unit in units}
+    done_bytes = 0
+    _BYTES_DONE.forget(step)
+
+    def read_done() -> int:
+        nonlocal done_bytes
+        for unit in [unit for unit in left.values() if is_done(unit)]:
+            done_bytes += left.pop(unit.index).num_bytes
+        return done_bytes + _BYTES_DONE.of_units(left, step)
+
+    return read_done
+
+
+# Makes the transform from pending units (`Unit.to_text`) to the numbers of those done.
 MakeTransform = Callable[[Stage, Sequence[Unit]], "beam.PTransform"]
+StartPhases = Callable[[Stage], Sequence[Phase]]
 
 
 def run_stage(
@@ -69,6 +92,7 @@ def run_stage(
     console: Console,
     make_transform: MakeTransform | None = None,
     *,
+    start_phases: StartPhases | None = None,
     metrics: Counter[str] | None = None,
 ) -> tuple[Manifest | None, str]:
     """Runs a stage to its manifest: plan, pending units on Beam, checks.
@@ -80,6 +104,8 @@ def run_stage(
       console: for progress.
       make_transform: for a stage whose units need more than their payload; given the stage and the
         pending units. None works on each unit alone.
+      start_phases: for a transform that does other things before the work on units: called before
+        them, and returns what is to be seen of them.
       metrics: Beam's counters of this run are added to it by namespace and name, such as
         "blt/documents" and "blt.engine/padding". None of them is in the manifest.
 
@@ -96,12 +122,17 @@ def run_stage(
         manifest = stages.finished_manifest(stage, units)
         if manifest is not None:
             return manifest, "already done"
-    pending = stages.start(stage, units, overwrite=args.overwrite)
+    num_bytes = sum(unit.num_bytes for unit in units)
+    with console.progress(
+        f"{stage.output.name}: looking for finished units", num_bytes
+    ) as progress:
+        pending = stages.start(stage, units, overwrite=args.overwrite, progress=progress)
     if len(pending) < len(units):
         finished = f"{len(units) - len(pending)} of {len(units)} units are finished"
         console.say(f"{stage.output}: {finished}; going on from there.")
     if pending:
-        found = _run_pipeline(stage, pending, args.beam_flags, console, make_transform)
+        phases = start_phases(stage) if start_phases else []
+        found = _run_pipeline(stage, pending, args.beam_flags, console, make_transform, phases)
         if metrics is not None:
             metrics.update(found)
     return _conclude(stage, units), "done"
@@ -113,26 +144,20 @@ def _run_pipeline(
     beam_flags: list[str],
     console: Console,
     make_transform: MakeTransform | None,
+    earlier_phases: Sequence[Phase],
 ) -> Counter[str]:
     """Runs the pending units and returns the counters of the run."""
     import apache_beam as beam
 
     options = make_options(beam_flags, verbose=console.verbose)
-    _BYTES_DONE.clear()
-    pending_by_index = {unit.index: unit for unit in pending}
-
-    def read_done() -> int:
-        folder = stage.output / stages.UNITS_FOLDER
-        finished = {i for i in pending_by_index if (folder / f"{i:05d}.json").exists()}
-        finished_bytes = sum(pending_by_index[i].num_bytes for i in finished)
-        return _BYTES_DONE.total(finished_bytes, finished)
-
-    label = stage.output.name
-    total = sum(unit.num_bytes for unit in pending)
+    label, total = stage.output.name, sum(unit.num_bytes for unit in pending)
+    read_done = count_done(pending, lambda unit: stages.has_marker(stage.output, unit), _WORK)
+    phases = [dataclasses.replace(p, label=f"{label}: {p.label}") for p in earlier_phases]
+    phases.append(Phase(label, read_done, total))
     with (
         runner_failures_in_words(),
         quiet_workers(options, console),
-        ProgressLine(console, label, total, read_done),
+        ProgressLine(console, phases),
     ):
         pipeline = beam.Pipeline(runner=make_runner(options), options=options)
         build_pipeline(pipeline, stage, pending, make_transform)
@@ -185,7 +210,7 @@ def build_pipeline(
     work = make_transform(stage, pending) if make_transform else WorkOnUnits(stage)
     _ = (
         pipeline
-        | "Plan" >> beam.Create([json.dumps(dataclasses.asdict(unit)) for unit in pending])
+        | "Plan" >> beam.Create([unit.to_text() for unit in pending])
         | "SpreadUnits" >> beam.Reshuffle()
         | "WorkOnUnits" >> work
         | "FinishStage" >> FinishStage(stage)
@@ -222,9 +247,9 @@ def _conclude(stage: Stage, units: Sequence[Unit]) -> Manifest:
     return stages.finish(stage, units)
 
 
-def report_progress(unit: Unit, num_bytes: int) -> None:
+def report_progress(unit: Unit, num_bytes: int, step: str = _WORK) -> None:
     """Notes that `num_bytes` more of a unit are done, for the progress line of this process."""
-    _BYTES_DONE.add(unit, num_bytes)
+    _BYTES_DONE.add(unit, num_bytes, step)
 
 
 def describe_plan(stage: Stage, units: Sequence[Unit], outputs: Iterable[str]) -> Summary:

@@ -1,7 +1,6 @@
 """The transforms that all stages share."""
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 
 import apache_beam as beam
@@ -19,7 +18,7 @@ MEASURED_NAMESPACE = "blt.engine"
 
 
 class WorkOnUnits(beam.PTransform):
-    """Units (JSON) in; for each that was done, its number out.
+    """Units (`Unit.to_text`) in; for each that was done, its number out.
 
     Args:
       stage: what to do with a unit.
@@ -43,7 +42,7 @@ class _WorkOnUnit(beam.DoFn):
         self._stage = stage
 
     def process(self, element: str) -> Iterator[int]:
-        yield from work_on_unit(self._stage, Unit(**json.loads(element)))
+        yield from work_on_unit(self._stage, Unit.from_text(element))
 
 
 def work_on_unit(stage: Stage, unit: Unit) -> Iterator[int]:

@@ -18,9 +18,10 @@ from collections.abc import Hashable, Iterator, Sequence
 from blt.corpus.filesystems import find_remote, is_remote
 from blt.corpus.patterns import matches_any
 from blt.errors import UserError
+from blt.units import Progress, no_progress
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class InputFile:
     """A file to read.
 
@@ -54,7 +55,7 @@ class Discovery:
     skipped: tuple[Skipped, ...]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Found:
     path: str
     name: str  # relative to the folder or glob prefix
@@ -69,6 +70,7 @@ class _Search:
 
     include: Sequence[str]
     exclude: Sequence[str]
+    progress: Progress = no_progress
     skipped: list[Skipped] = dataclasses.field(default_factory=list)
     num_left_out: int = 0  # by include and exclude
 
@@ -87,6 +89,7 @@ def discover_inputs(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     standard_input: str | os.PathLike[str] | None = None,
+    progress: Progress = no_progress,
 ) -> Discovery:
     """Finds the files that `arguments` mean; the same file counts once.
 
@@ -95,17 +98,18 @@ def discover_inputs(
       include: of what is found in folders and by globs, only what one of these patterns means.
       exclude: nor what one of these means; a folder that is meant is not entered.
       standard_input: the file that holds what `-` means; its source is `stdin`.
+      progress: is told of the files, not the bytes, that were found.
 
     Raises:
       UserError: an argument leads to no file; names it.
     """
-    search = _Search(include, exclude)
+    search = _Search(include, exclude, progress)
     skipped = search.skipped
     found: dict[Hashable, _Found] = {}
     for argument, shown in _arguments(arguments):
         before, num_left_out = len(skipped), search.num_left_out
         if argument == "-" and standard_input is not None:
-            kept = _inspect(os.fspath(standard_input), "stdin", skipped)
+            kept = _inspect(os.fspath(standard_input), "stdin", search)
             matches = [kept] if kept else []
         elif is_remote(argument):
             matches = _find_remote(argument, shown, search)
@@ -177,7 +181,7 @@ def _expand(argument: str, search: _Search) -> list[_Found]:
     if exists:
         if os.path.isdir(argument):
             return list(_walk(argument, "", search))
-        found = _inspect(argument, os.path.basename(argument), skipped)
+        found = _inspect(argument, os.path.basename(argument), search)
         return [found] if found else []
     if "\0" in argument or not glob.has_magic(argument):
         return []
@@ -193,7 +197,7 @@ def _expand(argument: str, search: _Search) -> list[_Found]:
             enter = "**" not in argument and search.takes(name, is_folder=True)
             results.extend(_walk(path, name, search) if enter else [])
         elif search.takes(name):
-            found = _inspect(path, name, skipped)
+            found = _inspect(path, name, search)
             results.extend([found] if found else [])
     return results
 
@@ -217,6 +221,7 @@ def _find_remote(argument: str, shown: str, search: _Search) -> list[_Found]:
             continue
         elif not search.takes(name) or not _takes_folders(name, search):
             continue
+        search.progress(1)
         results.append(_Found(file.path, name, file.path, file.size, file.mtime_ns))
     return results
 
@@ -262,14 +267,15 @@ def _walk(folder: str, name: str, search: _Search) -> Iterator[_Found]:
                 if search.takes(child_name, is_folder=True):
                     folders.append((child_path, child_name))
             elif search.takes(child_name):
-                found = _inspect(child_path, child_name, skipped)
+                found = _inspect(child_path, child_name, search)
                 if found:
                     yield found
         pending.extend(reversed(folders))
 
 
-def _inspect(path: str, name: str, skipped: list[Skipped]) -> _Found | None:
+def _inspect(path: str, name: str, search: _Search) -> _Found | None:
     """Returns the file if it is one that can be read, else notes why not."""
+    skipped = search.skipped
     try:
         info = os.stat(path)
     except OSError as error:
@@ -281,6 +287,7 @@ def _inspect(path: str, name: str, skipped: list[Skipped]) -> _Found | None:
     if not os.access(path, os.R_OK):
         skipped.append(Skipped(path=path, reason="no permission to read it"))
         return None
+    search.progress(1)
     identity = (info.st_dev, info.st_ino)
     return _Found(path, name, identity, info.st_size, info.st_mtime_ns)
 

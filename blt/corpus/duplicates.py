@@ -77,9 +77,8 @@ def scan_unit(
     """
     folder = output / DUPLICATES_FOLDER
     marker = folder / f"{unit.index:05d}.json"
-    found = _read_marker(marker)
-    if found.get("digest") == unit.digest:
-        return found["documents"]
+    if is_scanned(unit, output):
+        return _read_marker(marker)["documents"]
     for path in _files_of(folder, unit.index):
         path.unlink()
     kinds = duplicate_kinds(config)
@@ -93,8 +92,9 @@ def scan_unit(
                 temporary.write_bytes(data)
             data.clear()
 
-    admission = Admission(unit.payload, config, scratch=folder)
-    for entry in unit.payload["files"]:
+    payload = unit.payload
+    admission = Admission(payload, config, scratch=folder)
+    for entry in payload["files"]:
         for record in admission.read(entry, progress):
             if not isinstance(record, Document):
                 continue
@@ -107,6 +107,12 @@ def scan_unit(
         end_run()
     write_json(marker, {"digest": unit.digest, "documents": documents})
     return documents
+
+
+def is_scanned(unit: Unit, output: Path) -> bool:
+    """Tells whether `scan_unit` was done with a unit as it is."""
+    marker = output / DUPLICATES_FOLDER / f"{unit.index:05d}.json"
+    return _read_marker(marker).get("digest") == unit.digest
 
 
 def _digest(document: Document, kind: str) -> bytes:
@@ -262,6 +268,16 @@ def resolve_partition(index: int, num_partitions: int, kind: str, output: Path) 
     return len(found)
 
 
+def is_resolved(kind: str, output: Path) -> bool:
+    """Tells whether `resolve_partition` was done with every range of digests."""
+    folder = output / DUPLICATES_FOLDER
+    path = folder / f"{kind}.json"
+    return path.is_file() and all(
+        (folder / f"{kind}-{index:05d}.found").is_file()
+        for index in range(read_json(path)["partitions"])
+    )
+
+
 def _key_files(folder: Path, kind: str) -> Iterator[tuple[int, int, Path]]:
     """Yields (unit, run, path) in the order of the plan."""
     found = []
@@ -404,7 +420,7 @@ def read_decisions(output: Path, unit_index: int, config: EncodeConfig) -> Decis
 
 
 def remove_found(output: Path) -> None:
-    """Removes all but the digests, when all units are encoded."""
+    """Removes all but the digests: when all units are encoded, and before it is made anew."""
     folder = output / DUPLICATES_FOLDER
     for pattern in ("*.keys", "*.found"):
         for path in folder.glob(pattern):

@@ -24,16 +24,20 @@ from blt.corpus.detect import detect
 from blt.corpus.discover import InputFile
 from blt.corpus.filesystems import open_input
 from blt.errors import UserError
+from blt.units import Progress, no_progress
 
 Entry = dict[str, Any]
 _MAX_FILES_PER_UNIT = 8192  # keeps a unit's payload small when files are tiny
 
 
-def build_plan(files: Sequence[InputFile], config: EncodeConfig) -> list[dict[str, Any]]:
+def build_plan(
+    files: Sequence[InputFile], config: EncodeConfig, progress: Progress = no_progress
+) -> list[dict[str, Any]]:
     """Returns the payloads of the units, in the order of the files.
 
     Small files are grouped up to `config.target_shard_bytes`; a large file is a unit of its own, or
     several where it can be split (plain JSONL, plain text with a document per line, Parquet).
+    `progress` is told of files here, not of bytes.
 
     Raises:
       UserError: a file cannot be read; names it.
@@ -52,6 +56,7 @@ def build_plan(files: Sequence[InputFile], config: EncodeConfig) -> list[dict[st
 
     for file in sorted(files, key=lambda file: file.source):
         entry = plan_entry(file, config)
+        progress(1)
         if entry["num_bytes"] > config.target_shard_bytes:
             end_group()
             payloads.extend({"files": [piece]} for piece in _split(entry, config))

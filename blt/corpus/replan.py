@@ -17,12 +17,12 @@ from blt.corpus.discover import InputFile, readable_path
 from blt.corpus.duplicates import duplicate_kinds
 from blt.corpus.filesystems import is_remote
 from blt.corpus.limit import limit_plan
-from blt.corpus.plan import build_plan
+from blt.corpus.plan import Entry, build_plan
 from blt.corpus.preflight import check_inputs
 from blt.corpus.sources import digest_entry, read_sources, unit_sources_path
 from blt.errors import BltError, UserError
 from blt.stage import is_finished
-from blt.units import Unit
+from blt.units import Progress, Unit, Watch, no_watch
 
 _MAX_NAMED = 3
 
@@ -34,6 +34,7 @@ def plan_corpus(
     output: Path | None = None,
     earlier: Sequence[Unit] = (),
     say: Callable[[str], None] = lambda line: None,
+    watch: Watch = no_watch,
 ) -> list[dict[str, Any]]:
     """Returns the payloads of all units: the earlier ones first, then those of new files.
 
@@ -43,6 +44,7 @@ def plan_corpus(
       output: the folder of the earlier units.
       earlier: the units of the plan that is there, of the same config.
       say: is told, in a line, what the user should know.
+      watch: is told how far it is.
 
     Raises:
       UserError: an earlier input changed, or is not among the files any more; or as `check_inputs`.
@@ -53,7 +55,8 @@ def plan_corpus(
     if earlier:
         assert output is not None
         names = {_key(file.path): file for file in files}
-        changed = _find_changed(names, earlier, output)
+        with watch("looking for changes", sum(unit.num_bytes for unit in earlier)) as progress:
+            changed = _find_changed(names, earlier, output, progress)
         _check_vanished(names, earlier, output)
         moved = _check_changed(changed, earlier, output, config)
         if moved:
@@ -69,9 +72,13 @@ def plan_corpus(
             return payloads
         new = _with_own_sources(new, taken)
         say(f"{output}: {count(len(new), 'new file')}; the rest was planned before.")
-    payloads += build_plan(new, config)
+    with watch("looking at files", len(new), "file") as progress:
+        payloads += build_plan(new, config, progress)
     check_inputs(payloads, config)  # before `limit_plan` reads any of them
-    return payloads if config.limit is None else limit_plan(payloads, config.limit, config)
+    if config.limit is None:
+        return payloads
+    with watch("looking for the end of --limit", config.limit, "document") as progress:
+        return limit_plan(payloads, config.limit, config, progress)
 
 
 def _key(path: str) -> str:
@@ -79,35 +86,37 @@ def _key(path: str) -> str:
 
 
 def _find_changed(
-    names: dict[str, InputFile], earlier: Sequence[Unit], output: Path
+    names: dict[str, InputFile], earlier: Sequence[Unit], output: Path, progress: Progress
 ) -> dict[str, str]:
     """Returns the paths of the files that are not as they were planned, and in what."""
     changed = {}
     for unit in earlier:
-        digests = _Digests(unit, output)
-        for index, entry in enumerate(unit.payload["files"]):
+        entries = unit.payload["files"]
+        digests = _Digests(unit, entries, output)
+        for index, entry in enumerate(entries):
             file = names.get(_key(entry["path"]))
             if file is None:
-                continue
-            if file.size != entry["size"]:
+                pass
+            elif file.size != entry["size"]:
                 changed[entry["path"]] = f"had {entry['size']} bytes, has {file.size}"
             elif file.mtime_ns != entry["mtime_ns"] and not digests.match(index):
                 changed.setdefault(entry["path"], "was modified")
+            progress(entry["num_bytes"])
     return changed
 
 
 class _Digests:
     """The sha256 of what a unit read of each of its files, looked up if it is needed."""
 
-    def __init__(self, unit: Unit, output: Path) -> None:
-        self._unit, self._output = unit, output
+    def __init__(self, unit: Unit, entries: Sequence[Entry], output: Path) -> None:
+        self._unit, self._entries, self._output = unit, entries, output
         self._noted: list[str | None] | None = None
 
     def match(self, index: int) -> bool:
         """Tells whether the bytes are still those; not so if they were never read."""
         if self._noted is None:
             self._noted = self._read()
-        entry = self._unit.payload["files"][index]
+        entry = self._entries[index]
         noted = self._noted[index] if index < len(self._noted) else None
         try:
             return noted is not None and noted == digest_entry(entry)
@@ -144,9 +153,9 @@ def _check_changed(
     encoded = {
         entry["path"]
         for unit in earlier
-        if any(entry["path"] in changed for entry in unit.payload["files"])
-        and is_finished(output, unit)
-        for entry in unit.payload["files"]
+        for entries in (unit.payload["files"],)
+        if any(entry["path"] in changed for entry in entries) and is_finished(output, unit)
+        for entry in entries
     }
     depends = bool(duplicate_kinds(config)) or config.limit is not None
     refused = sorted(path for path in changed if depends or path in encoded)

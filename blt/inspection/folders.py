@@ -20,7 +20,7 @@ from blt.inspection.datasets import Look, describe_dataset
 from blt.inspection.visible import visible_text
 from blt.inspection.words import counts_words, table_lines
 from blt.manifest import KINDS, describe_kind
-from blt.stage import PLAN_NAME, UNITS_FOLDER, count_finished_bytes, read_plan
+from blt.stage import PLAN_NAME, UNITS_FOLDER, count_finished_bytes, load_plan
 from blt.storage import read_json
 
 _FILE_KINDS = {
@@ -51,8 +51,7 @@ def describe_folder(folder: Path, look: Look) -> Summary:
 
 
 def _describe_unfinished(folder: Path) -> Summary:
-    units = read_plan(folder)
-    plan = read_json(folder / PLAN_NAME)
+    plan, units = load_plan(folder / PLAN_NAME)
     markers = {path.stem for path in (folder / UNITS_FOLDER).glob("*.json")}
     done = sum(f"{unit.index:05d}" in markers for unit in units)
     failed = sorted((folder / UNITS_FOLDER).glob("*.failed.json"))

@@ -1,13 +1,22 @@
 """The small modules that everything stands on: vocabulary, split, storage, console."""
 
 import io
+import time
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blt.console import Console, format_bytes, format_seconds, progress_text
+from blt import console as consoles
+from blt.console import (
+    Console,
+    Phase,
+    ProgressLine,
+    format_bytes,
+    format_seconds,
+    progress_text,
+)
 from blt.errors import UserError, WorkError, near_names
 from blt.splits import is_held_out, seeded_hash
 from blt.storage import atomic_path, prepare_output_folder, remove_temporaries, sha256_json
@@ -109,6 +118,9 @@ def test_progress_is_readable():
         "patch: 25%, 500 B of 2.0 KB, 50 B/s, 30 s left"
     )
     assert progress_text("patch", 0, 0, 0.0) == "patch: 100%, 0 B of 0 B"
+    assert progress_text("patch", 0, 2000, 7.0) == "patch: 0%, 0 B of 2.0 KB, 7 s so far"
+    assert progress_text("look", 1, 2, 0.5, "file") == "look: 50%, 1 of 2 files, 2/s, 0 s left"
+    assert progress_text("look", 1200, None, 3.0, "file") == "look: 1,200 files, 3 s so far"
     assert [format_bytes(n) for n in (0, 999, 1000, 1_700_000)] == [
         "0 B",
         "999 B",
@@ -134,3 +146,33 @@ def test_a_log_gets_whole_lines_and_a_terminal_one_live_line():
     console.show("10 %")
     console.say("done")
     assert terminal.getvalue() == "10 %\r    \rdone\n"
+
+
+def test_a_log_gets_a_line_now_and_then_for_one_phase_after_the_other(monkeypatch):
+    monkeypatch.setattr(consoles, "_LOG_INTERVAL_SEC", 0.001)
+    log = io.StringIO()
+
+    def shown(line):
+        deadline = time.monotonic() + 5
+        while line not in log.getvalue():
+            assert time.monotonic() < deadline, log.getvalue()
+            time.sleep(0.001)
+        return True
+
+    done = {"a": 0, "b": 0, "c": 0}
+    phases = [Phase(name, lambda name=name: done[name], 4, "file") for name in done]
+    with ProgressLine(Console(log), phases):
+        assert shown("a: 0%, 0 of 4 files")
+        done["a"] = 3
+        assert shown("a: 75%, 3 of 4 files, ")
+        done["b"] = 4  # a phase that is over before the one before it is not shown
+        done["a"] = 4
+        assert shown("c: 0%, 0 of 4 files")
+        done["c"] = 4
+        assert shown("c: 100%, 4 of 4 files, ")
+    assert "b: " not in log.getvalue()
+
+    with Console(log).progress("find", None, "file") as progress:
+        progress(2)
+        progress(1)
+        assert shown("find: 3 files, 0 s so far\n")

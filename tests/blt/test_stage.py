@@ -4,15 +4,18 @@ import dataclasses
 import functools
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from blt import stage as stages
 from blt.errors import UserError, WorkError
 from blt.manifest import read_manifest
 from blt.stage import Stage, make_units
-from blt.storage import atomic_path, sha256_file
+from blt.storage import atomic_path, sha256_file, write_json
 from blt.units import ShardInfo, Unit, UnitResult, no_progress
 
 
@@ -277,3 +280,65 @@ def test_killed_at_any_moment_of_its_start_the_same_command_goes_on(tmp_path, mo
         if left:
             break
     assert moments >= 5
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.integers() | st.sampled_from(["", "\n    }\n", "  ]", "caf\xe9 \udcff", "a"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["units", "b", "{"]), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.dictionaries(st.sampled_from("ab"), JSON_VALUES), max_size=4), JSON_VALUES)
+def test_a_plan_is_laid_out_as_json_files_are_and_read_back(tmp_path, payloads, value):
+    stage, _ = make_stage(tmp_path / "out", config={"any": value}, grows=True)
+    units = make_units(stage, payloads, [7] * len(payloads))
+    stages.start(stage, units, overwrite=True)
+    plan = tmp_path / "out/plan.json"
+    whole = {**stage.identity(), "units": [unit.to_json() for unit in units]}
+    write_json(tmp_path / "whole.json", whole)
+    assert plan.read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert stages.read_plan(stage.output) == units
+    assert [unit.payload for unit in units] == payloads
+    assert [Unit.from_text(unit.to_text()) for unit in units] == units
+    plan.write_text(json.dumps(whole))  # by another hand
+    assert stages.read_plan(stage.output) == units
+
+
+@pytest.mark.parametrize("damage", [b"", b'{"units": 3}', b"[]", None])
+def test_a_damaged_plan_is_named(tmp_path, damage):
+    stage, units = make_stage(tmp_path / "out")
+    stages.start(stage, units)
+    path = tmp_path / "out/plan.json"
+    whole = path.read_bytes()
+    for cut in (len(whole) // 2, len(whole) - 4, len(whole) - 12) if damage is None else (0,):
+        path.write_bytes(whole[:cut] + (damage or b""))
+        with pytest.raises(UserError, match=r"plan.json: not a "):
+            stages.finished_manifest(stage, units)
+
+
+def test_units_of_many_files_take_little_memory(tmp_path):
+    def payload(number):
+        names = [f"folder {number:03d}/file {i:05d}.txt" for i in range(400)]
+        return {"files": [{"path": f"in/{n}", "source": n, "mtime_ns": 10**18} for n in names]}
+
+    num_files = 20 * 400
+    stage, _ = make_stage(tmp_path / "out")
+    tracemalloc.start()
+    try:
+        units = [unit for n in range(20) for unit in make_units(stage, [payload(n)], [1])]
+        units = [dataclasses.replace(unit, index=n) for n, unit in enumerate(units)]
+        assert tracemalloc.get_traced_memory()[0] < 40 * num_files
+        assert sum(len(unit.to_text()) for unit in units) < 40 * num_files  # what travels
+        tracemalloc.reset_peak()
+        stages.start(stage, units)
+        assert stages.finished_manifest(stage, units) is None
+        assert stages.read_plan(stage.output) == units
+        assert tracemalloc.get_traced_memory()[1] < 150 * num_files
+    finally:
+        tracemalloc.stop()
+    assert (stage.output / "plan.json").stat().st_size > 150 * num_files

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from blt import command
+from blt.corpus import InputFile
 from blt.formats.byte_shard import read_byte_shard
 from blt.manifest import read_manifest
 from blt.tokenizer import tokens_to_bytes
@@ -285,3 +286,23 @@ def test_include_exclude_and_lists_choose_the_files(corpus, tmp_path, capsys):
     captured = capsys.readouterr()
     assert json.loads(captured.out)["documents"] == 400
     assert "leave out 4 of what is in it" in captured.err
+
+
+def test_what_lies_in_the_output_is_no_input_by_whatever_link(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("in/a.txt", "in/deep/b.txt", "out/c.txt", "out/deep/d.txt", "out2/e.txt", "f.txt"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    (tmp_path / "in/to_c.txt").symlink_to(tmp_path / "out/c.txt")
+    (tmp_path / "in/to_out").symlink_to(tmp_path / "out")
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    (tmp_path / "out/to_a.txt").symlink_to(tmp_path / "in/a.txt")
+    paths = ["in/a.txt", "in/deep/b.txt", "out/c.txt", "out/deep/d.txt", "out2/e.txt", "f.txt"]
+    paths += ["in/to_c.txt", "in/to_out/deep/d.txt", "out/to_a.txt", "gs://bucket/out/c.txt"]
+    found = [InputFile(path=path, source=path, size=0, mtime_ns=0) for path in paths]
+    inside = (tmp_path / "out").resolve()
+    for folder in ("out", "link", tmp_path / "in/to_out"):
+        outside = [file.path for file in encode._outside(found, Path(folder))]
+        assert outside == [p for p in paths if inside not in Path(p).resolve().parents]
+        assert len(outside) == 6

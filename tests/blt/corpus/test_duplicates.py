@@ -30,7 +30,7 @@ def write(folder, *files):
 def make_units(folder, config):
     payloads = build_plan(discover_inputs([folder]).files, config)
     return [
-        Unit(index=i, payload=p, num_bytes=0, digest=f"{i} {config}")
+        Unit.make(index=i, payload=p, num_bytes=0, digest=f"{i} {config}")
         for i, p in enumerate(payloads)
     ]
 
