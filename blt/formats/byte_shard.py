@@ -196,11 +196,14 @@ def _record(features: Features) -> ByteRecord:
         raise ExampleError("tokens are not integers")
     if len(tokens) and (tokens.min() < 0 or tokens.max() >= VOCAB_SIZE):
         raise ExampleError(f"a token id is outside 0..{VOCAB_SIZE - 1}")
+    part, num_parts = _one_integer(features, "part"), _one_integer(features, "num_parts")
+    if not 0 <= part < num_parts:
+        raise ExampleError(f"part {part} of {num_parts} parts")
     return ByteRecord(
         doc_id=str(_one_bytes(features, "doc_id"), "utf-8"),
         tokens=tokens.astype(np.uint16),
-        part=_one_integer(features, "part"),
-        num_parts=_one_integer(features, "num_parts"),
+        part=part,
+        num_parts=num_parts,
         source=str(_one_bytes(features, "source"), "utf-8"),
         meta=_one_bytes(features, "meta") if "meta" in features else None,
     )

@@ -19,7 +19,8 @@ import numpy as np
 Features = dict[str, list[bytes] | np.ndarray]
 
 _BYTES_LIST, _INT64_LIST = 1, 3
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+_VARINT, _FIXED64, _LENGTH, _START_GROUP, _END_GROUP, _FIXED32 = 0, 1, 2, 3, 4, 5
+_MAX_GROUPS = 100  # inside one another, as protobuf has it
 _MAX_VARINT_BYTES = 10
 _CHUNK = 1 << 20  # values (or bytes) converted at a time, which bounds the scratch memory
 
@@ -258,6 +259,9 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             size = 8
         elif wire_type == _FIXED32:
             size = 4
+        elif wire_type == _START_GROUP:
+            position = _skip_group(message, position, number)
+            continue
         else:
             raise ExampleError(f"a field has wire type {wire_type}")
         if size > end - position:
@@ -265,6 +269,31 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         if wire_type == _LENGTH:
             yield number, message[position : position + size]
         position += size
+
+
+def _skip_group(message: memoryview, position: int, number: int) -> int:
+    """Returns the position after a group (the old kind of message), whose start was read."""
+    open_groups = [number]
+    while open_groups:
+        tag, position = _varint(message, position)
+        number, wire_type = tag >> 3, tag & 7
+        size = 0
+        if number == 0:
+            raise ExampleError("a field has number 0")
+        if wire_type == _VARINT:
+            _, position = _varint(message, position)
+        elif wire_type == _LENGTH:
+            size, position = _varint(message, position)
+        elif wire_type in (_FIXED32, _FIXED64):
+            size = 4 if wire_type == _FIXED32 else 8
+        elif wire_type == _START_GROUP and len(open_groups) < _MAX_GROUPS:
+            open_groups.append(number)
+        elif wire_type != _END_GROUP or open_groups.pop() != number:
+            raise ExampleError("a group does not end as it began, or is one of too many")
+        position += size
+        if position > len(message):
+            raise ExampleError("a message ends inside a group")
+    return position
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
