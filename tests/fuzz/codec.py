@@ -1,5 +1,6 @@
 """What holds for `tf.train.Example`, TFRecord files and byte shards of any bytes."""
 
+import functools
 import random
 import tempfile
 from pathlib import Path
@@ -30,6 +31,7 @@ KINDS = ("example", "records", "shard", "values")
 _VALUES = np.array([0, 1, 127, 128, 259, (1 << 63) - 1, -1, -(1 << 63)], np.int64)
 
 
+@functools.cache
 def sample(kind: str) -> bytes:
     """Returns whole bytes of a kind, to be altered."""
     features = {"a": [b"x", b""], "b": _VALUES, "c": np.array([], np.int64), "é": []}
