@@ -68,7 +68,7 @@ def random_options(rng: random.Random, name: str, num_bytes: int) -> dict[str, A
     fields = ("text", "id", "n", "doc", "doc.k", "tag", "nope", "url", "date")
     often = {
         "doc_per": lambda: rng.choice(("file", "line", "paragraph")),
-        "max_document_bytes": lambda: rng.choice((1, 2, 3, 7, 16, 100)),
+        "max_document_bytes": lambda: max(rng.choice((1, 2, 3, 7, 16, 100)), num_bytes // 200),
         "target_shard_bytes": lambda: max(1, num_bytes // rng.randrange(1, 12)),
         "keep_fields": lambda: tuple(rng.sample(fields, rng.randrange(1, 4))),
     }
@@ -90,7 +90,7 @@ def random_options(rng: random.Random, name: str, num_bytes: int) -> dict[str, A
         "max_decompression_ratio": lambda: 1,
     }
     options = {key: make() for key, make in often.items() if rng.random() < 0.5}
-    share = rng.choice((0, 0.1, 0.3))
+    share = rng.choice((0, 0.15, 0.4))
     options |= {key: make() for key, make in seldom.items() if rng.random() < share}
     if name.endswith(".bin"):
         options["format"] = "bytes"
