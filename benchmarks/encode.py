@@ -12,8 +12,10 @@ document per line) of `--megabytes` of text each. On one core, in turns, in ever
 - Beam: `ReadFromText | json.loads | tf.train.Example | WriteToTFRecord` on the runner that `blt
   encode` has, written as its documentation has it. It reads neither zstd nor Parquet.
 
-Then whole commands, as processes: `blt encode` with 1 and with 2 workers, and what Beam adds to the
-work itself. Figures are medians of the rounds; MB are of text.
+Then whole commands, as processes, on `--copies` files of such JSONL, no two with a document or an id
+in common: `blt encode` with 1 worker and with 2, with 1 that looks for duplicates by bytes and by
+id, and how much of the time of 1 is not `encode_unit`'s. Figures are medians of the rounds; MB are
+of text.
 """
 
 import argparse
@@ -40,6 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--text", type=Path, required=True, help="a file to cut documents from")
     parser.add_argument("--megabytes", type=int, default=100)
+    parser.add_argument("--copies", type=int, default=24, help="files for whole commands")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where temporary files go")
     parser.add_argument("--output", type=Path, help="a JSON file for the figures")
@@ -60,11 +63,12 @@ def main() -> None:
                 f"{row['ceiling']:.0f} | "
                 f"{row['encode'] / row['ceiling']:.0%} | {beam} |"
             )
-        commands = measure_commands(folder, num_bytes, arguments.rounds)
+        commands = measure_commands(folder, num_bytes, arguments.copies, arguments.rounds)
         print(
-            f"\nblt encode of all JSONL: {commands['one']:.1f} s with 1 worker, "
-            f"{commands['two']:.1f} s with 2 ({commands['speedup']:.2f} times as fast); in one "
-            f"process {commands['beam_share']:.1%} of its time is not `encode_unit`'s"
+            f"\nblt encode of {commands['megabytes']:,.0f} MB as JSONL: {commands['one']:.1f} s "
+            f"with 1 worker, {commands['two']:.1f} s with 2 ({commands['speedup']:.2f} times as fast), "
+            f"{commands['duplicates']:.1f} s with 1 that looks for duplicates; in one process "
+            f"{commands['beam_share']:.1%} of its time is not `encode_unit`'s"
         )
     if arguments.output:
         about = {"results": results, "commands": commands}
@@ -184,38 +188,47 @@ def beam_pipeline(path: Path, output: Path) -> None:
         )
 
 
-def measure_commands(folder: Path, num_bytes: int, rounds: int) -> dict:
-    """Times `blt encode` of several files, with one worker and two."""
+def measure_commands(folder: Path, num_bytes: int, copies: int, rounds: int) -> dict:
+    """Times `blt encode` of several files: with a worker, with two, and looking for duplicates."""
     inputs = folder / "many"
     inputs.mkdir()
-    for copy in range(8):
-        shutil.copy(folder / "input.jsonl", inputs / f"{copy}.jsonl")
-    one, two, alone = [], [], []
-    for number in range(rounds):
+    raw = (folder / "input.jsonl").read_bytes()
+    for copy in range(copies):
+        other = raw.replace(b'{"id": "', b'{"id": "%d-' % copy)
+        (inputs / f"{copy}.jsonl").write_bytes(other.replace(b'"text": "', b'"text": "%d ' % copy))
+    ways = {
+        "one": [],
+        "two": ["--direct_num_workers", "2"],
+        "duplicates": ["--drop-duplicates", "--on-duplicate-id", "suffix"],
+    }
+    seconds: dict[str, list[float]] = {way: [] for way in ("alone", *ways)}
+    for _ in range(rounds):
         start = time.perf_counter()
         encode_alone(inputs, folder / "shards")
-        alone.append(time.perf_counter() - start)
-        for found, workers in ((one, "1"), (two, "2")):
-            output = folder / f"bytes-{number}-{workers}"
-            flags = ["--doc-per", "line", "--direct_num_workers", workers]
-            argv = ["encode", "--input", str(inputs), "--output", str(output), *flags]
+        seconds["alone"].append(time.perf_counter() - start)
+        shutil.rmtree(folder / "shards")
+        for way, flags in ways.items():
             start = time.perf_counter()
-            subprocess.run(
-                [sys.executable, "-m", "pipelines.cli", *argv],
-                check=True,
-                stdout=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": str(REPO)},
-            )
-            found.append(time.perf_counter() - start)
-            shutil.rmtree(output)
+            run_command(inputs, folder / "bytes", flags)
+            seconds[way].append(time.perf_counter() - start)
+            shutil.rmtree(folder / "bytes")
+    medians = {way: statistics.median(found) for way, found in seconds.items()}
     return {
-        "megabytes": 8 * num_bytes / 1e6,
-        "alone": statistics.median(alone),
-        "one": statistics.median(one),
-        "two": statistics.median(two),
-        "speedup": statistics.median(map(lambda a, b: a / b, one, two)),
-        "beam_share": statistics.median(map(lambda a, b: 1 - a / b, alone, one)),
+        "megabytes": copies * num_bytes / 1e6,
+        **medians,
+        "speedup": medians["one"] / medians["two"],
+        "beam_share": 1 - medians["alone"] / medians["one"],
     }
+
+
+def run_command(inputs: Path, output: Path, flags: list[str]) -> None:
+    argv = ["encode", "--input", str(inputs), "--output", str(output), "--doc-per", "line", *flags]
+    subprocess.run(
+        [sys.executable, "-m", "pipelines.cli", *argv],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(REPO)},
+    )
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def _admit_bytes(document: Document, config: EncodeConfig) -> Document | Reject 
     """Admits a document of one part."""
     raw = found = b"".join(document.parts)
     mender = document.mender
-    if config.mends or not is_utf8(raw):
+    if config.mends or not (document.is_utf8 or is_utf8(raw)):
         used = _new_mender(document, config)
         raw = used.mend(raw, final=True)
         mender = mender if used.is_utf8 else used

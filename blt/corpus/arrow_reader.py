@@ -16,7 +16,7 @@ from blt.corpus.columns import (
     UnusableFileError,
     damage,
     needed_columns,
-    read_batch,
+    read_rows,
 )
 from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import PLAIN, DamagedInputError
@@ -32,12 +32,9 @@ _MAX_SLICE_ROWS = 1024
 
 def read_arrow(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Record]:
     """Yields a record for each row; a file without usable text gives one reject."""
-    position = 0
+    batches = _batches(entry, config, progress)
     try:
-        for batch in _batches(entry, config, progress):
-            for piece in _slices(batch):
-                yield from read_batch(piece, entry["source"], position, config)
-                position += piece.num_rows
+        yield from read_rows(itertools.chain.from_iterable(map(_slices, batches)), entry, config)
     except UnusableFileError as error:
         yield Reject(entry["source"], None, error.reason, str(error), ends_input=True)
 

@@ -1,13 +1,14 @@
 """Columns of Arrow tables: where the text and the fields are, and documents out of rows."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from blt.corpus.config import EncodeConfig
-from blt.corpus.decompress import DamagedInputError
+from blt.corpus.decompress import DamagedInputError, check_growth
+from blt.corpus.plan import Entry
 from blt.corpus.records import Record, Reject
 from blt.corpus.rows import make_row_record
 
@@ -89,23 +90,33 @@ def _present(schema: pa.Schema, config: EncodeConfig) -> list[str]:
     return [name for name in names if _column_type(schema, name) is not None]
 
 
-def read_batch(
-    batch: pa.RecordBatch, source: str, first_row: int, config: EncodeConfig
+def read_rows(
+    batches: Iterable[pa.RecordBatch], entry: Entry, config: EncodeConfig, first_row: int = 0
 ) -> Iterator[Record]:
-    """Yields a record for each row of a batch that has the needed columns."""
-    try:
-        texts = _texts(batch, config.text_field)
-        columns = {name: _values(batch, name) for name in _present(batch.schema, config)}
-    except PYARROW_ERRORS as error:  # an index of a dictionary that points nowhere
-        raise damage(error, "table") from error
-    for index, text in enumerate(texts):
-        position = first_row + index
-        if text is None:
-            detail = f"column {config.text_field!r} is null"
-            yield Reject(source, position, "null_text", detail)
-            continue
-        row = {name: values[index] for name, values in columns.items()}
-        yield make_row_record(row, text, source=source, position=position, config=config)
+    """Yields a record for each row of a file's batches, which have the needed columns.
+
+    Raises:
+      DamagedInputError: a batch is damaged, or the texts grow too long for the size of the file.
+    """
+    position, num_bytes = first_row, 0
+    for batch in batches:
+        try:
+            texts = _texts(batch, config.text_field)
+            columns = {name: _values(batch, name) for name in _present(batch.schema, config)}
+        except PYARROW_ERRORS as error:  # an index of a dictionary that points nowhere
+            raise damage(error, "table") from error
+        for index, text in enumerate(texts):
+            if text is None:
+                detail = f"column {config.text_field!r} is null"
+                yield Reject(entry["source"], position, "null_text", detail)
+            else:
+                num_bytes += len(text)
+                check_growth(num_bytes, entry["size"], config.max_decompression_ratio)
+                row = {name: values[index] for name, values in columns.items()}
+                yield make_row_record(
+                    row, text, source=entry["source"], position=position, config=config
+                )
+            position += 1
 
 
 def _column(batch: pa.RecordBatch, name: str) -> pa.Array:

@@ -243,12 +243,21 @@ def read_blocks(
             return
         for block in _decompress(stored(), compression):
             num_out += len(block)
-            if max_ratio and num_out > max(FREE_OUTPUT_BYTES, max_ratio * num_stored):
-                raise TooCompressedError(
-                    f"grows to more than {max_ratio} times its size when decompressed, which "
-                    f"text does not; --max-decompression-ratio sets the limit"
-                )
+            check_growth(num_out, num_stored, max_ratio)
             yield block
+
+
+def check_growth(num_out: int, num_stored: int, max_ratio: int | None) -> None:
+    """Checks that stored bytes do not grow to more than they may.
+
+    Raises:
+      TooCompressedError: `num_out` is above `FREE_OUTPUT_BYTES` and `max_ratio` times `num_stored`.
+    """
+    if max_ratio and num_out > max(FREE_OUTPUT_BYTES, max_ratio * num_stored):
+        raise TooCompressedError(
+            f"grows to more than {max_ratio} times its size when decompressed, which text does "
+            "not; --max-decompression-ratio sets the limit"
+        )
 
 
 def decompress_bytes(data: bytes, compression: str, max_bytes: int) -> bytes:

@@ -42,6 +42,8 @@ def meta_json(row: Mapping[str, Any], names: tuple[str, ...]) -> bytes | None:
     Raises:
       UnicodeEncodeError: a value holds an unpaired surrogate.
     """
+    if not names:
+        return None
     values = {name: get_field(row, name) for name in names}
     present = {name: value for name, value in values.items() if value is not ABSENT}
     return _json_text(present).encode("utf-8") if present else None

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import orjson
+
 from blt.corpus.blocks import max_parsed_bytes, reject_long
 from blt.corpus.config import EncodeConfig
 from blt.corpus.fields import ABSENT, get_field, id_text, meta_json
@@ -21,6 +23,7 @@ from blt.units import Progress
 
 JSON_BLANKS = b" \t\r\n"
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_EXACT_TYPES = (str, int, bool, type(None), type(ABSENT))
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -86,11 +89,25 @@ def _read_line(line: Line, source: str, config: EncodeConfig) -> Record:
         max_document_bytes=config.max_document_bytes,
         meta=meta,
         mender=mender,
+        is_utf8=errors == "strict",
     )
 
 
 def _parse(raw: bytes, config: EncodeConfig) -> tuple[dict[str, Any], str]:
     """Returns a line's object, and the `errors` by which its bytes became strings."""
+    try:
+        row = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        row = None
+    names = (config.text_field, config.id_field, *config.keep_fields)
+    # orjson makes a float of a large integer.
+    if type(row) is dict and all(type(get_field(row, name)) in _EXACT_TYPES for name in names):
+        return row, "strict"
+    return _parse_slowly(raw, config)  # takes it, or says what is wrong
+
+
+def _parse_slowly(raw: bytes, config: EncodeConfig) -> tuple[dict[str, Any], str]:
+    """Does what `_parse` does by the standard library alone."""
     errors = "strict"
     try:
         text = raw.decode("utf-8")

@@ -1,8 +1,8 @@
 """Lines of an input: ended by LF alone, of any length, in linear time and bounded memory."""
 
-import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from blt.corpus.blocks import entry_blocks
 from blt.corpus.config import EncodeConfig
@@ -12,8 +12,7 @@ from blt.units import Progress
 SAMPLE_BYTES = 200
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A line.
 
     Attributes:
@@ -42,22 +41,27 @@ def split_lines(
       max_line_bytes: of a longer line only a sample is kept.
     """
     offset = start
-    pieces: list[bytes] = []
+    pieces: list[bytes] = []  # of the line that the last block left open
     num_bytes = 0
     for block in blocks:
-        ends = block.split(b"\n")
-        last = len(ends) - 1
-        for index, piece in enumerate(ends):
-            pieces.append(piece)
-            num_bytes += len(piece)
+        first, *ends = block.split(b"\n")
+        pieces.append(first)
+        num_bytes += len(first)
+        too_long = num_bytes > max_line_bytes
+        if too_long:
+            pieces = [b"".join(pieces)[:SAMPLE_BYTES]]
+        if not ends:
+            continue
+        last = ends.pop()
+        yield Line(offset, b"".join(pieces), True, num_bytes, too_long)
+        offset += num_bytes + 1
+        for raw in ends:
+            num_bytes = len(raw)
             too_long = num_bytes > max_line_bytes
-            if too_long:
-                pieces = [b"".join(pieces)[:SAMPLE_BYTES]]
-            if index < last:
-                raw = pieces[0] if len(pieces) == 1 else b"".join(pieces)
-                yield Line(offset, raw, True, num_bytes, too_long)
-                offset += num_bytes + 1
-                pieces, num_bytes = [], 0
+            yield Line(offset, raw[:SAMPLE_BYTES] if too_long else raw, True, num_bytes, too_long)
+            offset += num_bytes + 1
+        too_long = len(last) > max_line_bytes
+        pieces, num_bytes = [last[:SAMPLE_BYTES] if too_long else last], len(last)
     if num_bytes:
         yield Line(offset, b"".join(pieces), False, num_bytes, num_bytes > max_line_bytes)
 

@@ -10,17 +10,20 @@ from blt.corpus.columns import (
     UnusableFileError,
     damage,
     needed_columns,
-    read_batch,
+    read_rows,
 )
 from blt.corpus.config import EncodeConfig
-from blt.corpus.decompress import PLAIN, DamagedInputError
+from blt.corpus.decompress import PLAIN, DamagedInputError, check_growth
 from blt.corpus.filesystems import open_input
 from blt.corpus.plan import Entry, row_group_bytes
 from blt.corpus.records import Record, Reject
 from blt.units import Progress
 
 _BATCH_BYTES = 8 << 20
-_MAX_BATCH_ROWS = 1024
+# A value of a dictionary may be long and stand in every row, where the row group has it once.
+_MAX_BATCH_ROWS = 64
+_USUAL_GROWTH = 20
+_WIDE_BATCH_BYTES = 1 << 30
 
 
 def read_parquet(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Record]:
@@ -46,21 +49,26 @@ def read_parquet(entry: Entry, config: EncodeConfig, progress: Progress) -> Iter
             yield Reject(source, None, error.reason, str(error), ends_input=True)
             return
         start, end = entry.get("range") or (0, len(sizes))
-        position = sum(parquet.metadata.row_group(index).num_rows for index in range(start))
-        for index in range(start, end):
-            for batch in _batches(parquet, index, columns):
-                yield from read_batch(batch, source, position, config)
-                position += batch.num_rows
-            progress(sizes[index])
+        first_row = sum(parquet.metadata.row_group(index).num_rows for index in range(start))
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            for index in range(start, end):
+                yield from _batches(parquet, index, columns, entry["size"], config)
+                progress(sizes[index])
+
+        yield from read_rows(batches(), entry, config, first_row)
 
 
 def _batches(
-    parquet: pq.ParquetFile, row_group: int, columns: list[str]
+    parquet: pq.ParquetFile, row_group: int, columns: list[str], size: int, config: EncodeConfig
 ) -> Iterator[pa.RecordBatch]:
     try:
         group = parquet.metadata.row_group(row_group)
-        mean_bytes = max(1, group.total_byte_size // max(1, group.num_rows))
-        rows = min(_MAX_BATCH_ROWS, max(1, _BATCH_BYTES // mean_bytes))
+        num_bytes = group.total_byte_size  # decompressed, but as it is encoded
+        check_growth(num_bytes, size, config.max_decompression_ratio)
+        rows = min(_MAX_BATCH_ROWS, max(1, _BATCH_BYTES * group.num_rows // max(1, num_bytes)))
+        if num_bytes > _USUAL_GROWTH * size:
+            rows = min(rows, max(1, _WIDE_BATCH_BYTES // num_bytes))
         batches = parquet.iter_batches(rows, row_groups=[row_group], columns=columns)
         while (batch := next(batches, None)) is not None:
             yield batch

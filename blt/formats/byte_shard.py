@@ -18,6 +18,7 @@ import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,11 +26,13 @@ from blt.errors import WorkError
 from blt.formats.example import (
     ExampleError,
     Features,
+    bytes_entry_head,
     encode_entry,
     encode_example,
     encode_packed_entry,
     encode_varints,
     join_entries,
+    packed_entry_head,
     parse_example,
 )
 from blt.formats.tfrecord import TFRecordWriter, read_tfrecords
@@ -85,6 +88,8 @@ class ByteShardWriter:
     ) -> None:
         self._name = name or Path(path).name
         self._writer = TFRecordWriter(path, compression=compression)
+        self._parts: list[_Part] = []  # not yet written
+        self._held_bytes = 0
         self.num_documents = self.num_bytes = self.num_tokens = 0
 
     def write(self, record: ByteRecord) -> None:
@@ -98,6 +103,7 @@ class ByteShardWriter:
         }
         if record.meta is not None:
             features["meta"] = [record.meta]
+        self._write_parts()
         self._writer.write(encode_example(features))
         self.num_documents += record.part == 0
         self.num_tokens += len(record.tokens)
@@ -118,23 +124,23 @@ class ByteShardWriter:
         BOS comes before the first part, EOS after the last; the rest is as in `ByteRecord`.
         """
         is_first, is_last = part == 0, part == num_parts - 1
-        tokens = encode_byte_tokens(raw)
-        if is_first:
-            tokens = _BOS + tokens
-        if is_last:
-            tokens += _EOS
-        entries = [encode_entry(b"doc_id", doc_id.encode("utf-8"))]  # sorted by name
-        if meta is not None:
-            entries.append(encode_entry(b"meta", meta))
-        entries.append(_encode_place(part, num_parts, source))
-        entries.append(encode_packed_entry(b"tokens", tokens))
-        self._writer.write(join_entries(entries))
+        self._parts.append(_Part(raw, doc_id, part, num_parts, source, meta))
+        self._held_bytes += len(raw)
+        if self._held_bytes >= _CHUNK_BYTES:
+            self._write_parts()
+        is_first, is_last = part == 0, part == num_parts - 1
         self.num_documents += is_first
         self.num_tokens += len(raw) + is_first + is_last
         self.num_bytes += len(raw)
 
+    def _write_parts(self) -> None:
+        parts, self._parts, self._held_bytes = self._parts, [], 0
+        for part, tokens in zip(parts, _encode_all([part.raw for part in parts]), strict=True):
+            self._writer.write(part.record(tokens))
+
     def close(self) -> ShardInfo:
         """Ends the file and returns what it holds, and its sha256."""
+        self._write_parts()
         return ShardInfo(
             name=self._name,
             documents=self.num_documents,
@@ -144,22 +150,81 @@ class ByteShardWriter:
         )
 
 
-# The varint of a byte's id is one byte or two, the second of which is then not zero.
-_VARINTS = np.array(
-    [int.from_bytes(encode_varints(np.array([b + BYTE_OFFSET])), "little") for b in range(256)],
-    np.dtype("<u2"),
-)
-_LOW_BYTES = bytes(int(varint) & 0xFF for varint in _VARINTS)
+class _Part(NamedTuple):
+    """A part of a document that is to be written."""
+
+    raw: bytes
+    doc_id: str
+    part: int
+    num_parts: int
+    source: str
+    meta: bytes | None
+
+    def record(self, tokens: bytes) -> bytes:
+        """Returns the Example, given the varints of `raw`."""
+        bos = _BOS if self.part == 0 else b""
+        eos = _EOS if self.part == self.num_parts - 1 else b""
+        doc_id = self.doc_id.encode("utf-8")
+        meta: tuple[bytes, ...] = ()
+        if self.meta is not None:
+            meta = (bytes_entry_head(b"meta", len(self.meta)), self.meta)
+        return join_entries(  # sorted by name
+            bytes_entry_head(b"doc_id", len(doc_id)),
+            doc_id,
+            *meta,
+            _encode_place(self.part, self.num_parts, self.source),
+            packed_entry_head(b"tokens", len(bos) + len(tokens) + len(eos)),
+            bos,
+            tokens,
+            eos,
+        )
+
+
+# Bytes whose ids become varints at a time: enough of them for numpy, few enough for the cache.
+_CHUNK_BYTES = 1 << 16
+_MAX_CHUNK_BYTES = 2 * _CHUNK_BYTES
 _BOS, _EOS = bytes([BOS_ID]), bytes([EOS_ID])
+_FIRST_OF_TWO_BYTES = 128 - BYTE_OFFSET  # from this byte on an id's varint has two bytes
+_FIRST_OF_256 = 256 - BYTE_OFFSET  # from this byte on the second of them is 2, not 1
+
+
+def _encode_all(raws: list[bytes]) -> Iterator[bytes]:
+    """Yields what `encode_byte_tokens` gives for each, found for all at once."""
+    if len(raws) == 1:
+        yield encode_byte_tokens(raws[0])
+        return
+    joined = b"".join(raws)
+    tokens = encode_byte_tokens(joined)
+    ends = np.cumsum([len(raw) for raw in raws])
+    if len(tokens) > len(joined):
+        longer = np.flatnonzero(np.frombuffer(joined, np.uint8) >= _FIRST_OF_TWO_BYTES)
+        ends += np.searchsorted(longer, ends)
+    start = 0
+    for end in ends.tolist():
+        yield tokens[start:end]
+        start = end
 
 
 def encode_byte_tokens(raw: bytes) -> bytes:
     """Returns the ids of bytes as protobuf varints."""
-    low = raw.translate(_LOW_BYTES)
-    if low.isascii():  # no id needs a second byte
-        return low
-    # No byte of a varint here is zero, so zeros are second bytes that are not there.
-    return _VARINTS.take(np.frombuffer(raw, np.uint8)).tobytes().translate(None, b"\0")
+    if len(raw) <= _MAX_CHUNK_BYTES:
+        return _encode_chunk(np.frombuffer(raw, np.uint8))
+    values = np.frombuffer(raw, np.uint8)
+    starts = range(0, len(raw), _CHUNK_BYTES)
+    return b"".join(_encode_chunk(values[start : start + _CHUNK_BYTES]) for start in starts)
+
+
+def _encode_chunk(values: np.ndarray) -> bytes:
+    largest = values.max(initial=0)
+    if largest < _FIRST_OF_TWO_BYTES:
+        return (values + np.uint8(BYTE_OFFSET)).tobytes()
+    # Both bytes of each varint as one little-endian integer, where a second byte of 0 is none.
+    varints = values.astype("<u2")
+    varints += BYTE_OFFSET
+    varints += (varints & 0x80) << 1
+    if largest >= _FIRST_OF_256:
+        varints[values >= _FIRST_OF_256] += 0x180
+    return varints.tobytes().translate(None, b"\0")  # no first byte is 0
 
 
 @functools.lru_cache(maxsize=1024)

@@ -12,7 +12,8 @@ Keys are written sorted, so that equal features give equal bytes: those of
 `Example.SerializeToString(deterministic=True)`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -111,47 +112,59 @@ def encode_example(features: Mapping[str, Sequence[bytes] | np.ndarray]) -> byte
             entries.append(encode_packed_entry(name.encode("utf-8"), encode_varints(values)))
         else:
             entries.append(encode_entry(name.encode("utf-8"), *values))
-    return join_entries(entries)
+    return join_entries(*entries)
 
 
 def encode_entry(name: bytes, *values: bytes) -> bytes:
     """Returns the entry of a feature that is a list of bytes."""
-    return _entry(name, _BYTES_LIST, b"".join(_field(1, value) for value in values))
+    if len(values) == 1:
+        return bytes_entry_head(name, len(values[0])) + values[0]
+    data = b"".join(_field_head(1, len(value)) + value for value in values)
+    return _entry_head(name, _BYTES_LIST, len(data)) + data
 
 
 def encode_packed_entry(name: bytes, varints: bytes) -> bytes:
     """Returns the entry of a feature that is a list of integers, from their varints."""
-    return _entry(name, _INT64_LIST, _field(1, varints) if varints else b"")
+    return packed_entry_head(name, len(varints)) + varints
 
 
-def join_entries(entries: Iterable[bytes]) -> bytes:
-    """Returns the Example of entries, which must be sorted by name."""
-    return _field(1, b"".join(entries))
+@functools.lru_cache(maxsize=1 << 14)
+def bytes_entry_head(name: bytes, size: int) -> bytes:
+    """Returns what comes before the value in the entry of a feature of one bytes value.
+
+    Args:
+      name: of the feature.
+      size: of the value, in bytes.
+    """
+    value_head = _field_head(1, size)
+    return _entry_head(name, _BYTES_LIST, len(value_head) + size) + value_head
 
 
-def _entry(name: bytes, kind: int, values: bytes) -> bytes:
-    # field 1 (field 1 (name), field 2 (field `kind` (values))), put together once
-    kind_head = _TAGS[kind] + _encode_size(len(values))
-    head = b"".join(
-        (
-            _field(1, name),
-            _TAGS[2],
-            _encode_size(len(kind_head) + len(values)),
-            kind_head,
-        )
-    )
-    return b"".join((_TAGS[1], _encode_size(len(head) + len(values)), head, values))
+@functools.lru_cache(maxsize=1 << 14)
+def packed_entry_head(name: bytes, size: int) -> bytes:
+    """Returns what comes before the varints, `size` bytes, in the entry of a feature of integers.
+
+    The list is left out if it is empty.
+    """
+    value_head = _field_head(1, size) if size else b""
+    return _entry_head(name, _INT64_LIST, len(value_head) + size) + value_head
 
 
-def _field(number: int, data: bytes) -> bytes:
-    """Returns a length-delimited field."""
-    return _TAGS[number] + _encode_size(len(data)) + data
+def join_entries(*pieces: bytes) -> bytes:
+    """Returns the Example of entries, which must be sorted by name, from all their pieces."""
+    return b"".join((_example_head(sum(map(len, pieces))), *pieces))
 
 
-def _encode_size(size: int) -> bytes:
-    if size < len(_SIZES):
-        return _SIZES[size]
-    varint = bytearray()
+def _entry_head(name: bytes, kind: int, size: int) -> bytes:
+    # field 1 (field 1 (name), field 2 (field `kind` (values of `size` bytes)))
+    kind_head = _field_head(kind, size)
+    head = _field_head(1, len(name)) + name + _field_head(2, len(kind_head) + size) + kind_head
+    return _field_head(1, len(head) + size) + head
+
+
+def _field_head(number: int, size: int) -> bytes:
+    """Returns what comes before the data of a length-delimited field."""
+    varint = bytearray([number << 3 | _LENGTH])
     while size >= 0x80:
         varint.append(size & 0x7F | 0x80)
         size >>= 7
@@ -159,9 +172,9 @@ def _encode_size(size: int) -> bytes:
     return bytes(varint)
 
 
-_TAGS = [bytes([number << 3 | _LENGTH]) for number in range(4)]
-_SIZES: list[bytes] = []
-_SIZES = [_encode_size(size) for size in range(1 << 13)]
+@functools.lru_cache(maxsize=1 << 14)
+def _example_head(size: int) -> bytes:
+    return _field_head(1, size)
 
 
 def parse_example(data: bytes) -> Features:

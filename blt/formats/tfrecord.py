@@ -8,6 +8,7 @@ reads what is written here. A file may be one gzip stream of this.
 """
 
 import contextlib
+import functools
 import gzip
 import hashlib
 import os
@@ -22,6 +23,7 @@ from blt.errors import WorkError
 
 MAX_RECORD_BYTES = 1 << 30  # a longer declared length is taken for damage, before it is believed
 _BUFFER_BYTES = 1 << 20
+_WRITE_BYTES = 1 << 17  # written at a time
 HEADER = struct.Struct("<QI")
 FOOTER = struct.Struct("<I")
 
@@ -73,17 +75,31 @@ class TFRecordWriter:
         if compression == "gzip":
             packed = gzip.GzipFile("", "wb", compresslevel=6, fileobj=self._hashing, mtime=0)
             self._out = self._closing.enter_context(packed)
+        self._closing.callback(self._flush)  # first, since they are called in reverse order
+        self._held: list[bytes] = []
+        self._held_bytes = 0
 
     def write(self, record: bytes) -> None:
         """Appends one record."""
-        size = len(record).to_bytes(8, "little")
-        footer = FOOTER.pack(masked_crc32c(record))
-        self._out.write(b"".join((size, FOOTER.pack(masked_crc32c(size)), record, footer)))
+        self._held += (_header(len(record)), record, FOOTER.pack(masked_crc32c(record)))
+        self._held_bytes += len(record)
+        if self._held_bytes >= _WRITE_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        held, self._held, self._held_bytes = self._held, [], 0
+        self._out.write(b"".join(held))
 
     def close(self) -> str:
         """Ends the file, if it is open, and returns its sha256 as 64 hex digits."""
         self._closing.close()
         return self._hashing.digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _header(size: int) -> bytes:
+    length = size.to_bytes(8, "little")
+    return length + FOOTER.pack(masked_crc32c(length))
 
 
 def read_tfrecords(path: str | os.PathLike[str]) -> Iterator[bytes]:

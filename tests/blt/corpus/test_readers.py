@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from blt.corpus import blocks
+from blt.corpus import blocks, decompress
 from blt.errors import WorkError
 from tests.blt.corpus.helpers import encode
 
@@ -239,3 +239,32 @@ def test_a_text_file_that_grows_while_it_is_read_stops_the_unit(tmp_path, monkey
     with pytest.raises(WorkError, match=r"x\.txt: changed while it was read"):
         encode(tmp_path / "out", tmp_path / "x.txt", max_document_bytes=100)
     assert not list((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_rows_that_share_a_text_do_not_grow_without_end(tmp_path, monkeypatch, suffix):
+    monkeypatch.setattr(decompress, "FREE_OUTPUT_BYTES", 1 << 20)
+    texts = pa.array(["x" * (1 << 16)]).dictionary_encode()
+    table = pa.table({"text": pa.DictionaryArray.from_arrays([0] * 100, texts.dictionary)})
+    path = tmp_path / f"x.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(table, path, compression="zstd")
+    else:
+        with pa.ipc.new_file(path, table.schema) as writer:
+            writer.write_table(table)
+    ratio = -(-(1 << 21) // path.stat().st_size)  # 2 MiB and a bit more
+    result = encode(tmp_path / "out", path, max_decompression_ratio=ratio)
+    assert 16 < len(result.documents) < 50
+    assert reasons(result) == [(len(result.documents) - 1, "too_compressed")]
+    result = encode(tmp_path / "all", path, max_decompression_ratio=10 * ratio)
+    assert (len(result.documents), result.rejects) == (100, [])
+
+
+def test_a_row_group_that_says_that_it_is_too_large_is_not_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr(decompress, "FREE_OUTPUT_BYTES", 1 << 20)
+    path = tmp_path / "x.parquet"
+    table = pa.table({"text": ["a", "b" * (1 << 22)]})
+    pq.write_table(table, path, compression="zstd", use_dictionary=False, row_group_size=1)
+    result = encode(tmp_path / "out", path)
+    assert [raw for _, raw, _, _ in result.documents] == [b"a"]
+    assert reasons(result) == [(0, "too_compressed")]
