@@ -89,7 +89,7 @@ class ByteShardWriter:
         self._name = name or Path(path).name
         self._writer = TFRecordWriter(path, compression=compression)
         self._parts: list[_Part] = []  # not yet written
-        self._held_bytes = 0
+        self._raw_bytes = self._held_bytes = 0  # of them: documents, and what lies beside
         self.num_documents = self.num_bytes = self.num_tokens = 0
 
     def write(self, record: ByteRecord) -> None:
@@ -123,10 +123,10 @@ class ByteShardWriter:
 
         BOS comes before the first part, EOS after the last; the rest is as in `ByteRecord`.
         """
-        is_first, is_last = part == 0, part == num_parts - 1
         self._parts.append(_Part(raw, doc_id, part, num_parts, source, meta))
-        self._held_bytes += len(raw)
-        if self._held_bytes >= _CHUNK_BYTES:
+        self._raw_bytes += len(raw)
+        self._held_bytes += _PART_BYTES + len(doc_id) + len(meta or b"")
+        if self._raw_bytes >= _CHUNK_BYTES or self._held_bytes >= _MAX_HELD_BYTES:
             self._write_parts()
         is_first, is_last = part == 0, part == num_parts - 1
         self.num_documents += is_first
@@ -134,7 +134,8 @@ class ByteShardWriter:
         self.num_bytes += len(raw)
 
     def _write_parts(self) -> None:
-        parts, self._parts, self._held_bytes = self._parts, [], 0
+        parts, self._parts = self._parts, []
+        self._raw_bytes = self._held_bytes = 0
         for part, tokens in zip(parts, _encode_all([part.raw for part in parts]), strict=True):
             self._writer.write(part.record(tokens))
 
@@ -183,6 +184,8 @@ class _Part(NamedTuple):
 # Bytes whose ids become varints at a time: enough of them for numpy, few enough for the cache.
 _CHUNK_BYTES = 1 << 16
 _MAX_CHUNK_BYTES = 2 * _CHUNK_BYTES
+_PART_BYTES = 256  # what holding a part takes, however short it is
+_MAX_HELD_BYTES = 1 << 20
 _BOS, _EOS = bytes([BOS_ID]), bytes([EOS_ID])
 _FIRST_OF_TWO_BYTES = 128 - BYTE_OFFSET  # from this byte on an id's varint has two bytes
 _FIRST_OF_256 = 256 - BYTE_OFFSET  # from this byte on the second of them is 2, not 1

@@ -19,7 +19,7 @@ import numpy as np
 
 Features = dict[str, list[bytes] | np.ndarray]
 
-_BYTES_LIST, _INT64_LIST = 1, 3
+_BYTES_LIST, _FLOAT_LIST, _INT64_LIST = _LISTS = 1, 2, 3
 _VARINT, _FIXED64, _LENGTH, _START_GROUP, _END_GROUP, _FIXED32 = 0, 1, 2, 3, 4, 5
 _MAX_GROUPS = 100  # inside one another, as protobuf has it
 _MAX_VARINT_BYTES = 10
@@ -205,6 +205,7 @@ def _parse_entry(entry: memoryview, features: Features) -> None:
                 raise ExampleError("a feature's name is not UTF-8") from error
         elif number == 2 and isinstance(value, memoryview):
             feature = _parse_feature(value)
+    features.pop(name, None)
     if feature is not None:
         features[name] = feature
 
@@ -214,7 +215,7 @@ def _parse_feature(feature: memoryview) -> list[bytes] | np.ndarray | None:
     items: list[bytes] = []
     pieces: list[np.ndarray] = []
     for kind, values in _fields(feature):
-        if not isinstance(values, memoryview) or kind not in (_BYTES_LIST, _INT64_LIST):
+        if not isinstance(values, memoryview) or kind not in _LISTS:
             continue
         if kind != kind_found:  # the last kind counts; lists of it are one list
             kind_found = kind
@@ -222,9 +223,9 @@ def _parse_feature(feature: memoryview) -> list[bytes] | np.ndarray | None:
             pieces.clear()
         if kind == _BYTES_LIST:
             items += [bytes(v) for n, v in _fields(values) if n == 1 and isinstance(v, memoryview)]
-        else:
+        elif kind == _INT64_LIST:
             pieces.append(_parse_int64_list(values))
-    if kind_found is None:
+    if kind_found in (None, _FLOAT_LIST):
         return None
     if kind_found == _BYTES_LIST:
         return items

@@ -82,7 +82,7 @@ class TFRecordWriter:
     def write(self, record: bytes) -> None:
         """Appends one record."""
         self._held += (_header(len(record)), record, FOOTER.pack(masked_crc32c(record)))
-        self._held_bytes += len(record)
+        self._held_bytes += HEADER.size + len(record) + FOOTER.size
         if self._held_bytes >= _WRITE_BYTES:
             self._flush()
 

@@ -403,8 +403,10 @@ def _check_line(line: bytes, record: Made | Reject | Filtered, config: EncodeCon
         row = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError:
         return
-    except (ValueError, RecursionError):
+    except json.JSONDecodeError:
         assert record.reason in ("invalid_json", "too_deep")
+        return
+    except (ValueError, RecursionError):  # nesting and numbers that one parser takes, and one not
         return
     text = get_field(row, config.text_field) if isinstance(row, dict) else ABSENT
     if not isinstance(text, str):

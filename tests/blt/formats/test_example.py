@@ -124,6 +124,32 @@ def test_groups_are_passed_over_as_tensorflow_does(group):
     same({"a": [b"x"]}, parse_example(wire))
 
 
+@pytest.mark.parametrize(
+    "later",
+    ["0a01 62 1204 12020a00", "0a01 62 1200", "0a01 62"],
+    ids=["floats", "empty", "without a value"],
+)
+def test_a_key_that_comes_again_counts_as_its_last_value_whatever_it_is(later):
+    tf = pytest.importorskip("tensorflow")
+    later = bytes.fromhex(later)
+    inner = encode_example({"a": [b"x"], "b": np.array([1])})[2:]
+    inner += b"\x0a" + bytes([len(later)]) + later
+    wire = b"\x0a" + bytes([len(inner)]) + inner
+    theirs = tf.train.Example.FromString(wire).features.feature["b"]
+    assert not theirs.int64_list.value
+    same({"a": [b"x"]}, parse_example(wire))
+
+
+def test_the_last_kind_of_a_feature_counts_floats_too():
+    tf = pytest.importorskip("tensorflow")
+    feature = bytes.fromhex("0a03 0a0178 1202 0a00")  # BytesList { "x" }, FloatList {}
+    entry = bytes.fromhex("0a0162 12") + bytes([len(feature)]) + feature
+    wire = bytes([0x0A, len(entry) + 2, 0x0A, len(entry)]) + entry
+    theirs = tf.train.Example.FromString(wire).features.feature["b"]
+    assert theirs.WhichOneof("kind") == "float_list"
+    assert parse_example(wire) == {}
+
+
 @settings(max_examples=300)
 @given(st.binary(max_size=60), FEATURES, st.integers(0, 200), st.integers(0, 255))
 def test_any_bytes_parse_or_raise_example_error(garbage, features, position, byte):
