@@ -12,10 +12,10 @@ document per line) of `--megabytes` of text each. On one core, in turns, in ever
 - Beam: `ReadFromText | json.loads | tf.train.Example | WriteToTFRecord` on the runner that `blt
   encode` has, written as its documentation has it. It reads neither zstd nor Parquet.
 
-Then whole commands, as processes, on `--copies` files of such JSONL, no two with a document or an id
-in common: `blt encode` with 1 worker and with 2, with 1 that looks for duplicates by bytes and by
-id, and how much of the time of 1 is not `encode_unit`'s. Figures are medians of the rounds; MB are
-of text.
+Then whole commands, as processes, on `--copies` files of such JSONL, no two sharing a document or
+an id: `blt encode` with 1 worker and with 2, with 1 that looks for duplicates by bytes and by id,
+and how much of the time of 1 is not `encode_unit`'s. Figures are medians of the rounds; MB are of
+text.
 """
 
 import argparse
@@ -65,10 +65,10 @@ def main() -> None:
             )
         commands = measure_commands(folder, num_bytes, arguments.copies, arguments.rounds)
         print(
-            f"\nblt encode of {commands['megabytes']:,.0f} MB as JSONL: {commands['one']:.1f} s "
-            f"with 1 worker, {commands['two']:.1f} s with 2 ({commands['speedup']:.2f} times as fast), "
-            f"{commands['duplicates']:.1f} s with 1 that looks for duplicates; in one process "
-            f"{commands['beam_share']:.1%} of its time is not `encode_unit`'s"
+            f"\nblt encode of {commands['megabytes']:,.0f} MB of JSONL: {commands['one']:.1f} s "
+            f"with 1 worker, {commands['two']:.1f} s with 2 ({commands['speedup']:.2f} times as "
+            f"fast), {commands['duplicates']:.1f} s with 1 that looks for duplicates; of 1, "
+            f"{commands['beam_share']:.1%} of the time is not `encode_unit`'s"
         )
     if arguments.output:
         about = {"results": results, "commands": commands}

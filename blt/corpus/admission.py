@@ -44,6 +44,8 @@ class Admission:
     ) -> None:
         self._config, self._scratch = config, scratch
         self._left = payload.get("max_documents")
+        lengths = (config.min_bytes, config.max_bytes)
+        self._takes_any_utf8 = not config.mends and (config.sample, *lengths) == (None,) * 3
 
     def read(self, entry: Entry, progress: Progress = no_progress) -> Iterator[Record]:
         """Yields what becomes of each record of a file; ends early if no more is wanted.
@@ -59,7 +61,7 @@ class Admission:
             if isinstance(record, Document):
                 if is_dropped:
                     record = Filtered(record.source, record.position, "damaged_file")
-                else:
+                elif not (record.is_utf8 and self._takes_any_utf8):
                     record = _admit(record, config, self._scratch)
             elif isinstance(record, Reject) and record.ends_input:
                 self._check_damage(entry, record)

@@ -99,10 +99,12 @@ def _parse(raw: bytes, config: EncodeConfig) -> tuple[dict[str, Any], str]:
         row = orjson.loads(raw)
     except orjson.JSONDecodeError:
         row = None
-    names = (config.text_field, config.id_field, *config.keep_fields)
-    # orjson makes a float of a large integer.
-    if type(row) is dict and all(type(get_field(row, name)) in _EXACT_TYPES for name in names):
-        return row, "strict"
+    if type(row) is dict:
+        for name in (config.text_field, config.id_field, *config.keep_fields):
+            if type(get_field(row, name)) not in _EXACT_TYPES:
+                break  # orjson makes a float of a large integer
+        else:
+            return row, "strict"
     return _parse_slowly(raw, config)  # takes it, or says what is wrong
 
 

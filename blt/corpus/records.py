@@ -69,8 +69,13 @@ def make_document(
     is_utf8: bool = False,
 ) -> Document:
     """Returns the document of `raw`, cut into parts if it is longer than `max_document_bytes`."""
-    num_parts = count_parts(len(raw), max_document_bytes)
-    parts = cut_parts(raw, max_document_bytes)
+    parts: Iterable[bytes] = [raw]
+    num_parts = 1
+    if len(raw) > max_document_bytes:
+        parts, num_parts = (
+            _slices(raw, max_document_bytes),
+            count_parts(len(raw), max_document_bytes),
+        )
     return Document(doc_id, parts, num_parts, source, position, meta, False, mender, is_utf8)
 
 

@@ -89,7 +89,7 @@ class ByteShardWriter:
         self._name = name or Path(path).name
         self._writer = TFRecordWriter(path, compression=compression)
         self._parts: list[_Part] = []  # not yet written
-        self._raw_bytes = self._held_bytes = 0  # of them: documents, and what lies beside
+        self._held_bytes = 0
         self.num_documents = self.num_bytes = self.num_tokens = 0
 
     def write(self, record: ByteRecord) -> None:
@@ -123,19 +123,25 @@ class ByteShardWriter:
 
         BOS comes before the first part, EOS after the last; the rest is as in `ByteRecord`.
         """
-        self._parts.append(_Part(raw, doc_id, part, num_parts, source, meta))
-        self._raw_bytes += len(raw)
-        self._held_bytes += _PART_BYTES + len(doc_id) + len(meta or b"")
-        if self._raw_bytes >= _CHUNK_BYTES or self._held_bytes >= _MAX_HELD_BYTES:
+        num_bytes = len(raw)
+        bos = eos = b""
+        if part == 0:
+            bos = _BOS
+            self.num_documents += 1
+        if part == num_parts - 1:
+            eos = _EOS
+        place = _encode_place(part, num_parts, source)
+        self._parts.append(_Part(raw, doc_id, meta, place, bos, eos))
+        self.num_tokens += len(bos) + num_bytes + len(eos)
+        self.num_bytes += num_bytes
+        self._held_bytes += num_bytes + len(doc_id) + _PART_BYTES
+        if meta is not None:
+            self._held_bytes += len(meta)
+        if self._held_bytes >= _CHUNK_BYTES:
             self._write_parts()
-        is_first, is_last = part == 0, part == num_parts - 1
-        self.num_documents += is_first
-        self.num_tokens += len(raw) + is_first + is_last
-        self.num_bytes += len(raw)
 
     def _write_parts(self) -> None:
-        parts, self._parts = self._parts, []
-        self._raw_bytes = self._held_bytes = 0
+        parts, self._parts, self._held_bytes = self._parts, [], 0
         for part, tokens in zip(parts, _encode_all([part.raw for part in parts]), strict=True):
             self._writer.write(part.record(tokens))
 
@@ -156,36 +162,30 @@ class _Part(NamedTuple):
 
     raw: bytes
     doc_id: str
-    part: int
-    num_parts: int
-    source: str
     meta: bytes | None
+    place: bytes
+    bos: bytes
+    eos: bytes
 
     def record(self, tokens: bytes) -> bytes:
         """Returns the Example, given the varints of `raw`."""
-        bos = _BOS if self.part == 0 else b""
-        eos = _EOS if self.part == self.num_parts - 1 else b""
-        doc_id = self.doc_id.encode("utf-8")
-        meta: tuple[bytes, ...] = ()
-        if self.meta is not None:
-            meta = (bytes_entry_head(b"meta", len(self.meta)), self.meta)
-        return join_entries(  # sorted by name
-            bytes_entry_head(b"doc_id", len(doc_id)),
-            doc_id,
-            *meta,
-            _encode_place(self.part, self.num_parts, self.source),
-            packed_entry_head(b"tokens", len(bos) + len(tokens) + len(eos)),
-            bos,
-            tokens,
-            eos,
+        _, doc_id, meta, place, bos, eos = self
+        doc_id_bytes = doc_id.encode("utf-8")
+        doc_id_head = bytes_entry_head(b"doc_id", len(doc_id_bytes))
+        tokens_head = packed_entry_head(b"tokens", len(bos) + len(tokens) + len(eos))
+        # The entries of an Example are sorted by name.
+        if meta is None:
+            return join_entries(doc_id_head, doc_id_bytes, place, tokens_head, bos, tokens, eos)
+        meta_head = bytes_entry_head(b"meta", len(meta))
+        return join_entries(
+            doc_id_head, doc_id_bytes, meta_head, meta, place, tokens_head, bos, tokens, eos
         )
 
 
 # Bytes whose ids become varints at a time: enough of them for numpy, few enough for the cache.
 _CHUNK_BYTES = 1 << 16
 _MAX_CHUNK_BYTES = 2 * _CHUNK_BYTES
-_PART_BYTES = 256  # what holding a part takes, however short it is
-_MAX_HELD_BYTES = 1 << 20
+_PART_BYTES = 16  # counted for every part, so that empty ones are not held without end
 _BOS, _EOS = bytes([BOS_ID]), bytes([EOS_ID])
 _FIRST_OF_TWO_BYTES = 128 - BYTE_OFFSET  # from this byte on an id's varint has two bytes
 _FIRST_OF_256 = 256 - BYTE_OFFSET  # from this byte on the second of them is 2, not 1

@@ -81,8 +81,9 @@ class TFRecordWriter:
 
     def write(self, record: bytes) -> None:
         """Appends one record."""
-        self._held += (_header(len(record)), record, FOOTER.pack(masked_crc32c(record)))
-        self._held_bytes += HEADER.size + len(record) + FOOTER.size
+        size = len(record)
+        self._held += (_header(size), record, FOOTER.pack(masked_crc32c(record)))
+        self._held_bytes += HEADER.size + size
         if self._held_bytes >= _WRITE_BYTES:
             self._flush()
 

@@ -57,9 +57,17 @@ class Registry:
 
     def argument_names(self, name: str) -> list[str]:
         """Returns the arguments that a layer takes."""
-        parameters = inspect.signature(self._builders[name]).parameters.values()
-        named = [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        named = argument_names(self._builders[name])
         return [*named, *(each for each in _LAYER_ARGUMENTS if each not in named)]
+
+
+def argument_names(builder: Builder) -> list[str]:
+    """Returns what a class or a function takes by name, without `self`."""
+    is_class = isinstance(builder, type)
+    # Of a class itself Python 3.10 shows Keras's `__new__`, which takes anything.
+    signature = inspect.signature(builder.__init__ if is_class else builder)
+    parameters = list(signature.parameters.values())[is_class:]
+    return [p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
 
 
 def check_keys(what: str, config: Mapping[str, Any], known: Iterable[str]) -> None:

@@ -12,7 +12,6 @@ Departures from the paper are listed in docs/model.md.
 """
 
 import dataclasses
-import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,7 +26,7 @@ from blt.layers.attention import DEFAULT_WINDOW, choose_block_size
 from blt.layers.normalization import DEFAULT_NORMALIZATION
 from blt.layers.patcher import Patcher, cut_context
 from blt.layers.patches import PatchLayout
-from blt.layers.registry import check_keys, split_type
+from blt.layers.registry import argument_names, check_keys, split_type
 from blt.model.entropy_model import EntropyModel
 from blt.model.global_transformer import GlobalTransformer
 from blt.model.local_decoder import LocalDecoder
@@ -400,9 +399,8 @@ class ByteLatentTransformer(keras.Model):
 
 def _check_layer_arguments(kwargs: Mapping[str, Any]) -> None:
     """Raises ConfigError for an argument that neither we nor Keras's models know."""
-    known = [name for name in inspect.signature(ByteLatentTransformer).parameters if name != "self"]
-    known.remove("kwargs")
-    check_keys("ByteLatentTransformer", kwargs, [*known, "name", "dtype", "trainable"])
+    known = [*argument_names(ByteLatentTransformer), "name", "dtype", "trainable"]
+    check_keys("ByteLatentTransformer", kwargs, known)
 
 
 def _complete_attention(

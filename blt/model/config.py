@@ -1,11 +1,10 @@
 """Models from plain dicts, as they stand in YAML files and notebooks."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from blt.errors import ConfigError, near_names
-from blt.layers.registry import check_keys
+from blt.layers.registry import argument_names, check_keys
 from blt.model.blt import ByteLatentTransformer
 from blt.model.presets import BLT_PRESETS, VARIANTS
 
@@ -33,10 +32,8 @@ def create_blt_from_config(config: Mapping[str, Any]) -> ByteLatentTransformer:
     15
     """
     config = dict(config)
-    parameters = [
-        name for name in inspect.signature(ByteLatentTransformer).parameters if name != "kwargs"
-    ]
-    check_keys("the model's config", config, [*parameters, "name", "dtype", "variant", *_PARTS])
+    known = [*argument_names(ByteLatentTransformer), "name", "dtype", "variant", *_PARTS]
+    check_keys("the model's config", config, known)
     variant = config.pop("variant", None)
     if variant is not None and variant not in BLT_PRESETS:
         raise ConfigError(

@@ -123,8 +123,9 @@ def test_what_the_csv_module_writes_is_read(rows, delimiter, tmp_path_factory):
     folder = tmp_path_factory.mktemp("csv")
     out = io.StringIO(newline="")
     writer = csv.writer(out, delimiter=delimiter, quoting=csv.QUOTE_ALL)
-    writer.writerows([("k", "text"), *rows])
-    data = out.getvalue().encode("latin-1")
+    nul = "\u0100"  # Python 3.10 does not write a NUL
+    writer.writerows([("k", "text"), *([v.replace("\0", nul) for v in row] for row in rows)])
+    data = out.getvalue().replace(nul, "\0").encode("latin-1")
     result = encode_csv(folder, data, "x.csv" if delimiter == "," else "x.tsv")
     assert [raw for _, raw in texts(result)] == [text.encode("latin-1") for _, text in rows]
     assert not result.rejects
