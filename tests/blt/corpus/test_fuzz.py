@@ -4,6 +4,8 @@ The number of examples is small here; `BLT_FUZZ_EXAMPLES=100000` makes more, and
 `python -m tests.fuzz --reader jsonl` goes on for minutes.
 """
 
+import argparse
+import json
 import os
 import random
 
@@ -13,6 +15,8 @@ from hypothesis import strategies as st
 
 from blt.corpus import EncodeConfig, build_plan, discover_inputs
 from blt.corpus.records import Reject
+from tests.fuzz import __main__ as command
+from tests.fuzz import laws
 from tests.fuzz.alter import KINDS, altered
 from tests.fuzz.laws import Made, check_file, random_options, read
 from tests.fuzz.samples import NAMES, samples
@@ -60,3 +64,22 @@ def test_what_is_whole_gives_no_damage(name, tmp_path):
     is_one = name in ("x.txt", "y.txt", "x.bin", "x.wet")
     assert sum(isinstance(record, Made) for record in records) >= 2 - is_one
     assert not [r for r in records if isinstance(r, Reject) and r.ends_input]
+
+
+def test_the_command_saves_a_case_that_fails_and_runs_it_again(tmp_path, monkeypatch):
+    def fail(path, options, rng):
+        raise ValueError("lost")
+
+    monkeypatch.setattr(laws, "check_file", fail)
+    target = command.Target("bytes")
+    arguments = argparse.Namespace(folder=tmp_path / "kept", limit_seconds=10, limit_mb=1000)
+    session = command.Session(target, arguments, tmp_path)
+    for seed in range(3):
+        session.run(target.alter(target.seeds()[0], seed))
+    (how,) = session.failures.values()  # one, for the one place in which all fail
+    (saved,) = (tmp_path / "kept").glob("bytes-*.case")
+    assert how == f"python -m tests.fuzz --rerun {saved}"
+    assert "ValueError: lost" in saved.with_suffix(".txt").read_text("utf-8")
+    with pytest.raises(ValueError, match="lost"):
+        command.rerun(saved)
+    assert json.loads((tmp_path / "state.json").read_text())["failures"] == session.failures
