@@ -324,7 +324,7 @@ def main() -> int:
     parser.add_argument("--coverage", action="store_true", help="needs atheris")
     parser.add_argument("--folder", type=Path, default=Path("fuzz-failures"), metavar="DIR")
     parser.add_argument("--limit-seconds", type=float, default=10, help="for one case")
-    parser.add_argument("--limit-mb", type=int, default=256, help="for one case")
+    parser.add_argument("--limit-mb", type=int, default=512, help="for one case")
     parser.add_argument("--rerun", type=Path, metavar="FILE.case")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
