@@ -134,7 +134,9 @@ class ByteShardWriter:
         self._parts.append(_Part(raw, doc_id, meta, place, bos, eos))
         self.num_tokens += len(bos) + num_bytes + len(eos)
         self.num_bytes += num_bytes
-        self._held_bytes += num_bytes
+        self._held_bytes += num_bytes + len(doc_id) + _PART_BYTES
+        if meta is not None:
+            self._held_bytes += len(meta)
         if self._held_bytes >= _CHUNK_BYTES:
             self._write_parts()
 
@@ -183,6 +185,7 @@ class _Part(NamedTuple):
 # Bytes whose ids become varints at a time: enough of them for numpy, few enough for the cache.
 _CHUNK_BYTES = 1 << 16
 _MAX_CHUNK_BYTES = 2 * _CHUNK_BYTES
+_PART_BYTES = 16  # counted for every part, so that empty ones are not held without end
 _BOS, _EOS = bytes([BOS_ID]), bytes([EOS_ID])
 _FIRST_OF_TWO_BYTES = 128 - BYTE_OFFSET  # from this byte on an id's varint has two bytes
 _FIRST_OF_256 = 256 - BYTE_OFFSET  # from this byte on the second of them is 2, not 1
@@ -261,11 +264,14 @@ def _record(features: Features) -> ByteRecord:
         raise ExampleError("tokens are not integers")
     if len(tokens) and (tokens.min() < 0 or tokens.max() >= VOCAB_SIZE):
         raise ExampleError(f"a token id is outside 0..{VOCAB_SIZE - 1}")
+    part, num_parts = _one_integer(features, "part"), _one_integer(features, "num_parts")
+    if not 0 <= part < num_parts:
+        raise ExampleError(f"part {part} of {num_parts} parts")
     return ByteRecord(
         doc_id=str(_one_bytes(features, "doc_id"), "utf-8"),
         tokens=tokens.astype(np.uint16),
-        part=_one_integer(features, "part"),
-        num_parts=_one_integer(features, "num_parts"),
+        part=part,
+        num_parts=num_parts,
         source=str(_one_bytes(features, "source"), "utf-8"),
         meta=_one_bytes(features, "meta") if "meta" in features else None,
     )

@@ -19,8 +19,9 @@ import numpy as np
 
 Features = dict[str, list[bytes] | np.ndarray]
 
-_BYTES_LIST, _INT64_LIST = 1, 3
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+_BYTES_LIST, _FLOAT_LIST, _INT64_LIST = _LISTS = 1, 2, 3
+_VARINT, _FIXED64, _LENGTH, _START_GROUP, _END_GROUP, _FIXED32 = 0, 1, 2, 3, 4, 5
+_MAX_GROUPS = 100  # inside one another, as protobuf has it
 _MAX_VARINT_BYTES = 10
 _CHUNK = 1 << 20  # values (or bytes) converted at a time, which bounds the scratch memory
 
@@ -204,6 +205,7 @@ def _parse_entry(entry: memoryview, features: Features) -> None:
                 raise ExampleError("a feature's name is not UTF-8") from error
         elif number == 2 and isinstance(value, memoryview):
             feature = _parse_feature(value)
+    features.pop(name, None)
     if feature is not None:
         features[name] = feature
 
@@ -213,7 +215,7 @@ def _parse_feature(feature: memoryview) -> list[bytes] | np.ndarray | None:
     items: list[bytes] = []
     pieces: list[np.ndarray] = []
     for kind, values in _fields(feature):
-        if not isinstance(values, memoryview) or kind not in (_BYTES_LIST, _INT64_LIST):
+        if not isinstance(values, memoryview) or kind not in _LISTS:
             continue
         if kind != kind_found:  # the last kind counts; lists of it are one list
             kind_found = kind
@@ -221,9 +223,9 @@ def _parse_feature(feature: memoryview) -> list[bytes] | np.ndarray | None:
             pieces.clear()
         if kind == _BYTES_LIST:
             items += [bytes(v) for n, v in _fields(values) if n == 1 and isinstance(v, memoryview)]
-        else:
+        elif kind == _INT64_LIST:
             pieces.append(_parse_int64_list(values))
-    if kind_found is None:
+    if kind_found in (None, _FLOAT_LIST):
         return None
     if kind_found == _BYTES_LIST:
         return items
@@ -271,6 +273,9 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             size = 8
         elif wire_type == _FIXED32:
             size = 4
+        elif wire_type == _START_GROUP:
+            position = _skip_group(message, position, number)
+            continue
         else:
             raise ExampleError(f"a field has wire type {wire_type}")
         if size > end - position:
@@ -278,6 +283,31 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         if wire_type == _LENGTH:
             yield number, message[position : position + size]
         position += size
+
+
+def _skip_group(message: memoryview, position: int, number: int) -> int:
+    """Returns the position after a group (the old kind of message), whose start was read."""
+    open_groups = [number]
+    while open_groups:
+        tag, position = _varint(message, position)
+        number, wire_type = tag >> 3, tag & 7
+        size = 0
+        if number == 0:
+            raise ExampleError("a field has number 0")
+        if wire_type == _VARINT:
+            _, position = _varint(message, position)
+        elif wire_type == _LENGTH:
+            size, position = _varint(message, position)
+        elif wire_type in (_FIXED32, _FIXED64):
+            size = 4 if wire_type == _FIXED32 else 8
+        elif wire_type == _START_GROUP and len(open_groups) < _MAX_GROUPS:
+            open_groups.append(number)
+        elif wire_type != _END_GROUP or open_groups.pop() != number:
+            raise ExampleError("a group does not end as it began, or is one of too many")
+        position += size
+        if position > len(message):
+            raise ExampleError("a message ends inside a group")
+    return position
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:

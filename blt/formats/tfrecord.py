@@ -83,7 +83,7 @@ class TFRecordWriter:
         """Appends one record."""
         size = len(record)
         self._held += (_header(size), record, FOOTER.pack(masked_crc32c(record)))
-        self._held_bytes += size
+        self._held_bytes += HEADER.size + size
         if self._held_bytes >= _WRITE_BYTES:
             self._flush()
 

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -93,6 +95,18 @@ def test_a_part_is_written_from_its_bytes_as_from_its_tokens(
     assert (folder / "bytes").read_bytes() == (folder / "tokens").read_bytes()
 
 
+@pytest.mark.parametrize("meta_bytes", [0, 2000])
+def test_documents_without_bytes_are_not_held(tmp_path, meta_bytes):
+    writer = ByteShardWriter(tmp_path / "x")
+    tracemalloc.start()
+    for number in range(20_000):
+        writer.write_part(b"", doc_id=f"x#{number}", source="x", meta=bytes(meta_bytes) or None)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2_500_000
+    assert writer.close().documents == sum(1 for _ in read_documents(tmp_path / "x")) == 20_000
+
+
 def test_sizes_of_one_two_and_three_bytes(tmp_path):
     sizes = (0, 1, 100, 127, 128, 8191, 8192, 16383, 16384, 2_100_000)
     raws = [bytes(range(256)) * (size // 256 + 1) for size in sizes]
@@ -131,6 +145,8 @@ def test_parts_out_of_order_are_refused(tmp_path, records):
         ({"doc_id": np.array([1])}, "doc_id is not one value"),
         ({"part": [b"x"]}, "part is not one integer"),
         ({"part": np.array([], np.int64)}, "part is not one integer"),
+        ({"num_parts": np.array([0])}, "part 0 of 0 parts"),
+        ({"part": np.array([-1])}, "part -1 of 1 parts"),
     ],
 )
 def test_records_of_another_kind_are_refused(tmp_path, change, message):

@@ -95,7 +95,12 @@ def test_unpacked_integers_and_unknown_fields_are_understood():
     [
         ("0a", "ends inside an integer"),
         ("0a05 00", "declares 5 bytes where 1 remain"),
-        ("0b", "wire type 3"),
+        ("0c", "wire type 4"),
+        ("0e", "wire type 6"),
+        ("0b 0801", "ends inside an integer"),
+        ("0b 14", "does not end as it began"),
+        ("0b 0a05 0c", "ends inside a group"),
+        ("0b" * 101, "one of too many"),
         ("0200", "number 0"),
         ("ffffffffffffffffffffff01", "more than 10 bytes"),
         ("0a08 0a06 0a01ff 12010a", "not UTF-8"),
@@ -104,6 +109,45 @@ def test_unpacked_integers_and_unknown_fields_are_understood():
 def test_garbage_is_refused_with_a_reason(wire, message):
     with pytest.raises(ExampleError, match=message):
         parse_example(bytes.fromhex(wire))
+
+
+@pytest.mark.parametrize(
+    "group",
+    ["7b 7c", "0b 0c", "13 0805 0d00000000 1b 0a020b0b 1c 14"],
+    ids=["empty", "of a known number", "with fields and a group"],
+)
+def test_groups_are_passed_over_as_tensorflow_does(group):
+    tf = pytest.importorskip("tensorflow")
+    group = bytes.fromhex(group)
+    wire = group + encode_example({"a": [b"x"]}) + group
+    assert "a" in tf.train.Example.FromString(wire).features.feature
+    same({"a": [b"x"]}, parse_example(wire))
+
+
+@pytest.mark.parametrize(
+    "later",
+    ["0a01 62 1204 12020a00", "0a01 62 1200", "0a01 62"],
+    ids=["floats", "empty", "without a value"],
+)
+def test_a_key_that_comes_again_counts_as_its_last_value_whatever_it_is(later):
+    tf = pytest.importorskip("tensorflow")
+    later = bytes.fromhex(later)
+    inner = encode_example({"a": [b"x"], "b": np.array([1])})[2:]
+    inner += b"\x0a" + bytes([len(later)]) + later
+    wire = b"\x0a" + bytes([len(inner)]) + inner
+    theirs = tf.train.Example.FromString(wire).features.feature["b"]
+    assert not theirs.int64_list.value
+    same({"a": [b"x"]}, parse_example(wire))
+
+
+def test_the_last_kind_of_a_feature_counts_floats_too():
+    tf = pytest.importorskip("tensorflow")
+    feature = bytes.fromhex("0a03 0a0178 1202 0a00")  # BytesList { "x" }, FloatList {}
+    entry = bytes.fromhex("0a0162 12") + bytes([len(feature)]) + feature
+    wire = bytes([0x0A, len(entry) + 2, 0x0A, len(entry)]) + entry
+    theirs = tf.train.Example.FromString(wire).features.feature["b"]
+    assert theirs.WhichOneof("kind") == "float_list"
+    assert parse_example(wire) == {}
 
 
 @settings(max_examples=300)
