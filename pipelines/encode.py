@@ -19,7 +19,7 @@ from blt import command
 from blt.command import Summary
 from blt.commands.arguments import add_output_arguments, byte_size, fraction
 from blt.commands.policy_arguments import add_policy_arguments
-from blt.console import Console, count, format_bytes
+from blt.console import Console, count, format_bytes, printable
 from blt.corpus.config import COMPRESSIONS, DOC_PER, FORMATS, EncodeConfig
 from blt.corpus.discover import discover_inputs
 from blt.corpus.duplicates import DUPLICATES_FOLDER, duplicate_kinds, remove_found
@@ -61,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = EncodeConfig()
     parser.add_argument(
         "--input",
+        action="extend",
         nargs="+",
         required=True,
         metavar="PATH",
@@ -184,16 +185,16 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     """Encodes; see `DESCRIPTION`."""
     names = [field.name for field in dataclasses.fields(EncodeConfig)]
     config = EncodeConfig(**{name: getattr(args, name) for name in names})
-    kept_input = args.output.with_name(args.output.name + ".stdin")
+    kept_input = args.output.parent / f"{args.output.name}.stdin"
     if "-" in args.input:
         if args.dry_run:
             raise UserError("--dry-run: standard input (--input -) can be read only once.")
-        keep_standard_input(sys.stdin.buffer, kept_input)
+        keep_standard_input(sys.stdin.buffer if sys.stdin else None, kept_input)
     found = discover_inputs(
         args.input, include=args.include, exclude=args.exclude, standard_input=kept_input
     )
     for skipped in found.skipped:
-        console.say(f"skipped {skipped.path}: {skipped.reason}")
+        console.say(printable(f"skipped {skipped.path}: {skipped.reason}"))
     inside = args.output.resolve()
     files = [file for file in found.files if inside not in Path(file.path).resolve().parents]
     stage = Stage(
@@ -217,7 +218,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     earlier = [] if args.overwrite else earlier_units(stage)
     payloads = plan_corpus(files, config, output=args.output, earlier=earlier, say=console.say)
     for note in payload_notes(payloads):
-        console.say(note)
+        console.say(printable(note))
     units = make_units(stage, payloads, [payload_bytes(payload) for payload in payloads])
     make_transform = None
     if duplicate_kinds(config):

@@ -2,8 +2,8 @@
 
 An argument is a file, a folder (with everything below it), a glob or `@LIST`, tried in this order,
 so that a path that exists is opened as it stands even if it holds `*`. A list is a text file with
-an argument a line; blank lines and lines that begin with `#` are passed over. `-` is standard
-input. In folders, and by globs that do not ask for them, names that begin with "." or "_" are
+an argument a line, or arguments with NUL between them; blank lines and lines that begin with `#`
+are passed over. `-` is standard input. In folders, and by globs that do not ask for them, names that begin with "." or "_" are
 passed over (hidden files, `_SUCCESS` and such), and so is what `exclude` or `include` leave out;
 a file that is named outright is always read.
 """
@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 
 from blt.corpus.filesystems import find_remote, is_remote
+from blt.corpus.mends import BOM
 from blt.corpus.patterns import matches_any
 from blt.errors import UserError
 
@@ -144,10 +145,12 @@ def _arguments(arguments: Sequence[str | os.PathLike[str]]) -> Iterator[tuple[st
         path = argument[1:]
         try:
             with open(path, "rb") as file:
-                lines = file.read().split(b"\n")
+                data = file.read().removeprefix(BOM)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"--input {argument}: the list cannot be read ({reason}).") from error
+        # As `find -print0` writes it, for names with line ends in them; no name holds NUL.
+        lines = data.split(b"\0" if b"\0" in data else b"\n")
         num_named = 0
         for number, line in enumerate(lines, 1):
             line = line.removesuffix(b"\r")

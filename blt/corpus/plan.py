@@ -27,6 +27,7 @@ from blt.errors import UserError
 
 Entry = dict[str, Any]
 _MAX_FILES_PER_UNIT = 8192  # keeps a unit's payload small when files are tiny
+_MAX_PIECES = 100_000  # of one file; the plan is held in memory, and a unit writes files
 
 
 def build_plan(files: Sequence[InputFile], config: EncodeConfig) -> list[dict[str, Any]]:
@@ -36,7 +37,7 @@ def build_plan(files: Sequence[InputFile], config: EncodeConfig) -> list[dict[st
     several where it can be split (plain JSONL, plain text with a document per line, Parquet).
 
     Raises:
-      UserError: a file cannot be read; names it.
+      UserError: a file cannot be read, or would be cut into far too many units; names it.
     """
     payloads: list[dict[str, Any]] = []
     group: list[Entry] = []
@@ -109,6 +110,12 @@ def _split(entry: Entry, config: EncodeConfig) -> Iterator[Entry]:
     elif has_lines and entry["compression"] == PLAIN:
         size = entry["size"]
         pieces = -(-size // config.target_shard_bytes)
+        if pieces > _MAX_PIECES:
+            raise UserError(
+                f"--target-shard-bytes {config.target_shard_bytes}: would cut {entry['path']} into "
+                f"{pieces} units, and {_MAX_PIECES} are enough. Give at least "
+                f"{-(-size // _MAX_PIECES)}."
+            )
         bounds = [size * piece // pieces for piece in range(pieces + 1)]
         for start, end in itertools.pairwise(bounds):
             yield {**entry, "range": [start, end], "num_bytes": end - start}
