@@ -14,6 +14,10 @@ from blt.corpus.rows import make_row_record
 # What pyarrow raises for altered files; an OSError with an errno is the machine's, not the file's.
 PYARROW_ERRORS = (pa.ArrowException, ValueError, RuntimeError, OverflowError, MemoryError, OSError)
 
+# For values that Python's own types do not hold: nanoseconds, years after 9999, unknown zones (a
+# KeyError), nested text that is not UTF-8, and objects with a key twice.
+_NO_PYTHON_VALUE = (pa.ArrowException, ValueError, OverflowError, LookupError)
+
 
 class UnusableFileError(Exception):
     """A file's text column is missing or of the wrong type."""
@@ -42,7 +46,7 @@ def check_text_column(schema: pa.Schema, name: str) -> None:
     if found is None:
         names = ", ".join(repr(column) for column in schema.names[:20])
         raise UnusableFileError("missing_column", f"no column {name!r}; it has {names}")
-    value_type = found.value_type if pa.types.is_dictionary(found) else found
+    value_type = _bare_type(found)
     if not (_is_text(value_type) or _is_bytes(value_type) or pa.types.is_null(value_type)):
         raise UnusableFileError("column_type", f"column {name!r} is {found}, not text")
 
@@ -54,7 +58,23 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _is_bytes(kind: pa.DataType) -> bool:
     is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-    return is_bytes or pa.types.is_binary_view(kind)
+    return is_bytes or pa.types.is_binary_view(kind) or pa.types.is_fixed_size_binary(kind)
+
+
+def _bare_type(kind: pa.DataType) -> pa.DataType:
+    """Returns the type of the values themselves: not how they are packed, nor what they mean."""
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return _bare_type(kind.value_type)
+    return _bare_type(kind.storage_type) if isinstance(kind, pa.BaseExtensionType) else kind
+
+
+def _bare(column: pa.Array) -> pa.Array:
+    """Returns a column as an array of its bare type."""
+    if isinstance(column, pa.ExtensionArray):
+        return _bare(column.storage)
+    if pa.types.is_run_end_encoded(column.type):
+        return _bare(pc.run_end_decode(column))
+    return _bare(column.dictionary_decode()) if pa.types.is_dictionary(column.type) else column
 
 
 def _column_type(schema: pa.Schema, name: str) -> pa.DataType | None:
@@ -118,7 +138,7 @@ def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
 
 
 def _texts(batch: pa.RecordBatch, name: str) -> list[bytes | None]:
-    column = _column(batch, name)
+    column = _bare(_column(batch, name))
     if pa.types.is_null(column.type):
         return [None] * batch.num_rows
     return column.cast(pa.large_binary()).to_pylist()
@@ -127,7 +147,29 @@ def _texts(batch: pa.RecordBatch, name: str) -> list[bytes | None]:
 def _values(batch: pa.RecordBatch, name: str) -> list[Any]:
     column = _column(batch, name)
     # Text may hold what is not UTF-8, so that it is decoded value by value.
+    column = column.cast(pa.large_binary()) if _is_text(column.type) else column
     try:
-        return (column.cast(pa.large_binary()) if _is_text(column.type) else column).to_pylist()
-    except UnicodeDecodeError as error:
-        raise DamagedInputError(f"column {name!r} holds text that is not UTF-8") from error
+        return column.to_pylist()
+    except _NO_PYTHON_VALUE:
+        return [_value(scalar) for scalar in column]
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    """Returns a value as Python has it, or as text or digits (bytes, if it is not UTF-8)."""
+    try:
+        return scalar.as_py()
+    except _NO_PYTHON_VALUE:
+        pass
+    if isinstance(scalar, pa.StructScalar):
+        return {name: _value(scalar[index]) for index, name in enumerate(scalar)}
+    if isinstance(scalar, pa.ListScalar):
+        return [_value(item) for item in scalar.values]
+    kind = scalar.type
+    if _is_text(kind):
+        return scalar.as_buffer().to_pybytes()
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        return f"{_value(scalar.cast(pa.timestamp(kind.unit)))}+00:00"
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind):
+        text = scalar.cast(pa.string()).as_py()
+        return scalar.value if text.startswith("<") else text  # "<value out of range: …>"
+    return scalar.value if pa.types.is_duration(kind) else str(scalar)

@@ -33,6 +33,8 @@ _GZIP_FLAGS_AT = 3
 _USUAL_GZIP_FLAGS = (0, 4, 8)  # of a head with nothing more, an extra field (BGZF), or a name
 # At most 128 blocks of 128 KiB start in this many bytes of zstd, so that a bomb gives 16 MiB.
 _ZSTD_SLICE_BYTES = 512
+# The largest there is, as `zstd --long=31` writes it; what is not filled takes no memory.
+_ZSTD_WINDOW_BYTES = 1 << 31
 _XZ_MEMORY_BYTES = 1 << 28
 
 
@@ -80,7 +82,8 @@ class _Gzip:
 
 class _Zstd:
     def __init__(self) -> None:
-        self._decoder = zstandard.ZstdDecompressor().decompressobj()
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
+        self._decoder = decompressor.decompressobj()
         self.unused_data = b""
 
     def blocks(self, data: bytes) -> Iterator[bytes]:

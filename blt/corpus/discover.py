@@ -3,9 +3,9 @@
 An argument is a file, a folder (with everything below it), a glob or `@LIST`, tried in this order,
 so that a path that exists is opened as it stands even if it holds `*`. A list is a text file with
 an argument a line, or arguments with NUL between them; blank lines and lines that begin with `#`
-are passed over. `-` is standard input. In folders, and by globs that do not ask for them, names that begin with "." or "_" are
-passed over (hidden files, `_SUCCESS` and such), and so is what `exclude` or `include` leave out;
-a file that is named outright is always read.
+are passed over. `-` is standard input. In folders, and by globs that do not ask for them, names
+that begin with "." or "_" are passed over (hidden files, `_SUCCESS` and such), and so is what
+`exclude` or `include` leave out; a file that is named outright is always read.
 """
 
 import dataclasses

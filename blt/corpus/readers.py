@@ -7,6 +7,7 @@ from blt.corpus.arrow_reader import read_arrow
 from blt.corpus.config import EncodeConfig
 from blt.corpus.csv_reader import read_csv
 from blt.corpus.decompress import DamagedInputError
+from blt.corpus.detect import UNREAD, read_unread
 from blt.corpus.filesystems import size_of
 from blt.corpus.jsonl_reader import read_jsonl
 from blt.corpus.paragraph_reader import read_text_paragraphs
@@ -86,6 +87,7 @@ _READERS: dict[str, _Reader] = {
     "tfrecord": read_tfrecord,
     "tar": _read_tar,
     "bytes": read_text_file,
+    UNREAD: lambda entry, config, progress: read_unread(entry),
 }
 
 
