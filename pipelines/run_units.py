@@ -23,6 +23,7 @@ from blt.errors import BltError, WorkError
 from blt.manifest import MANIFEST_NAME, Manifest, read_manifest
 from blt.quiet import redirect_stderr
 from blt.stage import Stage
+from blt.storage import prepare_output_folder, sole_use
 from blt.units import Unit
 from pipelines.beam_flags import make_options, make_runner, runs_in_this_process
 
@@ -87,7 +88,8 @@ def run_stage(
       The manifest (None after a dry run), and how it went: "done", "already done" or "dry run".
 
     Raises:
-      UserError: before any work, when the output folder or a flag will not do.
+      UserError: before any work, when the output folder or a flag will not do, or another run is at
+        work in the folder.
       WorkError: units failed, or too many records were rejected.
     """
     if args.dry_run:
@@ -96,15 +98,17 @@ def run_stage(
         manifest = stages.finished_manifest(stage, units)
         if manifest is not None:
             return manifest, "already done"
-    pending = stages.start(stage, units, overwrite=args.overwrite)
-    if len(pending) < len(units):
-        finished = f"{len(units) - len(pending)} of {len(units)} units are finished"
-        console.say(f"{stage.output}: {finished}; going on from there.")
-    if pending:
-        found = _run_pipeline(stage, pending, args.beam_flags, console, make_transform)
-        if metrics is not None:
-            metrics.update(found)
-    return _conclude(stage, units), "done"
+    prepare_output_folder(stage.output)
+    with sole_use(stage.output):
+        pending = stages.start(stage, units, overwrite=args.overwrite)
+        if len(pending) < len(units):
+            finished = f"{len(units) - len(pending)} of {len(units)} units are finished"
+            console.say(f"{stage.output}: {finished}; going on from there.")
+        if pending:
+            found = _run_pipeline(stage, pending, args.beam_flags, console, make_transform)
+            if metrics is not None:
+                metrics.update(found)
+        return _conclude(stage, units), "done"
 
 
 def _run_pipeline(

@@ -297,6 +297,9 @@ def _decompress(stored: Iterator[bytes], compression: str) -> Iterator[bytes]:
                     if block:
                         yield block
             except _ERRORS as error:
+                if "Dictionary mismatch" in str(error):
+                    what = "zstd data need the dictionary they were made with, which is not read"
+                    raise DamagedInputError(what) from error
                 raise DamagedInputError(f"{compression} data are damaged ({error})") from error
             pending = decoder.unused_data.lstrip(b"\0") if decoder.eof else next(stored, b"")
         is_first = False
