@@ -154,8 +154,18 @@ def _values(batch: pa.RecordBatch, name: str) -> list[Any]:
         return [_value(scalar) for scalar in column]
 
 
+class _Written:
+    """A value that Python has no type for, in words; to JSON as dates and decimals are."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+
 def _value(scalar: pa.Scalar) -> Any:
-    """Returns a value as Python has it, or as text or digits (bytes, if it is not UTF-8)."""
+    """Returns a value as Python has it, else in words; bytes for text that is not UTF-8."""
     try:
         return scalar.as_py()
     except _NO_PYTHON_VALUE:
@@ -164,12 +174,21 @@ def _value(scalar: pa.Scalar) -> Any:
         return {name: _value(scalar[index]) for index, name in enumerate(scalar)}
     if isinstance(scalar, pa.ListScalar):
         return [_value(item) for item in scalar.values]
-    kind = scalar.type
-    if _is_text(kind):
+    if _is_text(scalar.type):
         return scalar.as_buffer().to_pybytes()
+    return _Written(_words(scalar))
+
+
+def _words(scalar: pa.Scalar) -> str:
+    kind = scalar.type
     if pa.types.is_timestamp(kind) and kind.tz is not None:
-        return f"{_value(scalar.cast(pa.timestamp(kind.unit)))}+00:00"
+        return f"{_words(scalar.cast(pa.timestamp(kind.unit)))}+00:00"
+    if pa.types.is_duration(kind):
+        return f"{scalar.value} {kind.unit}"
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind):
         text = scalar.cast(pa.string()).as_py()
-        return scalar.value if text.startswith("<") else text  # "<value out of range: …>"
-    return scalar.value if pa.types.is_duration(kind) else str(scalar)
+        if not text.startswith("<"):  # "<value out of range: 1>"
+            return text
+        unit = "" if pa.types.is_date(kind) else f" {kind.unit}"
+        return f"{scalar.value}{unit or ' days'}"
+    return str(scalar)

@@ -26,15 +26,14 @@ def get_field(row: Mapping[str, Any], name: str) -> Any:
 def id_text(value: Any) -> str | None:
     """Returns an id as a string; None where one has to be made (null or absent).
 
-    A string stays as it is, the empty one too; a whole number becomes its digits; what JSON does
-    not have (times, decimals, UUIDs) its text; anything else becomes its JSON text.
+    A string stays as it is, the empty one too; a whole number becomes its digits; anything else
+    becomes its JSON text.
     """
     if value is None or value is ABSENT:
         return None
     if isinstance(value, str):
         return value
-    is_json = isinstance(value, bool | int | float | list | tuple | dict)
-    return _json_text(value) if is_json else _plain(value)
+    return _json_text(value)
 
 
 def meta_json(row: Mapping[str, Any], names: tuple[str, ...]) -> bytes | None:

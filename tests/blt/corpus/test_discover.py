@@ -201,7 +201,7 @@ def test_a_list_names_arguments(tree):
         (b"# nothing\n\n", "--input @list: the list names no file"),
         (b"in/a.txt\nabsent\n", r"--input @list, line 2: absent: no such file or folder"),
         (b"@other\n", r"--input @list, line 1: @other: no such file"),
-        (b"in\0", "line 1: .*: no such file"),
+        (b"in\0absent\0", "line 2: absent: no such file"),
     ],
 )
 def test_a_list_that_leads_nowhere_is_named(tree, content, message):
@@ -239,3 +239,11 @@ def test_a_terminal_is_not_waited_for(tmp_path):
     (tmp_path / "copy").write_bytes(b"of a killed run")
     keep_standard_input(Terminal(b"typed"), tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == b"of a killed run"
+
+
+def test_lists_may_have_a_byte_order_mark_or_nul_between_names(tree):
+    (tree / "new\nline.txt").write_text("x")
+    (tree.parent / "list").write_bytes(b"\xef\xbb\xbfin/a.txt\r\n")
+    assert sources("@list") == ["a.txt"]
+    (tree.parent / "list").write_bytes(b"in/new\nline.txt\0in/a.txt\0")
+    assert sources("@list") == ["a.txt", "new\nline.txt"]
