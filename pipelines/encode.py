@@ -54,6 +54,7 @@ plus 4) and EOS. Bytes are kept as they are; nothing is decoded, normalised or l
 read goes to rejects.parquet with a reason. A run that was killed goes on where it ended when the
 same command is given again, and the result is the same."""
 
+_MAX_NOTES = 50
 SHARD_PATTERNS = ("bytes-*.tfrecord", "bytes-*.tfrecord.gz")
 
 
@@ -217,8 +218,11 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     )
     earlier = [] if args.overwrite else earlier_units(stage)
     payloads = plan_corpus(files, config, output=args.output, earlier=earlier, say=console.say)
-    for note in payload_notes(payloads):
+    notes = payload_notes(payloads)
+    for note in notes[:_MAX_NOTES]:
         console.say(printable(note))
+    if len(notes) > _MAX_NOTES:
+        console.say(f"… and {count(len(notes) - _MAX_NOTES, 'more note')} of this kind.")
     units = make_units(stage, payloads, [payload_bytes(payload) for payload in payloads])
     make_transform = None
     if duplicate_kinds(config):

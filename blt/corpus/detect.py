@@ -132,8 +132,10 @@ def read_unread(entry: dict[str, Any]) -> Iterator[Reject]:
     """Yields the one reject of a file, or a member of an archive, of the format `UNREAD`."""
     with open_input(entry["path"]) as file:
         head = file.read(HEAD_BYTES)
-    kind = unread_kind(entry["source"], head) or "file of an unknown kind"
-    yield Reject(entry["source"], None, "unread_format", _not_read(kind), head)
+    # A member's name is its source; a file's source may have got a number.
+    kind = unread_kind(entry["source"], head) or unread_kind(entry["path"], head)
+    detail = _not_read(kind or "file of an unknown kind")
+    yield Reject(entry["source"], None, "unread_format", detail, head)
 
 
 def _not_read(kind: str) -> str:

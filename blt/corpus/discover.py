@@ -10,10 +10,11 @@ that begin with "." or "_" are passed over (hidden files, `_SUCCESS` and such), 
 
 import dataclasses
 import glob
+import itertools
 import os
 import stat
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Container, Hashable, Iterator, Sequence
 
 from blt.corpus.filesystems import find_remote, is_remote
 from blt.corpus.mends import BOM
@@ -289,17 +290,43 @@ def _inspect(path: str, name: str, skipped: list[Skipped]) -> _Found | None:
 
 
 def _unique_sources(found: list[_Found]) -> list[str]:
-    """Names the files; where two would share a name, each is called by its whole path."""
+    """Names the files; where two would share a name, each is called by its whole path.
+
+    So is one that lies in a folder with the name of another file, since an archive's members are
+    called like that. Paths that are alike once they are readable get numbers.
+    """
     sources = [readable_path(item.name) for item in found]
     while True:
         count = Counter(sources)
         named = [
-            readable_path(item.path) if count[source] > 1 else source
+            readable_path(item.path) if count[source] > 1 or is_below(source, count) else source
             for item, source in zip(found, sources, strict=True)
         ]
         if named == sources:
-            return sources
+            break
         sources = named
+    taken = {source for source in sources if count[source] == 1}
+    for index in sorted(range(len(found)), key=lambda index: os.fsencode(found[index].path)):
+        if count[sources[index]] > 1:
+            sources[index] = numbered(sources[index], taken)
+            taken.add(sources[index])
+    return sources
+
+
+def is_below(source: str, sources: Container[str]) -> bool:
+    """Tells whether one of `sources` is called as a folder above `source` is."""
+    end = source.rfind("/")
+    while end > 0:
+        if source[:end] in sources:
+            return True
+        end = source.rfind("/", 0, end)
+    return False
+
+
+def numbered(source: str, taken: Container[str]) -> str:
+    """Returns `source`, or with the first number that makes it one that is not taken."""
+    names = (f"{source}~{number}" for number in itertools.count(2))
+    return next(name for name in itertools.chain([source], names) if name not in taken)
 
 
 def readable_path(path: str) -> str:

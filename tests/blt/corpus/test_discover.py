@@ -247,3 +247,24 @@ def test_lists_may_have_a_byte_order_mark_or_nul_between_names(tree):
     assert sources("@list") == ["a.txt"]
     (tree.parent / "list").write_bytes(b"in/new\nline.txt\0in/a.txt\0")
     assert sources("@list") == ["a.txt", "new\nline.txt"]
+
+
+def test_names_that_are_alike_once_they_are_readable_get_numbers(tree):
+    for name in (b"caf\xe9.txt", rb"caf\xe9.txt"):
+        with open(os.fsencode(tree) + b"/" + name, "wb") as file:
+            file.write(name)
+    found = discover_inputs([str(tree)]).files
+    assert len({file.source for file in found}) == len(found)
+    (first, second) = [file for file in found if r"caf\xe9" in file.source]
+    assert second.source == first.source + "~2"
+    assert os.fsencode(first.path).endswith(rb"\xe9.txt")
+
+
+def test_a_file_in_a_folder_called_as_an_archive_is_called_by_its_path(tree):
+    (tree / "x.tar").write_bytes(b"")
+    (tree.parent / "other" / "x.tar").mkdir(parents=True)
+    (tree.parent / "other" / "x.tar" / "a.txt").write_bytes(b"")
+    found = {file.source for file in discover_inputs([str(tree), str(tree.parent / "other")]).files}
+    assert "x.tar" in found
+    assert "x.tar/a.txt" not in found
+    assert str(tree.parent / "other/x.tar/a.txt") in found
