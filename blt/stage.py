@@ -125,7 +125,7 @@ def finished_manifest(stage: Stage, units: Sequence[Unit]) -> Manifest | None:
                 f"made by this command. Choose an empty or new folder."
             )
         return None
-    plan, new_plan = read_json(plan_path), _plan_json(stage, units)
+    plan, new_plan = _read_plan_json(plan_path), _plan_json(stage, units)
     changed = _differences(plan, new_plan)
     is_same = plan["units"] == new_plan["units"]
     if not changed and not (
@@ -152,10 +152,9 @@ def earlier_units(stage: Stage) -> list[Unit]:
     path = stage.output / PLAN_NAME
     if not path.exists():
         return []
-    plan = read_json(path)
-    if _differences(plan, _plan_json(stage, [])):
+    if _differences(_read_plan_json(path), _plan_json(stage, [])):
         return []  # `finished_manifest` will say what differs
-    return [Unit(**unit) for unit in plan["units"]]
+    return read_plan(stage.output)
 
 
 def start(stage: Stage, units: Sequence[Unit], *, overwrite: bool = False) -> list[Unit]:
@@ -306,8 +305,24 @@ def is_finished(output: Path, unit: Unit) -> bool:
 
 
 def read_plan(output: Path) -> list[Unit]:
-    """Returns the units of `plan.json`."""
-    return [Unit(**unit) for unit in read_json(output / PLAN_NAME)["units"]]
+    """Returns the units of `plan.json`.
+
+    Raises:
+      UserError: it cannot be read, or is no plan.
+    """
+    return [Unit(**unit) for unit in _read_plan_json(output / PLAN_NAME)["units"]]
+
+
+def _read_plan_json(path: Path) -> dict[str, Any]:
+    plan = read_json(path)
+    try:
+        _ = [Unit(**unit) for unit in plan["units"]]
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: not a plan of this program ({error!r}). Give --overwrite to make all anew, or "
+            "choose another folder."
+        ) from error
+    return plan
 
 
 def count_finished_bytes(output: Path, units: Sequence[Unit]) -> int:

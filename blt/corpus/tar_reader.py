@@ -79,8 +79,13 @@ def read_tar(
 def _source(archive: str, name: str, names: dict[str, int]) -> str:
     """Names a member; of members of one name, which archives may hold, each gets its own."""
     name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    names[name] = names.get(name, 0) + 1
-    return f"{archive}/~{names[name]}/{name}" if names[name] > 1 else f"{archive}/{name}"
+    called, number = name, names.get(name, 1)
+    while called in names:  # others may be called as this one would be by its number
+        number += 1
+        called = f"~{number}/{name}"
+    names[name] = number
+    names.setdefault(called, 1)
+    return f"{archive}/{called}"
 
 
 def _members(file: BlockFile) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:

@@ -277,3 +277,14 @@ def test_killed_at_any_moment_of_its_start_the_same_command_goes_on(tmp_path, mo
         if left:
             break
     assert moments >= 5
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"units": [{"index": 0}]}', '{"units": 7}'])
+def test_a_plan_that_is_none_is_named_and_can_be_overwritten(tmp_path, content):
+    stage, units = make_stage(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "plan.json").write_text(content)
+    for attempt in (stages.earlier_units, lambda stage: run(stage, units)):
+        with pytest.raises(UserError, match=r"plan\.json: not a plan of this program"):
+            attempt(stage)
+    assert run(stage, units, overwrite=True).totals["documents"] == 3
