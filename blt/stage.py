@@ -319,8 +319,8 @@ def _read_plan_json(path: Path) -> dict[str, Any]:
         _ = [Unit(**unit) for unit in plan["units"]]
     except (KeyError, TypeError) as error:
         raise UserError(
-            f"{path}: not a plan of this program ({error!r}). Give --overwrite to make all anew, or "
-            "choose another folder."
+            f"{path}: not a plan of this program ({error!r}). Give --overwrite to make all anew, "
+            "or choose another folder."
         ) from error
     return plan
 

@@ -130,8 +130,7 @@ def unread_kind(name: str, head: bytes) -> str | None:
 
 def read_unread(entry: dict[str, Any]) -> Iterator[Reject]:
     """Yields the one reject of a file, or a member of an archive, of the format `UNREAD`."""
-    with open_input(entry["path"]) as file:
-        head = file.read(HEAD_BYTES)
+    head = next(read_blocks(entry["path"], entry["compression"]), b"")[:HEAD_BYTES]
     # A member's name is its source; a file's source may have got a number.
     kind = unread_kind(entry["source"], head) or unread_kind(entry["path"], head)
     detail = _not_read(kind or "file of an unknown kind")
@@ -177,6 +176,10 @@ def _sniff_format(path: str, compression: str) -> str:
         return "text"  # reading it will tell what is wrong
     finally:
         blocks.close()
+    if compression != PLAIN:  # else that was looked at before
+        shown = next((f for magic, f in _MAGICS.items() if first.startswith(magic)), None)
+        if shown or unread_kind("", first[:HEAD_BYTES]):
+            return shown or UNREAD
     if _WARC_HEAD.match(first):
         return "warc"
     if is_record_start(first[:HEAD_BYTES]):

@@ -1,4 +1,6 @@
+import gzip
 import io
+import re
 import zipfile
 
 import pytest
@@ -68,3 +70,13 @@ def test_what_the_user_should_know_of_a_file_is_noted(tmp_path, name, data, note
     (tmp_path / name).write_bytes(data)
     found = detect(str(tmp_path / name)).note
     assert found is None if note is None else note in found
+
+
+@pytest.mark.parametrize("data", [zip_bytes(), b"PAR1\x15\x04", b"ARROW1\0\0"])
+def test_what_gzip_holds_is_told_without_a_suffix_too(tmp_path, data):
+    (tmp_path / "a.gz").write_bytes(gzip.compress(data))
+    (reject,) = encode(tmp_path / "out", tmp_path / "a.gz").rejects
+    assert reject["reason"] in ("unread_format", "damaged_input")
+    assert re.search(
+        "zip archive|Parquet file inside gzip|Arrow file inside gzip", reject["detail"]
+    )
