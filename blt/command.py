@@ -19,8 +19,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
-from blt.console import Console
-from blt.errors import BltError, UserError, near_names
+from blt.console import Console, printable
+from blt.errors import BltError, UserError, WorkError, near_names
 from blt.quiet import silence
 
 INTERRUPTED = 130
@@ -108,6 +108,28 @@ def parse_arguments(command: CommandModule, argv: Sequence[str]) -> argparse.Nam
     return args
 
 
+def _print_summary(summary: Summary, *, as_json: bool) -> None:
+    """Writes what a command has to say; nothing if there is no standard output.
+
+    Raises:
+      WorkError: it cannot be written, as on a full disk. The work is done all the same.
+    """
+    if sys.stdout is None:
+        return
+    try:
+        print(json.dumps(summary.data, sort_keys=True) if as_json else "\n".join(summary.lines))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # What is left in the buffer must not be tried again at the exit.
+        sys.stdout = None
+        raise WorkError(
+            f"standard output: cannot be written ({error.strerror or error}). The work is done; "
+            "the same command says so again."
+        ) from error
+
+
 def main(command: CommandModule, argv: Sequence[str] | None = None) -> int:
     """Runs a command as a program and returns its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -120,18 +142,14 @@ def main(command: CommandModule, argv: Sequence[str] | None = None) -> int:
         args = parse_arguments(command, argv)
         args.owns_process = True  # and is not a step of a chain
         summary = command.run(args, Console(verbose=verbose))
-        if args.json:
-            print(json.dumps(summary.data, sort_keys=True))
-        else:
-            print("\n".join(summary.lines))
-        sys.stdout.flush()
+        _print_summary(summary, as_json=args.json)
         return 0
     except BltError as error:
         if verbose:
             import traceback
 
             traceback.print_exc()
-        print(f"blt {command.NAME}: {error}", file=sys.stderr)
+        print(f"blt {command.NAME}: {printable(str(error))}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print(
@@ -146,7 +164,7 @@ def main(command: CommandModule, argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # not foreseen: our mistake, but a user need not read a traceback
         if verbose:
             raise
-        reason = " ".join(str(error).split())[:500]
+        reason = printable(" ".join(str(error).split())[:500])
         print(
             f"blt {command.NAME}: stopped by {type(error).__name__}: {reason}. This looks like a "
             "bug; give --verbose to see where.",

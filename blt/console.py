@@ -73,6 +73,21 @@ class Console:
             self.stream.flush()
 
 
+def printable(text: str) -> str:
+    """Returns `text` as one line that no terminal obeys: control characters are written out.
+
+    >>> printable("a\\nb\\x1b[31m")
+    'a\\\\nb\\\\x1b[31m'
+    """
+    return "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    if 0xDC80 <= ord(char) < 0xDD00:  # a byte of a path that is not UTF-8
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode("ascii")
+
+
 def _own_stderr() -> TextIO:
     """Standard error under a descriptor of our own, which silencing others leaves alone."""
     try:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from blt.errors import BltError, UserError, WorkError
-from blt.formats.rejects import merge_rejects
+from blt.formats.rejects import describe_rejects, merge_rejects
 from blt.manifest import MANIFEST_NAME, Manifest, describe_kind, read_manifest, write_manifest
 from blt.storage import (
     TEMPORARY_PREFIX,
@@ -403,7 +403,8 @@ def _check_accounting(stage: Stage, totals: Counter[str]) -> None:
     if totals["rejects"] > stage.max_reject_fraction * totals["records"]:
         raise WorkError(
             f"{stage.output}: {totals['rejects']} of {totals['records']} records were rejected, "
-            f"more than --max-reject-fraction {stage.max_reject_fraction:g} allows. "
+            f"more than --max-reject-fraction {stage.max_reject_fraction:g} allows "
+            f"({describe_rejects(stage.output / REJECTS_NAME).rstrip('.')}). "
             f"See {stage.output / REJECTS_NAME}; mend the input or raise the limit and run again."
         )
 

@@ -6,6 +6,7 @@ half of one. Temporary names start with `.tmp-`; what a killed run left is swept
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -73,6 +74,33 @@ def prepare_output_folder(folder: str | os.PathLike[str]) -> Path:
             "Choose a folder that you may write to."
         ) from error
     return folder
+
+
+@contextlib.contextmanager
+def sole_use(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Keeps other runs on this machine out of `folder` while the block runs.
+
+    The lock is the system's, so that it goes with the process, however that ends. Filesystems
+    without locks have none.
+
+    Raises:
+      UserError: another run has it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise UserError(
+            f"--output {folder}: another run is at work there. Wait for it, or choose another "
+            "folder."
+        ) from error
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def prepare_output_file(path: str | os.PathLike[str]) -> Path:

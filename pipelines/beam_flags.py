@@ -40,6 +40,10 @@ def split_beam_flags(flags: list[str]) -> tuple[list[str], list[str], list[str]]
         else:
             known.append(flag)
     _check_runner(values.runner)
+    if (workers := values.direct_num_workers) < 0:
+        raise UserError(
+            f"--direct_num_workers {workers}: a number of processes expected, or 0 for one a core."
+        )
     return known, unknown, sorted(parser._option_string_actions)
 
 

@@ -48,7 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = near_names(name, _COMMANDS)
         print(f"blt: no command {name!r}.{hint} (see blt --help)", file=sys.stderr)
         return 2
-    return command.main(importlib.import_module(_COMMANDS[name][0]), argv[1:])
+    try:
+        module = importlib.import_module(_COMMANDS[name][0])
+    except KeyboardInterrupt:
+        print(f"blt {name}: interrupted before it began.", file=sys.stderr)
+        return command.INTERRUPTED
+    return command.main(module, argv[1:])
 
 
 def _overview() -> str:

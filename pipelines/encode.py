@@ -22,7 +22,7 @@ from blt import command
 from blt.command import Summary
 from blt.commands.arguments import add_output_arguments, byte_size, fraction
 from blt.commands.policy_arguments import add_policy_arguments
-from blt.console import Console, Phase, count, format_bytes
+from blt.console import Console, Phase, count, format_bytes, printable
 from blt.corpus.config import COMPRESSIONS, DOC_PER, FORMATS, EncodeConfig
 from blt.corpus.discover import InputFile, discover_inputs
 from blt.corpus.duplicates import DUPLICATES_FOLDER, duplicate_kinds, remove_found
@@ -57,6 +57,7 @@ plus 4) and EOS. Bytes are kept as they are; nothing is decoded, normalised or l
 read goes to rejects.parquet with a reason. A run that was killed goes on where it ended when the
 same command is given again, and the result is the same."""
 
+_MAX_NOTES = 50
 SHARD_PATTERNS = ("bytes-*.tfrecord", "bytes-*.tfrecord.gz")
 
 
@@ -64,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default = EncodeConfig()
     parser.add_argument(
         "--input",
+        action="extend",
         nargs="+",
         required=True,
         metavar="PATH",
@@ -192,11 +194,11 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     """Encodes; see `DESCRIPTION`."""
     names = [field.name for field in dataclasses.fields(EncodeConfig)]
     config = EncodeConfig(**{name: getattr(args, name) for name in names})
-    kept_input = args.output.with_name(args.output.name + ".stdin")
+    kept_input = args.output.parent / f"{args.output.name}.stdin"
     if "-" in args.input:
         if args.dry_run:
             raise UserError("--dry-run: standard input (--input -) can be read only once.")
-        keep_standard_input(sys.stdin.buffer, kept_input)
+        keep_standard_input(sys.stdin.buffer if sys.stdin else None, kept_input)
     stage = Stage(
         kind="byte_shards",
         output=args.output,
@@ -250,13 +252,16 @@ def _plan_units(
         )
         files = _outside(found.files, args.output)
     for skipped in found.skipped:
-        console.say(f"skipped {skipped.path}: {skipped.reason}")
+        console.say(printable(f"skipped {skipped.path}: {skipped.reason}"))
     earlier = [] if args.overwrite else earlier_units(stage)
     payloads = plan_corpus(
         files, config, output=args.output, earlier=earlier, say=console.say, watch=watch
     )
-    for note in payload_notes(payloads):
-        console.say(note)
+    notes = payload_notes(payloads)
+    for note in notes[:_MAX_NOTES]:
+        console.say(printable(note))
+    if len(notes) > _MAX_NOTES:
+        console.say(f"… and {count(len(notes) - _MAX_NOTES, 'more note')} of this kind.")
     return make_units(stage, payloads, [payload_bytes(payload) for payload in payloads])
 
 

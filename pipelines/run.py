@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG.yaml", help="What to run, and how.")
     parser.add_argument(
         "--input",
+        action="extend",
         nargs="+",
         metavar="PATH",
         help="The corpus: files, folders or globs. Replaces the one that CONFIG names; the word "

@@ -22,6 +22,7 @@ from blt.errors import BltError, WorkError
 from blt.manifest import MANIFEST_NAME, Manifest, read_manifest
 from blt.quiet import redirect_stderr
 from blt.stage import Stage
+from blt.storage import prepare_output_folder, sole_use
 from blt.units import Unit
 from pipelines.beam_flags import make_options, make_runner, runs_in_this_process
 
@@ -113,7 +114,8 @@ def run_stage(
       The manifest (None after a dry run), and how it went: "done", "already done" or "dry run".
 
     Raises:
-      UserError: before any work, when the output folder or a flag will not do.
+      UserError: before any work, when the output folder or a flag will not do, or another run is at
+        work in the folder.
       WorkError: units failed, or too many records were rejected.
     """
     if args.dry_run:
@@ -122,20 +124,21 @@ def run_stage(
         manifest = stages.finished_manifest(stage, units)
         if manifest is not None:
             return manifest, "already done"
-    num_bytes = sum(unit.num_bytes for unit in units)
-    with console.progress(
-        f"{stage.output.name}: looking for finished units", num_bytes
-    ) as progress:
-        pending = stages.start(stage, units, overwrite=args.overwrite, progress=progress)
-    if len(pending) < len(units):
-        finished = f"{len(units) - len(pending)} of {len(units)} units are finished"
-        console.say(f"{stage.output}: {finished}; going on from there.")
-    if pending:
-        phases = start_phases(stage) if start_phases else []
-        found = _run_pipeline(stage, pending, args.beam_flags, console, make_transform, phases)
-        if metrics is not None:
-            metrics.update(found)
-    return _conclude(stage, units), "done"
+    prepare_output_folder(stage.output)
+    with sole_use(stage.output):
+        num_bytes = sum(unit.num_bytes for unit in units)
+        what = f"{stage.output.name}: looking for finished units"
+        with console.progress(what, num_bytes) as progress:
+            pending = stages.start(stage, units, overwrite=args.overwrite, progress=progress)
+        if len(pending) < len(units):
+            finished = f"{len(units) - len(pending)} of {len(units)} units are finished"
+            console.say(f"{stage.output}: {finished}; going on from there.")
+        if pending:
+            phases = start_phases(stage) if start_phases else []
+            found = _run_pipeline(stage, pending, args.beam_flags, console, make_transform, phases)
+            if metrics is not None:
+                metrics.update(found)
+        return _conclude(stage, units), "done"
 
 
 def _run_pipeline(

@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     source.add_argument(
         "--input",
+        action="extend",
         nargs="+",
         metavar="PATH",
         help="Raw input; it is encoded into OUTPUT-bytes first, as blt encode does.",

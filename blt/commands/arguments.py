@@ -63,11 +63,20 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
 
 def local_path(text: str) -> Path:
     """Reads a path; an address such as gs://bucket/folder is refused rather than made a folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("a path expected, got nothing; give . for this folder")
     if "://" in text:
         raise argparse.ArgumentTypeError(
             f"{text} is not a local path; only local and mounted filesystems are supported yet"
         )
-    return Path(text)
+    path = Path(text)
+    try:
+        path.exists()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise argparse.ArgumentTypeError(f"{text[:200]}: no such path can be ({reason})") from None
+    # "." and ".." have no name of their own, which is needed for what is put beside a folder.
+    return path if path.name not in ("", "..") else path.absolute().resolve()
 
 
 def add_precision_argument(parser: argparse.ArgumentParser) -> None:
@@ -106,7 +115,7 @@ def byte_size(text: str) -> int:
     unit = number.lstrip("0123456789.")
     try:
         value = int(float(number.removesuffix(unit)) * _UNITS[unit.strip()])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         raise argparse.ArgumentTypeError(
             f"must be a number of bytes such as 65536, 64MiB or 1GB, got {text!r}"
         ) from None

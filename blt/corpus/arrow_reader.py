@@ -26,6 +26,7 @@ from blt.corpus.plan import Entry
 from blt.corpus.records import Record, Reject
 from blt.units import Progress
 
+_FEATHER_1_MAGIC = b"FEA1"
 _SLICE_BYTES = 8 << 20
 _MAX_SLICE_ROWS = 1024
 
@@ -95,6 +96,8 @@ def _streams(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator
         )
     if not head:
         raise DamagedInputError("is empty, which no Arrow stream is")
+    if head.startswith(_FEATHER_1_MAGIC):
+        raise DamagedInputError("is Feather version 1, which is not read; write it as version 2")
     while head:
         stream = BlockFile(itertools.chain([head], blocks))
         with pa.ipc.open_stream(pa.PythonFile(stream, "r")) as reader:

@@ -3,7 +3,13 @@
 from collections.abc import Iterable, Iterator
 
 from blt.corpus.config import EncodeConfig
-from blt.corpus.decompress import PLAIN, DamagedInputError, read_blocks
+from blt.corpus.decompress import (
+    HEAD_BYTES,
+    PLAIN,
+    DamagedInputError,
+    read_blocks,
+    sniff_compression,
+)
 from blt.corpus.plan import Entry
 from blt.corpus.records import Document, Reject, count_parts
 from blt.errors import WorkError
@@ -17,14 +23,33 @@ _PARSED_BYTES_CAP = 1 << 30
 def entry_blocks(
     entry: Entry, config: EncodeConfig, progress: Progress = no_progress, *, start: int = 0
 ) -> Iterator[bytes]:
-    """Yields the blocks of a planned file, decompressed; see `read_blocks`."""
-    return read_blocks(
+    """Yields the blocks of a planned file, decompressed; see `read_blocks`.
+
+    Raises:
+      DamagedInputError: as `read_blocks`, or what comes out is compressed again.
+    """
+    blocks = read_blocks(
         entry["path"],
         entry["compression"],
         start=start,
         progress=progress,
         max_ratio=config.max_decompression_ratio,
     )
+    # The length of a record of TFRecord may look like the start of gzip.
+    if entry["compression"] == PLAIN or entry["format"] == "tfrecord":
+        return blocks
+    return _checked(blocks, entry["compression"])
+
+
+def _checked(blocks: Iterator[bytes], compression: str) -> Iterator[bytes]:
+    first = next(blocks, b"")
+    inner = sniff_compression(first[:HEAD_BYTES])
+    if inner != PLAIN:
+        raise DamagedInputError(
+            f"is compressed twice ({inner} inside {compression}); decompress it once"
+        )
+    yield first
+    yield from blocks
 
 
 def max_parsed_bytes(config: EncodeConfig) -> int:

@@ -15,6 +15,10 @@ from blt.corpus.rows import make_row_record
 # What pyarrow raises for altered files; an OSError with an errno is the machine's, not the file's.
 PYARROW_ERRORS = (pa.ArrowException, ValueError, RuntimeError, OverflowError, MemoryError, OSError)
 
+# For values that Python's own types do not hold: nanoseconds, years after 9999, unknown zones (a
+# KeyError), nested text that is not UTF-8, and objects with a key twice.
+_NO_PYTHON_VALUE = (pa.ArrowException, ValueError, OverflowError, LookupError)
+
 
 class UnusableFileError(Exception):
     """A file's text column is missing or of the wrong type."""
@@ -43,7 +47,7 @@ def check_text_column(schema: pa.Schema, name: str) -> None:
     if found is None:
         names = ", ".join(repr(column) for column in schema.names[:20])
         raise UnusableFileError("missing_column", f"no column {name!r}; it has {names}")
-    value_type = found.value_type if pa.types.is_dictionary(found) else found
+    value_type = _bare_type(found)
     if not (_is_text(value_type) or _is_bytes(value_type) or pa.types.is_null(value_type)):
         raise UnusableFileError("column_type", f"column {name!r} is {found}, not text")
 
@@ -55,7 +59,23 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _is_bytes(kind: pa.DataType) -> bool:
     is_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
-    return is_bytes or pa.types.is_binary_view(kind)
+    return is_bytes or pa.types.is_binary_view(kind) or pa.types.is_fixed_size_binary(kind)
+
+
+def _bare_type(kind: pa.DataType) -> pa.DataType:
+    """Returns the type of the values themselves: not how they are packed, nor what they mean."""
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return _bare_type(kind.value_type)
+    return _bare_type(kind.storage_type) if isinstance(kind, pa.BaseExtensionType) else kind
+
+
+def _bare(column: pa.Array) -> pa.Array:
+    """Returns a column as an array of its bare type."""
+    if isinstance(column, pa.ExtensionArray):
+        return _bare(column.storage)
+    if pa.types.is_run_end_encoded(column.type):
+        return _bare(pc.run_end_decode(column))
+    return _bare(column.dictionary_decode()) if pa.types.is_dictionary(column.type) else column
 
 
 def _column_type(schema: pa.Schema, name: str) -> pa.DataType | None:
@@ -129,7 +149,7 @@ def _column(batch: pa.RecordBatch, name: str) -> pa.Array:
 
 
 def _texts(batch: pa.RecordBatch, name: str) -> list[bytes | None]:
-    column = _column(batch, name)
+    column = _bare(_column(batch, name))
     if pa.types.is_null(column.type):
         return [None] * batch.num_rows
     return column.cast(pa.large_binary()).to_pylist()
@@ -138,7 +158,48 @@ def _texts(batch: pa.RecordBatch, name: str) -> list[bytes | None]:
 def _values(batch: pa.RecordBatch, name: str) -> list[Any]:
     column = _column(batch, name)
     # Text may hold what is not UTF-8, so that it is decoded value by value.
+    column = column.cast(pa.large_binary()) if _is_text(column.type) else column
     try:
-        return (column.cast(pa.large_binary()) if _is_text(column.type) else column).to_pylist()
-    except UnicodeDecodeError as error:
-        raise DamagedInputError(f"column {name!r} holds text that is not UTF-8") from error
+        return column.to_pylist()
+    except _NO_PYTHON_VALUE:
+        return [_value(scalar) for scalar in column]
+
+
+class _Written:
+    """A value that Python has no type for, in words; to JSON as dates and decimals are."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+
+def _value(scalar: pa.Scalar) -> Any:
+    """Returns a value as Python has it, else in words; bytes for text that is not UTF-8."""
+    try:
+        return scalar.as_py()
+    except _NO_PYTHON_VALUE:
+        pass
+    if isinstance(scalar, pa.StructScalar):
+        return {name: _value(scalar[index]) for index, name in enumerate(scalar)}
+    if isinstance(scalar, pa.ListScalar):
+        return [_value(item) for item in scalar.values]
+    if _is_text(scalar.type):
+        return scalar.as_buffer().to_pybytes()
+    return _Written(_words(scalar))
+
+
+def _words(scalar: pa.Scalar) -> str:
+    kind = scalar.type
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        return f"{_words(scalar.cast(pa.timestamp(kind.unit)))}+00:00"
+    if pa.types.is_duration(kind):
+        return f"{scalar.value} {kind.unit}"
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind):
+        text = scalar.cast(pa.string()).as_py()
+        if not text.startswith("<"):  # "<value out of range: 1>"
+            return text
+        unit = "" if pa.types.is_date(kind) else f" {kind.unit}"
+        return f"{scalar.value}{unit or ' days'}"
+    return str(scalar)

@@ -29,6 +29,10 @@ _LINE_BYTES = 128  # what a line that is held takes beside its content
 # Every byte is a character while it is parsed, and NUL, at which older versions stop, another one.
 _ENCODING = "latin-1"
 _NUL = "\u0100"
+_CSV_WORDS = {  # what errors of the module csv begin with, and in words for those who have the file
+    "new-line character": "a CR outside of quotes that is not part of a line end",
+    "unexpected end of data": "a quote that does not end",
+}
 
 
 def read_csv(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Record]:
@@ -104,7 +108,9 @@ def _rows(
             return
         except csv.Error as error:
             first, num_lines = lines.give_back()
-            detail = str(error) + (f" ({num_lines} lines are left out)" if num_lines > 1 else "")
+            detail = _CSV_WORDS.get(str(error), str(error)) + (
+                f" ({num_lines} lines are left out)" if num_lines > 1 else ""
+            )
             yield Reject(source, first.offset, "bad_row", detail, first.raw)
         except _TooLongError:
             first, _ = lines.give_back()
@@ -113,6 +119,11 @@ def _rows(
         else:
             first = lines.first
             yield (first.offset, fields) if fields else Filtered(source, first.offset)
+
+
+def _in_words(error: csv.Error) -> str:
+    known = (ours for theirs, ours in _CSV_WORDS.items() if str(error).startswith(theirs))
+    return next(known, str(error))
 
 
 class _TooLongError(Exception):

@@ -33,6 +33,8 @@ _GZIP_FLAGS_AT = 3
 _USUAL_GZIP_FLAGS = (0, 4, 8)  # of a head with nothing more, an extra field (BGZF), or a name
 # At most 128 blocks of 128 KiB start in this many bytes of zstd, so that a bomb gives 16 MiB.
 _ZSTD_SLICE_BYTES = 512
+# The largest there is, as `zstd --long=31` writes it; what is not filled takes no memory.
+_ZSTD_WINDOW_BYTES = 1 << 31
 _XZ_MEMORY_BYTES = 1 << 28
 
 
@@ -80,7 +82,8 @@ class _Gzip:
 
 class _Zstd:
     def __init__(self) -> None:
-        self._decoder = zstandard.ZstdDecompressor().decompressobj()
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES)
+        self._decoder = decompressor.decompressobj()
         self.unused_data = b""
 
     def blocks(self, data: bytes) -> Iterator[bytes]:
@@ -303,6 +306,9 @@ def _decompress(stored: Iterator[bytes], compression: str) -> Iterator[bytes]:
                     if block:
                         yield block
             except _ERRORS as error:
+                if "Dictionary mismatch" in str(error):
+                    what = "zstd data need the dictionary they were made with, which is not read"
+                    raise DamagedInputError(what) from error
                 raise DamagedInputError(f"{compression} data are damaged ({error})") from error
             pending = decoder.unused_data.lstrip(b"\0") if decoder.eof else next(stored, b"")
         is_first = False

@@ -4,6 +4,9 @@ import dataclasses
 import itertools
 import json
 import os
+import re
+from collections.abc import Iterator
+from typing import Any
 
 from blt.corpus.decompress import (
     HEAD_BYTES,
@@ -15,10 +18,39 @@ from blt.corpus.decompress import (
 )
 from blt.corpus.filesystems import open_input
 from blt.corpus.mends import BOM
+from blt.corpus.records import Reject
 from blt.formats.tfrecord import is_record_start
 
 ARROW_MAGIC = b"ARROW1"
 _TAR_HEAD_BYTES = 512
+_WARC_HEAD = re.compile(rb"WARC/\d+\.\d+\s*\n")
+_UTF8_FORMATS = ("auto", "text", "jsonl", "csv", "tsv")
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")
+UNREAD = "unread"  # the format of a file that cannot be read; see `unread_kind`
+_UNREAD_MAGICS = {
+    b"PK\x03\x04": "zip archive",
+    b"PK\x05\x06": "zip archive",
+    b"7z\xbc\xaf\x27\x1c": "7z archive",
+    b"Rar!\x1a\x07": "rar archive",
+    b"\x1f\x9d": "file of compress (.Z)",
+    b"LZIP\x01": "lzip file",
+    b"\x89LZO\x00": "lzop file",
+    b"\xff\x06\x00\x00sNaPpY": "snappy file",
+    b"\x02\x21\x4c\x18": "legacy lz4 file",
+    b"Obj\x01": "Avro file",
+    b"SQLite format 3\x00": "SQLite database",
+    b"\x89HDF\r\n\x1a\n": "HDF5 file",
+}
+# Of those that have no magic, or one of letters.
+_UNREAD_SUFFIXES = {
+    ".zip": "zip archive",
+    ".7z": "7z archive",
+    ".rar": "rar archive",
+    ".lzma": "lzma file",
+    ".br": "brotli file",
+    ".orc": "ORC file",
+    ".avro": "Avro file",
+}
 _FORMAT_OF_SUFFIX = {
     **dict.fromkeys((".txt", ".text", ".md", ".markdown", ".rst", ".log"), "text"),
     **dict.fromkeys((".jsonl", ".ndjson", ".json-lines", ".jsonlines"), "jsonl"),
@@ -72,22 +104,58 @@ def detect(path: str, wanted: str = "auto") -> Detected:
         compression = PLAIN if is_packed else sniff_compression(head)
         if compression != PLAIN:
             note = f"{path}: {compression} data without the suffix; read decompressed."
+        elif head.startswith(_UTF16_MARKS) and found in _UTF8_FORMATS:
+            note = f"{path}: seems to be UTF-16 or UTF-32; read as it is, though UTF-8 is expected."
+        if found == "auto" and compression == PLAIN and (kind := unread_kind(path, head)):
+            return Detected(UNREAD, PLAIN, f"{path}: {_not_read(kind)}")
     if found == "auto":
         found = _sniff_format(path, compression)
+        if found == "text" and stem.lower().endswith(".json"):
+            note = note or f"{path}: no JSON Lines (an object a line); taken as one text."
     return Detected(found, compression, note)
 
 
-def member_format(name: str, wanted: str = "auto") -> str:
-    """Returns how a member of an archive is read: by its name alone; as text if that says nothing.
+def unread_kind(name: str, head: bytes) -> str | None:
+    """Returns what a file is, if that is known and not read: archives, compressions, databases.
+
+    Args:
+      name: of the file, whose suffix is none of a format that is read.
+      head: its first `HEAD_BYTES` bytes.
+    """
+    for magic, kind in _UNREAD_MAGICS.items():
+        if head.startswith(magic):
+            return kind
+    return _UNREAD_SUFFIXES.get(os.path.splitext(name)[1].lower())
+
+
+def read_unread(entry: dict[str, Any]) -> Iterator[Reject]:
+    """Yields the one reject of a file, or a member of an archive, of the format `UNREAD`."""
+    head = next(read_blocks(entry["path"], entry["compression"]), b"")[:HEAD_BYTES]
+    # A member's name is its source; a file's source may have got a number.
+    kind = unread_kind(entry["source"], head) or unread_kind(entry["path"], head)
+    detail = _not_read(kind or "file of an unknown kind")
+    yield Reject(entry["source"], None, "unread_format", detail, head)
+
+
+def _not_read(kind: str) -> str:
+    article = "an" if kind[0] in "AHO" or kind.startswith("SQ") else "a"
+    return f"{article} {kind}, which is not read; unpack or convert it (or --format bytes)."
+
+
+def member_format(name: str, wanted: str = "auto", head: bytes = b"") -> str:
+    """Returns how a member of an archive is read: by its name; as text if that says nothing.
 
     Args:
       name: of the member, with any suffixes.
       wanted: "auto", or the format that the user says.
+      head: its first `HEAD_BYTES` bytes, which may show that it cannot be read.
     """
     if wanted == "bytes":
         return wanted
     found = _format_by_name(strip_compression_suffix(os.path.basename(name))[0], wanted)
-    return "text" if found == "auto" else found
+    if found != "auto":
+        return found
+    return UNREAD if unread_kind(name, head) else "text"
 
 
 def _format_by_name(stem: str, wanted: str) -> str:
@@ -108,7 +176,11 @@ def _sniff_format(path: str, compression: str) -> str:
         return "text"  # reading it will tell what is wrong
     finally:
         blocks.close()
-    if first.startswith(b"WARC/"):
+    if compression != PLAIN:  # else that was looked at before
+        shown = next((f for magic, f in _MAGICS.items() if first.startswith(magic)), None)
+        if shown or unread_kind("", first[:HEAD_BYTES]):
+            return shown or UNREAD
+    if _WARC_HEAD.match(first):
         return "warc"
     if is_record_start(first[:HEAD_BYTES]):
         return "tfrecord"

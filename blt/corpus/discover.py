@@ -2,20 +2,22 @@
 
 An argument is a file, a folder (with everything below it), a glob or `@LIST`, tried in this order,
 so that a path that exists is opened as it stands even if it holds `*`. A list is a text file with
-an argument a line; blank lines and lines that begin with `#` are passed over. `-` is standard
-input. In folders, and by globs that do not ask for them, names that begin with "." or "_" are
-passed over (hidden files, `_SUCCESS` and such), and so is what `exclude` or `include` leave out;
-a file that is named outright is always read.
+an argument a line, or arguments with NUL between them; blank lines and lines that begin with `#`
+are passed over. `-` is standard input. In folders, and by globs that do not ask for them, names
+that begin with "." or "_" are passed over (hidden files, `_SUCCESS` and such), and so is what
+`exclude` or `include` leave out; a file that is named outright is always read.
 """
 
 import dataclasses
 import glob
+import itertools
 import os
 import stat
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Container, Hashable, Iterator, Sequence
 
 from blt.corpus.filesystems import find_remote, is_remote
+from blt.corpus.mends import BOM
 from blt.corpus.patterns import matches_any
 from blt.errors import UserError
 from blt.units import Progress, no_progress
@@ -148,10 +150,12 @@ def _arguments(arguments: Sequence[str | os.PathLike[str]]) -> Iterator[tuple[st
         path = argument[1:]
         try:
             with open(path, "rb") as file:
-                lines = file.read().split(b"\n")
+                data = file.read().removeprefix(BOM)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"--input {argument}: the list cannot be read ({reason}).") from error
+        # As `find -print0` writes it, for names with line ends in them; no name holds NUL.
+        lines = data.split(b"\0" if b"\0" in data else b"\n")
         num_named = 0
         for number, line in enumerate(lines, 1):
             line = line.removesuffix(b"\r")
@@ -293,17 +297,43 @@ def _inspect(path: str, name: str, search: _Search) -> _Found | None:
 
 
 def _unique_sources(found: list[_Found]) -> list[str]:
-    """Names the files; where two would share a name, each is called by its whole path."""
+    """Names the files; where two would share a name, each is called by its whole path.
+
+    So is one that lies in a folder with the name of another file, since an archive's members are
+    called like that. Paths that are alike once they are readable get numbers.
+    """
     sources = [readable_path(item.name) for item in found]
     while True:
         count = Counter(sources)
         named = [
-            readable_path(item.path) if count[source] > 1 else source
+            readable_path(item.path) if count[source] > 1 or is_below(source, count) else source
             for item, source in zip(found, sources, strict=True)
         ]
         if named == sources:
-            return sources
+            break
         sources = named
+    taken = {source for source in sources if count[source] == 1}
+    for index in sorted(range(len(found)), key=lambda index: os.fsencode(found[index].path)):
+        if count[sources[index]] > 1:
+            sources[index] = numbered(sources[index], taken)
+            taken.add(sources[index])
+    return sources
+
+
+def is_below(source: str, sources: Container[str]) -> bool:
+    """Tells whether one of `sources` is called as a folder above `source` is."""
+    end = source.rfind("/")
+    while end > 0:
+        if source[:end] in sources:
+            return True
+        end = source.rfind("/", 0, end)
+    return False
+
+
+def numbered(source: str, taken: Container[str]) -> str:
+    """Returns `source`, or with the first number that makes it one that is not taken."""
+    names = (f"{source}~{number}" for number in itertools.count(2))
+    return next(name for name in itertools.chain([source], names) if name not in taken)
 
 
 def readable_path(path: str) -> str:

@@ -1,8 +1,9 @@
 """JSON Lines: an object per line, one of whose fields is the text.
 
-A byte order mark at the start of the file, CR before LF and blanks around the object are passed
-over, and blank lines are filtered. The text of a line that is not UTF-8 keeps its bytes. An
-unpaired surrogate, which no UTF-8 can hold, is a reject, or U+FFFD with `--utf8 replace`.
+A byte order mark at the start of a line (of the first; or of others, where files were joined), CR
+before LF and blanks around the object are passed over, and blank lines are filtered. The text of a
+line that is not UTF-8 keeps its bytes. An unpaired surrogate, which no UTF-8 can hold, is a reject,
+or U+FFFD with `--utf8 replace`.
 """
 
 import json
@@ -48,7 +49,7 @@ def read_jsonl(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterat
 
 
 def _read_line(line: Line, source: str, config: EncodeConfig) -> Record:
-    raw = line.raw.removeprefix(BOM) if line.offset == 0 else line.raw
+    raw = line.raw.removeprefix(BOM)
     if not raw.strip(JSON_BLANKS):
         return Filtered(source, line.offset)
     row, errors = _parse(raw, config)

@@ -28,6 +28,7 @@ from blt.units import Progress, no_progress
 
 Entry = dict[str, Any]
 _MAX_FILES_PER_UNIT = 8192  # keeps a unit's payload small when files are tiny
+_MAX_PIECES = 100_000  # of one file; the plan is held in memory, and a unit writes files
 
 
 def build_plan(
@@ -40,7 +41,7 @@ def build_plan(
     `progress` is told of files here, not of bytes.
 
     Raises:
-      UserError: a file cannot be read; names it.
+      UserError: a file cannot be read, or would be cut into far too many units; names it.
     """
     payloads: list[dict[str, Any]] = []
     group: list[Entry] = []
@@ -114,6 +115,12 @@ def _split(entry: Entry, config: EncodeConfig) -> Iterator[Entry]:
     elif has_lines and entry["compression"] == PLAIN:
         size = entry["size"]
         pieces = -(-size // config.target_shard_bytes)
+        if pieces > _MAX_PIECES:
+            raise UserError(
+                f"--target-shard-bytes {config.target_shard_bytes}: would cut {entry['path']} into "
+                f"{pieces} units, and {_MAX_PIECES} are enough. Give at least "
+                f"{-(-size // _MAX_PIECES)}."
+            )
         bounds = [size * piece // pieces for piece in range(pieces + 1)]
         for start, end in itertools.pairwise(bounds):
             yield {**entry, "range": [start, end], "num_bytes": end - start}

@@ -19,6 +19,7 @@ from blt.corpus.mends import BOM
 from blt.corpus.plan import Entry
 from blt.errors import UserError, near_names
 
+_OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars"}
 _MAX_FIRST_LINE_BYTES = 64 << 20  # a longer first line is left to encode to judge
 
 
@@ -35,8 +36,9 @@ def check_inputs(payloads: Sequence[dict[str, Any]], config: EncodeConfig) -> No
       config: how they will be read.
 
     Raises:
-      UserError: a package is missing; or no JSONL file has the text field in its first object, or
-        no table has the text column: names the first such file, the fields it has, and the nearest.
+      UserError: a package is missing; or no JSONL file has the text field in an object near its
+        start, or no table has the text column once: names the first such file, the fields it has,
+        and the nearest.
     """
     entries = [entry for payload in payloads for entry in payload["files"]]
     for compression in {entry["compression"] for entry in entries}:
@@ -63,27 +65,59 @@ def _check_format(
     if failed is not None:
         entry, names = failed
         kind = "field" if entry["format"] == "jsonl" else "column"
+        how_many = "more than one such" if config.text_field in names else "no such"
         others = f" (nor in {len(entries) - 1} other inputs)" if len(entries) > 1 else ""
         shown = ", ".join(ascii(name[:60])[1:-1] for name in names[:20]) or "none"
         raise UserError(
-            f"--text-field {config.text_field}: no such {kind} in {entry['path']}{others}; "
-            f"it has: {shown}.{near_names(config.text_field, names)}"
+            f"--text-field {config.text_field}: {how_many} {kind} in {entry['path']}{others}; "
+            f"it has: {shown}.{_hint(entry, config.text_field, names)}"
         )
 
 
+def _hint(entry: Entry, text_field: str, names: list[str]) -> str:
+    """Returns what may be wrong: the encoding, the delimiter, or the name."""
+    if names and names[0].startswith((r"\xff\xfe", r"\xfe\xff")):
+        return " It seems to be UTF-16; convert it to UTF-8."
+    if entry["format"] in ("csv", "tsv") and len(names) == 1:
+        for delimiter, called in _OTHER_DELIMITERS.items():
+            if delimiter in names[0]:
+                return (
+                    f" Its fields seem to be delimited by {called}; CSV is read with commas, and "
+                    "TSV (--format tsv) with tabs."
+                )
+    return "" if text_field in names else near_names(text_field, names)
+
+
 def _jsonl_fields(entry: Entry, text_field: str) -> list[str] | None:
-    """Returns the fields of the file's first object if the text is not among them, else None."""
+    """Returns the fields of the file's first object, or None if one near its start has the text."""
     if "range" in entry and entry["range"][0] > 0:
         raise ValueError("not the start of its file")
-    first = b""
-    for block in read_blocks(entry["path"], entry["compression"]):
-        first = (first + block).removeprefix(BOM).lstrip(JSON_BLANKS)
-        if b"\n" in first or len(first) > _MAX_FIRST_LINE_BYTES:
+    head = b""
+    ratio = EncodeConfig().max_decompression_ratio
+    for block in read_blocks(entry["path"], entry["compression"], max_ratio=ratio):
+        head = (head + block).removeprefix(BOM).lstrip(JSON_BLANKS)
+        if b"\n" in head or len(head) > _MAX_FIRST_LINE_BYTES:
             break
-    row = json.loads(first.partition(b"\n")[0].decode("utf-8", "replace"))
-    if not isinstance(row, dict):
-        raise ValueError("not an object")
-    return list(row) if get_field(row, text_field) is ABSENT else None
+    names = None
+    for line in head.split(b"\n"):
+        row = _json_object(line)
+        if row is None:
+            continue
+        if get_field(row, text_field) is not ABSENT:
+            return None
+        names = list(row) if names is None else names
+    if names is None:
+        raise ValueError("no object")
+    return names
+
+
+def _json_object(line: bytes) -> dict[str, Any] | None:
+    """Returns the object in a line; None if there is none, or not all of it."""
+    try:
+        row = json.loads(line.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def _parquet_fields(entry: Entry, text_field: str) -> list[str] | None:
@@ -100,7 +134,7 @@ def _csv_fields(entry: Entry, text_field: str) -> list[str] | None:
     names = read_csv_header(entry, EncodeConfig())
     if names is None:
         raise ValueError("no header that can be read")
-    return None if text_field in names else names
+    return None if names.count(text_field) == 1 else names
 
 
 def _missing_column(schema: pa.Schema, text_field: str) -> list[str] | None:

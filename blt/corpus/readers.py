@@ -1,13 +1,15 @@
 """One way into every input: records in order, and damage as a last reject."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator
 
 from blt.corpus.arrow_reader import read_arrow
 from blt.corpus.config import EncodeConfig
 from blt.corpus.csv_reader import read_csv
 from blt.corpus.decompress import DamagedInputError
-from blt.corpus.filesystems import size_of
+from blt.corpus.detect import UNREAD, read_unread
+from blt.corpus.filesystems import is_remote, size_of
 from blt.corpus.jsonl_reader import read_jsonl
 from blt.corpus.paragraph_reader import read_text_paragraphs
 from blt.corpus.parquet_reader import read_parquet
@@ -37,21 +39,35 @@ def read_records(entry: Entry, config: EncodeConfig, progress: Progress) -> Iter
     the last record before it. `progress` adds up to the entry's `num_bytes`.
 
     Raises:
-      WorkError: the file is gone, cannot be read, or is not the one that was planned.
+      WorkError: the file is gone, cannot be read, is not the one that was planned, or changes while
+        it is read.
     """
     path = entry["path"]
     watch = _ClampedProgress(progress, entry["num_bytes"])
     try:
-        size = size_of(path)
+        size, changed_at = _state(path)
         if size != entry["size"]:
             raise WorkError(
                 f"{path}: has {size} bytes, but had {entry['size']} when the work was planned. "
                 "Run with --overwrite, or put the file back."
             )
         yield from _read(entry, config, watch.advance)
+        if _state(path) != (size, changed_at):
+            raise WorkError(
+                f"{path}: changed while it was read. Run again, with --overwrite, when it is at "
+                "rest."
+            )
     except OSError as error:
         raise WorkError(f"{path}: cannot be read ({error.strerror or error}).") from error
     watch.finish()
+
+
+def _state(path: str) -> tuple[int, int | None]:
+    """Returns a file's size, and for files here when it was last changed."""
+    if is_remote(path):
+        return size_of(path), None
+    info = os.stat(path)
+    return info.st_size, info.st_mtime_ns
 
 
 def _read(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Record]:
@@ -86,6 +102,7 @@ _READERS: dict[str, _Reader] = {
     "tfrecord": read_tfrecord,
     "tar": _read_tar,
     "bytes": read_text_file,
+    UNREAD: lambda entry, config, progress: read_unread(entry),
 }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from blt.console import count
 from blt.corpus.config import EncodeConfig
-from blt.corpus.discover import InputFile, readable_path
+from blt.corpus.discover import InputFile, is_below, numbered, readable_path
 from blt.corpus.duplicates import duplicate_kinds
 from blt.corpus.filesystems import is_remote
 from blt.corpus.limit import limit_plan
@@ -177,12 +177,9 @@ def _with_own_sources(files: Sequence[InputFile], taken: set[str]) -> list[Input
     taken = set(taken)
     named = []
     for file in files:
-        source, number = file.source, 1
-        if source in taken:
-            source = readable_path(file.path)
-        while source in taken:
-            number += 1
-            source = f"{readable_path(file.path)}~{number}"
+        source = file.source
+        if source in taken or is_below(source, taken):
+            source = numbered(readable_path(file.path), taken)
         taken.add(source)
         named.append(replace(file, source=source))
     return named

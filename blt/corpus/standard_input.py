@@ -11,16 +11,18 @@ from blt.storage import atomic_path
 _COPY_BYTES = 1 << 20
 
 
-def keep_standard_input(stream: BinaryIO, path: Path) -> None:
+def keep_standard_input(stream: BinaryIO | None, path: Path) -> None:
     """Copies `stream` to `path`, whose modification time is made from the content.
 
     So the same bytes are the same input to a plan, whenever they are given again. On a terminal
     nothing is read, and the copy that a killed run left is used.
 
     Raises:
-      UserError: the stream is a terminal and there is no copy.
+      UserError: the stream is a terminal and there is no copy, or there is no stream (closed).
       WorkError: the copy cannot be written.
     """
+    if stream is None:
+        raise UserError("--input -: standard input is closed. Pipe the corpus in.")
     if stream.isatty():
         if path.is_file():
             return

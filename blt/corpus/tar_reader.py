@@ -1,9 +1,10 @@
 """Tar archives: every regular member is read as a file of its own, called `archive.tar/member`.
 
 A member is copied to a temporary file and read from there. Its name is a label and nothing else:
-it is not opened, and tells the format and compression. Members that are links, devices or sparse,
-and hidden or marker files (as in folders), are filtered; an archive in an archive is a reject. An
-archive that has no end mark, or something after it, is damaged.
+it is not opened, and tells the format and compression (the first bytes tell what is not read).
+Members that are links, devices or sparse, and hidden or marker files (as in folders), are filtered;
+an archive in an archive is a reject. An archive that has no end mark, or something after it, is
+damaged.
 """
 
 import contextlib
@@ -57,7 +58,8 @@ def read_tar(
                 yield Filtered(source, 0, "unread_member")
                 continue
             num_bytes = _copy(content, member.size, copy)
-            format_name = member_format(member.name, config.format)
+            head = _head(copy)
+            format_name = member_format(member.name, config.format, head)
             if format_name == "tar":
                 detail = "an archive inside an archive is not opened"
                 yield Reject(source, None, "nested_archive", detail)
@@ -69,7 +71,7 @@ def read_tar(
                     "size": num_bytes,
                     "num_bytes": num_bytes,
                     "format": format_name,
-                    "compression": _compression(member.name, format_name, copy),
+                    "compression": _compression(member.name, format_name, head),
                 }
             )
 
@@ -77,8 +79,13 @@ def read_tar(
 def _source(archive: str, name: str, names: dict[str, int]) -> str:
     """Names a member; of members of one name, which archives may hold, each gets its own."""
     name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    names[name] = names.get(name, 0) + 1
-    return f"{archive}/~{names[name]}/{name}" if names[name] > 1 else f"{archive}/{name}"
+    called, number = name, names.get(name, 1)
+    while called in names:  # others may be called as this one would be by its number
+        number += 1
+        called = f"~{number}/{name}"
+    names[name] = number
+    names.setdefault(called, 1)
+    return f"{archive}/{called}"
 
 
 def _members(file: BlockFile) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
@@ -143,9 +150,13 @@ def _copy(content: IO[bytes], size: int, copy: IO[bytes]) -> int:
     return size
 
 
-def _compression(name: str, format_name: str, copy: IO[bytes]) -> str:
+def _head(copy: IO[bytes]) -> bytes:
+    copy.seek(0)
+    return copy.read(HEAD_BYTES)
+
+
+def _compression(name: str, format_name: str, head: bytes) -> str:
     if format_name in _HAS_OWN_COMPRESSION:
         return PLAIN
     named = strip_compression_suffix(os.path.basename(name))[1]
-    copy.seek(0)
-    return named or sniff_compression(copy.read(HEAD_BYTES))
+    return named or sniff_compression(head)

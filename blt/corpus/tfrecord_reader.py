@@ -13,6 +13,7 @@ import numpy as np
 from blt.corpus.blocks import BlockFile, entry_blocks, max_parsed_bytes, reject_long
 from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import DamagedInputError
+from blt.corpus.lines import SAMPLE_BYTES
 from blt.corpus.plan import Entry
 from blt.corpus.records import Record, Reject
 from blt.corpus.rows import make_row_record
@@ -35,10 +36,11 @@ def read_tfrecord(entry: Entry, config: EncodeConfig, progress: Progress) -> Ite
             raise DamagedInputError(f"no record begins at byte {position}")
         length, _ = HEADER.unpack(header)
         if length > limit:
-            whole = length + FOOTER.size
-            if file.skip(whole) < whole:
+            sample = file.read(SAMPLE_BYTES)
+            left = length + FOOTER.size - len(sample)
+            if file.skip(left) < left:
                 raise DamagedInputError("ends inside a record: it was cut short")
-            yield reject_long(source, position, length, b"", config)
+            yield reject_long(source, position, length, sample, config)
             continue
         data, crc = file.read(length), file.read(FOOTER.size)
         if len(crc) < FOOTER.size:

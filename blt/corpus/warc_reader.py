@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from blt.corpus.blocks import BlockFile, entry_blocks, max_parsed_bytes, reject_long
 from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import DamagedInputError, decompress_bytes
+from blt.corpus.lines import SAMPLE_BYTES
 from blt.corpus.plan import Entry
 from blt.corpus.records import Filtered, Record, Reject
 from blt.corpus.rows import make_row_record
@@ -46,10 +47,12 @@ def read_warc(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterato
         kind = headers.get("warc-type", "").lower()
         is_kept = kind in _BLOCK_TYPES or kind == "response"
         if not is_kept or num_bytes > limit:
-            if file.skip(num_bytes) < num_bytes:
+            sample = file.read(min(num_bytes, SAMPLE_BYTES))
+            left = num_bytes - len(sample)
+            if file.skip(left) < left:
                 raise DamagedInputError("ends inside a record: it was cut short")
             if is_kept:
-                yield reject_long(source, position, num_bytes, b"", config)
+                yield reject_long(source, position, num_bytes, sample, config)
             else:
                 yield Filtered(source, position, "no_content")
             continue
@@ -138,7 +141,11 @@ def _payload(block: bytes, limit: int) -> bytes:
 
 
 def _join_chunks(body: bytes) -> bytes:
-    """Returns the content of a chunked body, or a body that is not (any more) chunked as it is."""
+    """Returns the content of a chunked body, or a body that is not (any more) chunked as it is.
+
+    Raises:
+      _BadRecordError: it begins with a whole chunk, but does not go on as it should.
+    """
     pieces, at = [], 0
     while True:
         end = body.find(b"\r\n", at, at + 1024)
@@ -148,6 +155,8 @@ def _join_chunks(body: bytes) -> bytes:
         except ValueError:
             size = -1
         if size < 0 or end + 2 + size > len(body):
+            if pieces and body[at - 2 : at] == b"\r\n":
+                raise _BadRecordError("its chunked body is cut short or altered")
             return body
         if size == 0:
             return b"".join(pieces)

@@ -24,6 +24,7 @@ REASONS = {
     "too_compressed": "the input grows to more than --max-decompression-ratio times its size",
     "missing_column": "the table has no such text column; the whole file is left out",
     "column_type": "the text column holds neither text nor bytes; the whole file is left out",
+    "unread_format": "an archive, compression or database of a kind that is not read (zip, ORC, …)",
     "nested_archive": "the archive's member is an archive itself, which is not opened",
     "bad_row": "the row of CSV or TSV is not well formed, or has another number of fields",
     "bad_record": "the record of TFRecord or WARC fails its checksum, or is not well formed",
@@ -50,6 +51,7 @@ SCHEMA = pa.schema(
     ]
 )
 _BATCH_ROWS = 4096
+_MAX_DETAIL = 300  # characters of it in a message
 
 
 class RejectsWriter:
@@ -130,6 +132,23 @@ def merge_rejects(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLik
                     "marker beside it, and run the command again."
                 ) from error
     return num_rows
+
+
+def describe_rejects(path: str | os.PathLike[str]) -> str:
+    """Words how many there are of which reason, and the first of them, in one line.
+
+    Raises:
+      WorkError: the file is damaged or of another kind.
+    """
+    reasons = count_rejects(path)
+    words = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
+    with pq.ParquetFile(path) as file:
+        first = next(file.iter_batches(1), None)
+    if first is None:
+        return "none"
+    row = first.to_pylist()[0]
+    where = row["source"] if row["position"] is None else f"{row['source']} at {row['position']}"
+    return f"{words}; the first is {where}: {row['detail'][:_MAX_DETAIL]}"
 
 
 def count_rejects(path: str | os.PathLike[str]) -> Counter[str]:

@@ -1,7 +1,9 @@
 """The small modules that everything stands on: vocabulary, split, storage, console."""
 
+import argparse
 import io
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,17 +11,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blt import console as consoles
+from blt.commands.arguments import byte_size, local_path
 from blt.console import (
     Console,
     Phase,
     ProgressLine,
     format_bytes,
     format_seconds,
+    printable,
     progress_text,
 )
 from blt.errors import UserError, WorkError, near_names
 from blt.splits import is_held_out, seeded_hash
-from blt.storage import atomic_path, prepare_output_folder, remove_temporaries, sha256_json
+from blt.storage import (
+    atomic_path,
+    prepare_output_folder,
+    remove_temporaries,
+    sha256_json,
+    sole_use,
+)
 from blt.tokenizer import ByteTokenizer, frame_tokens, tokens_to_bytes
 
 
@@ -176,3 +186,36 @@ def test_a_log_gets_a_line_now_and_then_for_one_phase_after_the_other(monkeypatc
         progress(2)
         progress(1)
         assert shown("find: 3 files, 0 s so far\n")
+
+
+def test_what_is_said_stays_on_its_line():
+    assert printable("a b é 日 \U0001f600") == "a b é 日 \U0001f600"
+    assert printable("a\nb\x1b[31m\u202e\udcff") == r"a\nb\x1b[31m\u202e\xff"
+
+
+def test_a_second_run_in_a_folder_is_refused_until_the_first_is_over(tmp_path):
+    with sole_use(tmp_path):
+        with pytest.raises(UserError, match="another run is at work there"), sole_use(tmp_path):
+            pass
+        with sole_use(tmp_path.parent):
+            pass
+    with sole_use(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["9" * 400, "-1", "0", "inf", "1e3", "nan", ""])
+def test_numbers_of_bytes_that_are_none_are_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError):
+        byte_size(text)
+
+
+def test_every_path_has_a_name_for_what_is_put_beside_it(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    monkeypatch.chdir(tmp_path / "in")
+    assert local_path(".") == tmp_path / "in"
+    assert local_path("..") == tmp_path
+    assert local_path("a/b") == Path("a/b")
+    for text in ("", "n" * 300, "gs://a/b"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            local_path(text)

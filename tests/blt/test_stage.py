@@ -342,3 +342,14 @@ def test_units_of_many_files_take_little_memory(tmp_path):
     finally:
         tracemalloc.stop()
     assert (stage.output / "plan.json").stat().st_size > 150 * num_files
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"units": [{"index": 0}]}', '{"units": 7}'])
+def test_a_plan_that_is_none_is_named_and_can_be_overwritten(tmp_path, content):
+    stage, units = make_stage(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "plan.json").write_text(content)
+    for attempt in (stages.earlier_units, lambda stage: run(stage, units)):
+        with pytest.raises(UserError, match=r"plan\.json: not a plan of this program"):
+            attempt(stage)
+    assert run(stage, units, overwrite=True).totals["documents"] == 3

@@ -290,7 +290,7 @@ def _check_encoding(files: Any, config: EncodeConfig, expected: list | None) -> 
             except UserError:  # the field is in none of the inputs; so it was refused before
                 return
             units = [
-                Unit(index=index, payload=p, num_bytes=payload_bytes(p), digest=str(index))
+                Unit.make(index=index, payload=p, num_bytes=payload_bytes(p), digest=str(index))
                 for index, p in enumerate(payloads)
             ]
             find_duplicates(units, config, output)

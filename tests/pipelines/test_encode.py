@@ -18,6 +18,7 @@ from blt import command
 from blt.corpus import InputFile
 from blt.formats.byte_shard import read_byte_shard
 from blt.manifest import read_manifest
+from blt.storage import sole_use
 from blt.tokenizer import tokens_to_bytes
 from pipelines import encode
 
@@ -306,3 +307,48 @@ def test_what_lies_in_the_output_is_no_input_by_whatever_link(tmp_path, monkeypa
         outside = [file.path for file in encode._outside(found, Path(folder))]
         assert outside == [p for p in paths if inside not in Path(p).resolve().parents]
         assert len(outside) == 6
+
+
+def test_every_input_flag_counts(tmp_path, capsys):
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text(name)
+    argv = ("--input", tmp_path / "a.txt", "--input", tmp_path / "b.txt", "--output")
+    assert run(*argv, tmp_path / "out") == 0
+    assert read_manifest(tmp_path / "out").totals["documents"] == 2
+
+
+def test_too_many_rejects_are_told_with_the_first(tmp_path, capsys):
+    (tmp_path / "a\nb.jsonl").write_bytes(b'{"text": "a"}\n{"text": null}\nno\nno\n')
+    assert run("--input", tmp_path, "--output", tmp_path / "out") == 1
+    err = capsys.readouterr().err
+    assert "3 of 4 records were rejected" in err
+    assert r"(2 invalid_json, 1 null_text; the first is a\nb.jsonl at 14: field 'text' is" in err
+    assert err.count("\n") == 1
+
+
+def test_a_run_into_a_folder_where_another_is_at_work_is_refused(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "out").mkdir()
+    argv = ("--input", tmp_path / "a.txt", "--output", tmp_path / "out")
+    with sole_use(tmp_path / "out"):
+        assert run(*argv) == 2
+    assert "another run is at work there" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
+    assert run(*argv) == 0
+
+
+@pytest.mark.parametrize(
+    ("redirections", "status", "said"),
+    [
+        ("<&-", 2, "standard input is closed"),
+        ("</dev/null >&-", 0, ""),
+        ("</dev/null >/dev/full", 1, "standard output: cannot be written"),
+    ],
+)
+def test_streams_that_are_closed_or_full_are_no_bug(redirections, status, said, tmp_path):
+    script = f'exec "$0" -m pipelines.cli encode --input - --output "$1" {redirections}'
+    argv = ["sh", "-c", script, sys.executable, str(tmp_path / "out")]
+    done = subprocess.run(argv, cwd=REPO, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, said in done.stderr) == (status, True)
+    assert "bug" not in done.stderr
+    assert (tmp_path / "out" / "manifest.json").exists() == (status != 2)

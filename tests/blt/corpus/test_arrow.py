@@ -143,3 +143,22 @@ def test_a_long_value_that_many_rows_share_is_not_held_for_each(tmp_path, kind):
     tracemalloc.stop()
     assert num_bytes == 200 << 20
     assert peak < 40 << 20
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array(['"r"', '"r"', '"s"'], pa.json_()),
+        pa.RunEndEncodedArray.from_arrays(pa.array([2, 3], pa.int32()), pa.array(['"r"', '"s"'])),
+    ],
+)
+def test_text_is_read_whatever_its_column_means_and_however_it_is_packed(tmp_path, column):
+    write_file(tmp_path / "x.arrow", pa.table({"text": column}))
+    result = encode(tmp_path / "out", tmp_path / "x.arrow")
+    assert [raw for _, raw, _, _ in result.documents] == [b'"r"', b'"r"', b'"s"']
+
+
+def test_the_first_version_of_feather_is_named(tmp_path):
+    (tmp_path / "x.feather").write_bytes(b"FEA1" + bytes(100) + b"FEA1")
+    (reject,) = encode(tmp_path / "out", tmp_path / "x.feather").rejects
+    assert (reject["reason"], "version 1" in reject["detail"]) == ("damaged_input", True)

@@ -129,3 +129,17 @@ def test_what_the_csv_module_writes_is_read(rows, delimiter, tmp_path_factory):
     result = encode_csv(folder, data, "x.csv" if delimiter == "," else "x.tsv")
     assert [raw for _, raw in texts(result)] == [text.encode("latin-1") for _, text in rows]
     assert not result.rejects
+
+
+@pytest.mark.parametrize(
+    ("data", "detail"),
+    [
+        (b"text\na\rb\nok\n", "a CR outside of quotes that is not part of a line end"),
+        (b'text\n"open\nok\n', "a quote that does not end"),
+    ],
+)
+def test_what_is_wrong_with_a_row_is_said_in_our_words(tmp_path, data, detail):
+    (tmp_path / "x.csv").write_bytes(data)
+    result = encode(tmp_path / "out", tmp_path / "x.csv")
+    assert [raw for _, raw, _, _ in result.documents] == [b"ok"]
+    assert [reject["detail"] for reject in result.rejects] == [detail]

@@ -229,3 +229,28 @@ def test_each_compression_gives_the_documents_of_the_plain_file(kind, tmp_path):
         assert [(i, raw.decode()) for i, raw, _, _ in result.documents] == [
             (row["id"], row["text"]) for row in rows
         ]
+
+
+@pytest.mark.parametrize("window_log", [28, 31])
+def test_zstd_of_the_longest_windows_is_read(window_log, tmp_path):
+    settings = zstandard.ZstdCompressionParameters.from_level(3, window_log=window_log)
+    compressor = zstandard.ZstdCompressor(compression_params=settings).compressobj()
+    packed = compressor.compress(DATA) + compressor.flush()
+    assert read(tmp_path / "x", packed, "zstd") == DATA
+
+
+def test_zstd_that_needs_a_dictionary_says_so(tmp_path):
+    dictionary = zstandard.train_dictionary(1000, LINES)
+    packed = zstandard.ZstdCompressor(dict_data=dictionary).compress(DATA)
+    with pytest.raises(DamagedInputError, match="need the dictionary"):
+        read(tmp_path / "x", packed, "zstd")
+
+
+@pytest.mark.parametrize("inner", KINDS)
+def test_what_is_compressed_twice_is_damage_and_no_document(inner, tmp_path):
+    path = tmp_path / "x.txt.gz"
+    path.write_bytes(gzip.compress(COMPRESS[inner](b"text")))
+    result = encode(tmp_path / "out", path)
+    (reject,) = result.rejects
+    assert (result.documents, reject["reason"]) == ([], "damaged_input")
+    assert reject["detail"].startswith(f"is compressed twice ({inner} inside gzip)")

@@ -201,7 +201,7 @@ def test_a_list_names_arguments(tree):
         (b"# nothing\n\n", "--input @list: the list names no file"),
         (b"in/a.txt\nabsent\n", r"--input @list, line 2: absent: no such file or folder"),
         (b"@other\n", r"--input @list, line 1: @other: no such file"),
-        (b"in\0", "line 1: .*: no such file"),
+        (b"in\0absent\0", "line 2: absent: no such file"),
     ],
 )
 def test_a_list_that_leads_nowhere_is_named(tree, content, message):
@@ -239,3 +239,32 @@ def test_a_terminal_is_not_waited_for(tmp_path):
     (tmp_path / "copy").write_bytes(b"of a killed run")
     keep_standard_input(Terminal(b"typed"), tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == b"of a killed run"
+
+
+def test_lists_may_have_a_byte_order_mark_or_nul_between_names(tree):
+    (tree / "new\nline.txt").write_text("x")
+    (tree.parent / "list").write_bytes(b"\xef\xbb\xbfin/a.txt\r\n")
+    assert sources("@list") == ["a.txt"]
+    (tree.parent / "list").write_bytes(b"in/new\nline.txt\0in/a.txt\0")
+    assert sources("@list") == ["a.txt", "new\nline.txt"]
+
+
+def test_names_that_are_alike_once_they_are_readable_get_numbers(tree):
+    for name in (b"caf\xe9.txt", rb"caf\xe9.txt"):
+        with open(os.fsencode(tree) + b"/" + name, "wb") as file:
+            file.write(name)
+    found = discover_inputs([str(tree)]).files
+    assert len({file.source for file in found}) == len(found)
+    (first, second) = [file for file in found if r"caf\xe9" in file.source]
+    assert second.source == first.source + "~2"
+    assert os.fsencode(first.path).endswith(rb"\xe9.txt")
+
+
+def test_a_file_in_a_folder_called_as_an_archive_is_called_by_its_path(tree):
+    (tree / "x.tar").write_bytes(b"")
+    (tree.parent / "other" / "x.tar").mkdir(parents=True)
+    (tree.parent / "other" / "x.tar" / "a.txt").write_bytes(b"")
+    found = {file.source for file in discover_inputs([str(tree), str(tree.parent / "other")]).files}
+    assert "x.tar" in found
+    assert "x.tar/a.txt" not in found
+    assert str(tree.parent / "other/x.tar/a.txt") in found

@@ -164,3 +164,11 @@ def test_any_ranges_give_the_records_of_the_whole(name, lines, ended, cuts, tmp_
     split = encode_unit(pieces, config, folder, 1)
     assert split.counts == whole.counts
     assert [shard.sha256 for shard in split.shards] == [shard.sha256 for shard in whole.shards]
+
+
+def test_a_plan_of_far_too_many_units_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("blt.corpus.plan._MAX_PIECES", 10)
+    (tmp_path / "a.jsonl").write_bytes(b"{}\n" * 10)
+    assert len(plan(tmp_path, target_shard_bytes=3)) == 10
+    with pytest.raises(UserError, match=r"--target-shard-bytes 1: .*a\.jsonl into 30 .*at least 3"):
+        plan(tmp_path, target_shard_bytes=1)

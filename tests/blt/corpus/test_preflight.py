@@ -67,3 +67,34 @@ def test_lz4_without_its_package_is_refused_with_what_to_install(tmp_path, monke
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
     with pytest.raises(UserError, match=r"pip install 'blt\[lz4\]'"):
         check_inputs(build_plan(discover_inputs([tmp_path]).files, EncodeConfig()), EncodeConfig())
+
+
+def test_one_object_with_the_field_near_the_start_is_enough(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"header": 1}\nbroken\n[]\n{"id": 1}\n{"text": "x"}\n')
+    check(path)
+    with pytest.raises(UserError, match="it has: header"):
+        check(path, text_field="body")
+
+
+def test_a_column_that_comes_twice_is_no_missing_one(tmp_path):
+    column = pa.array(["x"])
+    table = pa.Table.from_arrays([column, column], names=["text", "text"])
+    pq.write_table(table, tmp_path / "a.parquet")
+    (tmp_path / "a.csv").write_bytes(b"text,text\na,b\n")
+    for name in ("a.parquet", "a.csv"):
+        with pytest.raises(UserError, match=r"more than one such column in .*; it has: text, text"):
+            check(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("data", "hint"),
+    [
+        (b"id;text\n1;a\n", "seem to be delimited by semicolons"),
+        ("id,text\n1,a\n".encode("utf-16"), "seems to be UTF-16"),
+    ],
+)
+def test_what_may_be_wrong_with_a_header_is_said(tmp_path, data, hint):
+    (tmp_path / "a.csv").write_bytes(data)
+    with pytest.raises(UserError, match=hint):
+        check(tmp_path / "a.csv")

@@ -8,8 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from blt.corpus import blocks, decompress
+from blt.corpus import EncodeConfig, blocks, decompress, discover_inputs
+from blt.corpus.plan import plan_entry
+from blt.corpus.readers import read_records
 from blt.errors import WorkError
+from blt.units import no_progress
 from tests.blt.corpus.helpers import encode
 
 
@@ -268,3 +271,58 @@ def test_a_row_group_that_says_that_it_is_too_large_is_not_opened(tmp_path, monk
     result = encode(tmp_path / "out", path)
     assert [raw for _, raw, _, _ in result.documents] == [b"a"]
     assert reasons(result) == [(0, "too_compressed")]
+
+
+def test_a_byte_order_mark_where_files_were_joined_is_passed_over(tmp_path):
+    joined = b'\xef\xbb\xbf{"id": "a", "text": "A"}\n' * 2
+    result = encode_jsonl(tmp_path, joined)
+    assert [raw for _, raw, _, _ in result.documents] == [b"A", b"A"]
+
+
+@pytest.mark.parametrize(
+    ("values", "ids"),
+    [
+        (pa.array([1, 1000], pa.timestamp("ns")), [".000000001", ".000001"]),
+        (pa.array([2**62, 0], pa.timestamp("us")), [f"{2**62} us", "1970-01-01 00:00:00"]),
+        (pa.array([1, 2], pa.timestamp("ms", tz="Mars/X")), ["00:00:00.001+00:00", ".002+00:00"]),
+        (pa.array([2**31 - 1, 3], pa.int32()).cast(pa.date32()), [f"{2**31 - 1} days", "-01-04"]),
+        (pa.array([1, 1000], pa.time64("ns")), ["00:00:00.000000001", "00:00:00.000001"]),
+        (pa.array([1, 1000], pa.duration("ns")), ["1 ns", "0:00:00.000001"]),
+    ],
+)
+def test_times_that_python_does_not_have_are_no_damage(tmp_path, values, ids):
+    result = encode_table(tmp_path, {"text": ["a", "b"], "id": values}, keep_fields=("id",))
+    assert not result.rejects
+    for (doc_id, _, _, meta), wanted in zip(result.documents, ids, strict=True):
+        assert json.loads(doc_id) == json.loads(meta)["id"]
+        assert json.loads(doc_id).endswith(wanted)
+
+
+def test_kept_fields_may_hold_text_that_is_not_utf8_at_any_depth(tmp_path):
+    inner = pa.array([b"ok", b"\xff", b"z"]).view(pa.string())
+    lists = pa.ListArray.from_arrays(pa.array([0, 1, 3], pa.int32()), inner)
+    structs = pa.StructArray.from_arrays([lists, pa.array([1, 2])], names=["a", "b"])
+    table = {"text": ["A", "B"], "x": structs}
+    result = encode_table(tmp_path, table, keep_fields=("x",))
+    assert [json.loads(meta)["x"] for _, _, _, meta in result.documents] == [
+        {"a": ["ok"], "b": 1},
+        {"a": ["\\xff", "z"], "b": 2},
+    ]
+
+
+def test_text_is_read_whatever_its_column_means_and_however_it_is_packed(tmp_path):
+    fixed = pa.array([b"abc", b"\xff\xff\xff"], pa.binary(3))
+    result = encode_table(tmp_path, {"text": fixed})
+    assert [raw for _, raw, _, _ in result.documents] == [b"abc", b"\xff\xff\xff"]
+
+
+def test_a_file_that_changes_while_it_is_read_fails_its_unit(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(b'{"text": "a"}\n' * 3)
+    config = EncodeConfig()
+    entry = plan_entry(discover_inputs([str(path)]).files[0], config)
+    records = read_records(entry, config, no_progress)
+    next(records)
+    path.write_bytes(b'{"text": "b"}\n')
+    with pytest.raises(WorkError, match=r"x\.jsonl: changed while it was read"):
+        list(records)

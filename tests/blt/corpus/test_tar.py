@@ -247,3 +247,17 @@ def test_raw_bytes_are_every_file_as_it_is(tmp_path):
     decode_dataset(dataset, tmp_path / "out")
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == files
     assert encode(tmp_path / "o", tmp_path / "in", **options).counts["documents"] == 5
+
+
+def test_members_called_as_others_are_numbered_stay_apart(tmp_path):
+    names = ["~2/a.txt", "a.txt", "a.txt", "~2/a.txt", "a.txt", "~3/a.txt"]
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for number, name in enumerate(names):
+            info = tarfile.TarInfo(name)
+            info.size = 1
+            tar.addfile(info, io.BytesIO(b"%d" % number))
+    (tmp_path / "x.tar").write_bytes(out.getvalue())
+    result = encode(tmp_path / "out", tmp_path / "x.tar")
+    assert [raw for _, raw, _, _ in result.documents] == [b"%d" % n for n in range(len(names))]
+    assert len({source for _, _, source, _ in result.documents}) == len(names)

@@ -119,3 +119,12 @@ def test_a_length_that_looks_like_gzip_is_a_length(tmp_path):
     assert HEADER.unpack(data[: HEADER.size])[0] == length
     result = encode_records(tmp_path, data)
     assert [len(raw) for _, raw, _, _ in result.documents] == [length - overhead]
+
+
+def test_the_reject_of_a_record_that_is_too_long_has_a_sample(tmp_path, monkeypatch):
+    monkeypatch.setattr("blt.corpus.blocks._PARSED_BYTES_FLOOR", 1)
+    long = example(text=[b"x" * 999])
+    result = encode_records(tmp_path, long, example(text=[b"y"]), max_document_bytes=9)
+    assert [raw for _, raw, _, _ in result.documents] == [b"y"]
+    (reject,) = result.rejects
+    assert (reject["reason"], reject["sample"]) == ("too_long", long[12:212])

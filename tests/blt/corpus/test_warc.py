@@ -190,3 +190,25 @@ def test_headers_may_go_on_and_come_twice(tmp_path):
     )
     result = encode_warc(tmp_path, data, keep_fields=("url",))
     assert result.documents == [("x", b"t", "x.warc", b'{"url": "a b"}')]
+
+
+def test_a_chunked_body_that_is_cut_is_no_text(tmp_path):
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    cut = head + b"5\r\nhello\r\n6\r\n wo"
+    joined_before = head + b"cafe\r\nis a word"
+    result = encode_warc(tmp_path, warc(cut, joined_before))
+    assert [raw for _, raw, _, _ in result.documents] == [b"cafe\r\nis a word"]
+    assert [reject["reason"] for reject in result.rejects] == ["bad_record"]
+
+
+def test_the_reject_of_a_record_that_is_too_long_has_a_sample(tmp_path, monkeypatch):
+    monkeypatch.setattr("blt.corpus.blocks._PARSED_BYTES_FLOOR", 1)
+    result = encode_warc(tmp_path, warc(b"x" * 999, b"y", kind="resource"), max_document_bytes=9)
+    assert [raw for _, raw, _, _ in result.documents] == [b"y"]
+    (reject,) = result.rejects
+    assert (reject["reason"], reject["sample"]) == ("too_long", b"x" * 200)
+
+
+def test_prose_about_warc_is_text(tmp_path):
+    result = encode_warc(tmp_path, b"WARC/ is a format.\n", name="unnamed")
+    assert [raw for _, raw, _, _ in result.documents] == [b"WARC/ is a format.\n"]
