@@ -108,9 +108,9 @@ def _rows(
             return
         except csv.Error as error:
             first, num_lines = lines.give_back()
-            detail = _CSV_WORDS.get(str(error), str(error)) + (
-                f" ({num_lines} lines are left out)" if num_lines > 1 else ""
-            )
+            detail = _in_words(error)
+            if num_lines > 1:
+                detail += f" ({num_lines} lines are left out)"
             yield Reject(source, first.offset, "bad_row", detail, first.raw)
         except _TooLongError:
             first, _ = lines.give_back()
