@@ -397,8 +397,7 @@ def _lines(content: bytes) -> list[bytes]:
 
 def _check_line(line: bytes, record: Made | Reject | Filtered, config: EncodeConfig) -> None:
     """Checks the record of a line of JSON, unless its bytes have to be mended to be parsed."""
-    if record.position == 0:
-        line = line.removeprefix(b"\xef\xbb\xbf")
+    line = line.removeprefix(b"\xef\xbb\xbf")
     if not line.strip(b" \t\r\n"):
         assert record.reason == "blank"
         return
