@@ -211,9 +211,11 @@ def build_pipeline(
     from pipelines.transforms import FinishStage, WorkOnUnits
 
     work = make_transform(stage, pending) if make_transform else WorkOnUnits(stage)
+    # Runners share them out in turn, or as workers get free: the largest come first.
+    in_turn = sorted(pending, key=lambda unit: unit.num_bytes, reverse=True)
     _ = (
         pipeline
-        | "Plan" >> beam.Create([unit.to_text() for unit in pending])
+        | "Plan" >> beam.Create([unit.to_text() for unit in in_turn])
         | "SpreadUnits" >> beam.Reshuffle()
         | "WorkOnUnits" >> work
         | "FinishStage" >> FinishStage(stage)
