@@ -27,6 +27,7 @@ from blt.corpus.records import Record, Reject
 from blt.units import Progress
 
 _FEATHER_1_MAGIC = b"FEA1"
+_FILE_HEAD_BYTES = 8  # the magic, padded
 _SLICE_BYTES = 8 << 20
 _MAX_SLICE_ROWS = 1024
 
@@ -77,7 +78,13 @@ def _batches(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator
 
 def _file(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[pa.RecordBatch]:
     with _open(entry) as file:
-        wanted = _top_level(pa.ipc.open_file(file).schema, config)
+        try:
+            schema = pa.ipc.open_file(file).schema
+        except PYARROW_ERRORS as error:  # of the footer; what comes before it is a stream
+            blocks = entry_blocks(entry, config, progress, start=_FILE_HEAD_BYTES)
+            yield from _stream(BlockFile(blocks), config)
+            raise damage(error, "Arrow file") from error
+        wanted = _top_level(schema, config)
         options = pa.ipc.IpcReadOptions(included_fields=wanted)
         with pa.ipc.open_file(file, options=options) as reader:
             num_batches = reader.num_record_batches
@@ -100,12 +107,16 @@ def _streams(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator
         raise DamagedInputError("is Feather version 1, which is not read; write it as version 2")
     while head:
         stream = BlockFile(itertools.chain([head], blocks))
-        with pa.ipc.open_stream(pa.PythonFile(stream, "r")) as reader:
-            wanted = _top_level(reader.schema, config)
-            for batch in reader:
-                yield _checked(batch.select(wanted))
+        yield from _stream(stream, config)
         head = stream.read(1 << 16)
         blocks = stream.rest()
+
+
+def _stream(stream: BlockFile, config: EncodeConfig) -> Iterator[pa.RecordBatch]:
+    with pa.ipc.open_stream(pa.PythonFile(stream, "r")) as reader:
+        wanted = _top_level(reader.schema, config)
+        for batch in reader:
+            yield _checked(batch.select(wanted))
 
 
 def _top_level(schema: pa.Schema, config: EncodeConfig) -> list[int]:

@@ -1,4 +1,5 @@
 import gzip
+import io
 import tracemalloc
 
 import pyarrow as pa
@@ -110,6 +111,23 @@ def test_files_that_cannot_be_used_are_named_by_one_reject(tmp_path):
     for name in ("cut.arrow", "in.arrow.gz", "none.arrow"):
         result = encode(tmp_path / f"out-{name}", tmp_path / name)
         assert [r["reason"] for r in result.rejects] == ["damaged_input"]
+
+
+def test_a_file_that_is_cut_keeps_the_batches_before_the_cut(tmp_path):
+    table = pa.table({"text": [f"text {number}" for number in range(6)]})
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    whole, found = sink.getvalue(), []
+    path = tmp_path / "x.arrow"
+    for cut in range(10, len(whole), 60):
+        path.write_bytes(whole[:cut])
+        result = encode(tmp_path / f"out-{cut}", path)
+        found.append(len(result.documents))
+        assert [raw for _, raw in texts(result)] == [f"text {n}".encode() for n in range(found[-1])]
+        assert [r["reason"] for r in result.rejects] == ["damaged_input"]
+    assert sorted(found) == found
+    assert set(found) == {0, 2, 4, 6}
 
 
 @pytest.mark.parametrize("wrong", [(0, 5, 0x70000000), (0, -1, 11), (0, 50, 11)])
