@@ -19,17 +19,16 @@ import itertools
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from blt.errors import BltError, UserError, WorkError
 from blt.formats.rejects import describe_rejects, merge_rejects
 from blt.manifest import MANIFEST_NAME, Manifest, describe_kind, read_manifest, write_manifest
+from blt.plan_file import PLAN_NAME, load_plan, write_plan
 from blt.storage import (
     TEMPORARY_PREFIX,
-    atomic_path,
-    json_errors,
     prepare_output_folder,
     read_json,
     remove_temporaries,
@@ -39,7 +38,6 @@ from blt.storage import (
 )
 from blt.units import Progress, Unit, UnitResult, no_progress
 
-PLAN_NAME = "plan.json"
 UNITS_FOLDER = "units"
 REJECTS_NAME = "rejects.parquet"
 DEFAULT_MAX_REJECT_FRACTION = 0.01
@@ -177,7 +175,7 @@ def start(
     prepare_output_folder(stage.output)
     remove_temporaries(stage.output)
     # First of all: it says whose folder this is, should this run be killed.
-    _write_plan(stage, units)
+    write_plan(stage.output, stage.identity(), units)
     prepare_output_folder(stage.output / UNITS_FOLDER)
     for name in stage.extra_files:
         (stage.output / name).unlink(missing_ok=True)  # they speak of all shards: made anew
@@ -311,11 +309,6 @@ def is_finished(output: Path, unit: Unit) -> bool:
         return False
 
 
-def read_plan(output: Path) -> list[Unit]:
-    """Returns the units of `plan.json`."""
-    return load_plan(output / PLAN_NAME)[1]
-
-
 def count_finished_bytes(output: Path, units: Sequence[Unit]) -> int:
     """Returns the bytes of the units whose marker is there: for progress, not for trust."""
     return sum(unit.num_bytes for unit in units if has_marker(output, unit))
@@ -333,64 +326,6 @@ def _marker_path(output: Path, unit: Unit) -> Path:
 def _failure_reason(output: Path, unit: Unit) -> str:
     path = output / UNITS_FOLDER / f"{unit.index:05d}.failed.json"
     return read_json(path)["reason"] if path.exists() else "it was not done."
-
-
-# Lines of a plan, which is laid out as `write_json` does it.
-_UNITS_START, _UNIT_END, _PLAN_END = b'  "units": [\n', b"    }", b"  ]\n}\n"
-
-
-def _write_plan(stage: Stage, units: Sequence[Unit]) -> None:
-    """Writes `plan.json` as `write_json` would; memory holds the payload of one unit."""
-    encoder = json.JSONEncoder(sort_keys=True, indent=2)
-    identity = encoder.encode(stage.identity()).removesuffix("\n}")
-    with (
-        atomic_path(stage.output / PLAN_NAME) as temporary,
-        open(temporary, "w", encoding="utf-8") as file,
-    ):
-        file.write(f'{identity},\n  "units": [')  # the last of the keys, sorted
-        for number, unit in enumerate(units):
-            file.write(",\n    " if number else "\n    ")
-            for piece in encoder.iterencode(unit.to_json()):
-                file.write(piece.replace("\n", "\n    "))
-        file.write("\n  ]\n}\n" if units else "]\n}\n")
-
-
-def load_plan(path: Path) -> tuple[dict[str, Any], list[Unit]]:
-    """Returns the identity of the stage that a plan is of, and its units.
-
-    The payloads are packed one by one: memory never holds all of the file.
-
-    Raises:
-      UserError: it is missing, unreadable or no plan; the message names it.
-    """
-    lines: list[bytes] = []
-    try:
-        with json_errors(path), open(path, "rb") as file:
-            for line in file:
-                lines.append(line)
-                if line == _UNITS_START:
-                    identity = json.loads(b"".join(lines) + b"]}")
-                    units = list(_read_units(file))
-                    break
-            else:  # without units, or laid out by another hand
-                identity = json.loads(b"".join(lines))
-                units = [Unit.make(**unit) for unit in identity["units"]]
-            del identity["units"]
-            return identity, units
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a plan of this program ({error!r}).") from error
-
-
-def _read_units(lines: Iterable[bytes]) -> Iterator[Unit]:
-    """Yields the units of a plan, from the lines after the first of them all."""
-    unit: list[bytes] = []
-    for line in lines:
-        unit.append(line)
-        if line.rstrip(b",\n") == _UNIT_END:
-            yield Unit.make(**json.loads(b"".join(unit).rstrip(b",\n")))
-            unit = []
-    if b"".join(unit) != _PLAN_END:
-        raise ValueError("its end is missing")
 
 
 def _check_accounting(stage: Stage, totals: Counter[str]) -> None:

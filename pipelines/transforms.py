@@ -8,6 +8,7 @@ from apache_beam.metrics import Metrics
 
 from blt import stage as stages
 from blt.errors import BltError
+from blt.plan_file import read_plan
 from blt.stage import Stage
 from blt.units import Unit
 from pipelines.run_units import report_progress
@@ -80,5 +81,5 @@ class _Finish(beam.DoFn):
     def process(self, num_units: int) -> Iterator[int]:
         # A launcher that is still there asks `finish` again, and shows why it will not do.
         with contextlib.suppress(BltError):
-            stages.finish(self._stage, stages.read_plan(self._stage.output))
+            stages.finish(self._stage, read_plan(self._stage.output))
         yield num_units

@@ -29,7 +29,7 @@ from blt.corpus.text_reader import NO_FINAL_NEWLINE_META
 from blt.errors import UserError
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
 from blt.manifest import Manifest, check_shard, read_manifest
-from blt.stage import read_plan
+from blt.plan_file import read_plan
 from blt.storage import TEMPORARY_PREFIX, atomic_path, prepare_output_folder
 from blt.tokenizer import tokens_to_bytes
 from blt.units import Progress, no_progress

@@ -6,7 +6,8 @@ from blt.corpus.filters import FILTERS
 from blt.corpus.sources import SOURCES_NAME
 from blt.formats.rejects import count_rejects
 from blt.manifest import Manifest
-from blt.stage import REJECTS_NAME, read_plan
+from blt.plan_file import read_plan
+from blt.stage import REJECTS_NAME
 
 _MAX_NAMED = 5
 _UTF8_WORDS = {"keep": "kept as they are", "replace": "mended with U+FFFD"}

@@ -9,7 +9,7 @@ from blt.inspection.datasets import Look
 from blt.inspection.files import describe_file
 from blt.inspection.folders import describe_folder
 from blt.manifest import MANIFEST_NAME
-from blt.stage import PLAN_NAME
+from blt.plan_file import PLAN_NAME
 
 __all__ = ["Look", "check_folder", "inspect_path"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from blt.errors import UserError
 from blt.manifest import MANIFEST_NAME, Manifest, read_manifest
-from blt.stage import PLAN_NAME
+from blt.plan_file import PLAN_NAME
 from blt.storage import read_json
 
 # The kinds of datasets in the order of the way of the data.

@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 from blt.errors import BltError
 from blt.inspection.artefacts import is_dataset, is_unfinished, subfolders
 from blt.manifest import Manifest, check_shard, read_manifest
-from blt.stage import REJECTS_NAME, read_plan, read_result
+from blt.plan_file import read_plan
+from blt.stage import REJECTS_NAME, read_result
 from blt.storage import sha256_file
 from blt.units import ShardInfo
 

@@ -20,7 +20,8 @@ from blt.inspection.datasets import Look, describe_dataset
 from blt.inspection.visible import visible_text
 from blt.inspection.words import counts_words, table_lines
 from blt.manifest import KINDS, describe_kind
-from blt.stage import PLAN_NAME, UNITS_FOLDER, count_finished_bytes, load_plan
+from blt.plan_file import PLAN_NAME, load_plan
+from blt.stage import UNITS_FOLDER, count_finished_bytes
 from blt.storage import read_json
 
 _FILE_KINDS = {

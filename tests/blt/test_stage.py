@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from blt import stage as stages
 from blt.errors import UserError, WorkError
 from blt.manifest import read_manifest
+from blt.plan_file import read_plan
 from blt.stage import Stage, make_units
 from blt.storage import atomic_path, sha256_file, write_json
 from blt.units import ShardInfo, Unit, UnitResult, no_progress
@@ -302,11 +303,11 @@ def test_a_plan_is_laid_out_as_json_files_are_and_read_back(tmp_path, payloads, 
     whole = {**stage.identity(), "units": [unit.to_json() for unit in units]}
     write_json(tmp_path / "whole.json", whole)
     assert plan.read_bytes() == (tmp_path / "whole.json").read_bytes()
-    assert stages.read_plan(stage.output) == units
+    assert read_plan(stage.output) == units
     assert [unit.payload for unit in units] == payloads
     assert [Unit.from_text(unit.to_text()) for unit in units] == units
     plan.write_text(json.dumps(whole))  # by another hand
-    assert stages.read_plan(stage.output) == units
+    assert read_plan(stage.output) == units
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"units": 3}', b"[]", None])
@@ -337,7 +338,7 @@ def test_units_of_many_files_take_little_memory(tmp_path):
         tracemalloc.reset_peak()
         stages.start(stage, units)
         assert stages.finished_manifest(stage, units) is None
-        assert stages.read_plan(stage.output) == units
+        assert read_plan(stage.output) == units
         assert tracemalloc.get_traced_memory()[1] < 150 * num_files
     finally:
         tracemalloc.stop()
