@@ -23,6 +23,9 @@ from blt.corpus.records import Filtered, Record, Reject, made_id, make_document
 from blt.units import Progress
 
 JSON_BLANKS = b" \t\r\n"
+# Far from where the standard library gives up, which depends on how deep the call of it is.
+_MAX_NESTING = 500
+_STRUCTURE = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)  # a string, or a bracket
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _EXACT_TYPES = (str, int, bool, type(None), type(ABSENT))
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -124,16 +127,31 @@ def _parse_slowly(raw: bytes, config: EncodeConfig) -> tuple[dict[str, Any], str
                 "lone_surrogate", f"an escaped surrogate in a line that is not UTF-8 ({error})"
             ) from error
         text = raw.decode("utf-8", errors)
+    if _is_too_deep(text):
+        raise _RejectedError("too_deep", f"nested more than {_MAX_NESTING} levels deep")
     try:
         row = json.loads(text)
-    except RecursionError as error:
-        raise _RejectedError("too_deep", "nested too deeply to be read") from error
     except ValueError as error:
         detail = str(error).encode("utf-8", "backslashreplace").decode("utf-8")
         raise _RejectedError("invalid_json", detail) from error
     if not isinstance(row, dict):
         raise _RejectedError("not_an_object", f"a {type(row).__name__}, not an object")
     return row, errors
+
+
+def _is_too_deep(text: str) -> bool:
+    if text.count("[") + text.count("{") <= _MAX_NESTING:
+        return False
+    depth = 0
+    for match in _STRUCTURE.finditer(text):
+        mark = text[match.start()]
+        if mark in "[{":
+            depth += 1
+            if depth > _MAX_NESTING:
+                return True
+        elif mark in "]}":
+            depth -= 1
+    return False
 
 
 def describe(row: dict[str, Any]) -> str:

@@ -83,3 +83,24 @@ def test_a_number_keeps_its_digits_as_an_id_and_in_a_kept_field(tmp_path, number
     as_json = json.dumps(json.loads(number))
     expected = (as_json, b"a", f'{{"n": [{as_json}]}}'.encode())
     assert read_line(tmp_path, line, EncodeConfig(keep_fields=("n",))) == [expected]
+
+
+def deeper(levels, call, *arguments):
+    """Calls with so many more calls below."""
+    return deeper(levels - 1, call, *arguments) if levels else call(*arguments)
+
+
+@pytest.mark.parametrize(
+    "head", [b'{"text": "a", "x": ', b'{"text": "a", "id": 99999999999999999999, "x": ']
+)
+def test_how_deep_the_call_is_does_not_show(tmp_path, head):
+    """Found by fuzzing: just below Python's limit, a line was one reject or another."""
+    for levels in (400, 490, 498, 499, 500, 900, 950, 1000, 1030):
+        line = head + b"[" * levels + b'"]\\"["' + b"]" * levels + b"}"
+        lines = b"\n".join((line, line[:-2], line[:-1] + b"]"))
+        found = read_line(tmp_path, lines, EncodeConfig())
+        assert deeper(200, read_line, tmp_path, lines, EncodeConfig()) == found
+        is_read = levels < (500 if b"id" in head else 1020)
+        assert isinstance(found[0], tuple) == is_read
+        reasons = {record.reason for record in found[1:]}
+        assert reasons == ({"invalid_json"} if levels < 500 else {"too_deep"})
