@@ -64,7 +64,10 @@ def load_plan(path: Path) -> tuple[dict[str, Any], list[Unit]]:
             del identity["units"]
             return identity, units
     except (KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a plan of this program ({error!r}).") from error
+        raise UserError(
+            f"{path}: not a plan of this program ({error!r}). Give its command --overwrite to make "
+            "all anew, or another folder."
+        ) from error
 
 
 def read_plan(output: Path) -> list[Unit]:

@@ -90,7 +90,7 @@ def alter(name: str, data: bytes, rng: random.Random) -> bytes:
     if suffix in _PACKERS and rng.random() < 0.5:
         try:
             content = unpack(data, _COMPRESSIONS[suffix])
-        except Exception:
+        except _UNPACK_ERRORS:  # it was altered before
             content = b'{"text": "x"}\n'
         return pack(alter(stem, content[:MAX_BYTES], rng), suffix, rng)
     if suffix == "tfrecord" and rng.random() < 0.5:
@@ -153,6 +153,11 @@ _DECODERS = {
     "xz": lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ),
     "lz4": lz4.frame.LZ4FrameDecompressor,
 }
+# What the decoders raise: OSError bz2's, RuntimeError lz4's.
+_UNPACK_ERRORS = (
+    *(zlib.error, lzma.LZMAError, zstandard.ZstdError),
+    *(OSError, EOFError, ValueError, RuntimeError),
+)
 _COMPRESSIONS = {"gz": "gzip", "zst": "zstd", "bz2": "bz2", "xz": "xz", "lz4": "lz4"}
 
 
