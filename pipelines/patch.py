@@ -9,11 +9,9 @@ of the byte shard of the same number.
 
 import argparse
 import dataclasses
-import functools
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from blt import command
 from blt.command import Summary
@@ -25,19 +23,17 @@ from blt.commands.arguments import (
 )
 from blt.commands.rule_arguments import add_rule_arguments, read_rule
 from blt.console import Console, count, format_bytes
-from blt.engine.options import AUTO, BFLOAT16
 from blt.manifest import Manifest, read_manifest
+from blt.ngram.model import is_ngram_path
 from blt.patching.rules import INSIDE_CHARACTERS, PatchRule
 from blt.quiet import silence
 from blt.stage import Stage, make_units
 from blt.units import Progress, Unit, UnitResult
 from pipelines.beam_flags import add_resource_arguments, place_engines, read_resource_hints
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
+from pipelines.model_step import MakeTransform, asked_precision, say_unused_gpu
 from pipelines.run_units import describe_plan, run_stage
 from pipelines.shard_units import read_payload, shard_payloads
-
-if TYPE_CHECKING:
-    from pipelines.transforms import WorkOnUnits
 
 NAME = "patch"
 HELP = "patch boundaries of byte shards, by an entropy model or a rule"
@@ -119,9 +115,11 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     fingerprint = precision = None
     if args.entropy_model is not None:
         engine = get_entropy_engine(
-            args.entropy_model, precision=_precision(args, hints), num_threads=num_threads
+            args.entropy_model, precision=asked_precision(args, hints), num_threads=num_threads
         )
         fingerprint, precision = engine.fingerprint, engine.precision
+        if not is_ngram_path(args.entropy_model):
+            say_unused_gpu(console, hints)
     rule = read_rule(args, fingerprint)
     check_patch_options(rule, args.keep_entropies, has_model=fingerprint is not None)
     stage = Stage(
@@ -147,8 +145,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     )
     units = make_units(stage, shard_payloads(data), [shard.bytes for shard in data.shards])
     metrics: Counter[str] = Counter()
-    make_transform = functools.partial(_make_transform, resource_hints=hints)
-    manifest, how = run_stage(stage, units, args, console, make_transform, metrics=metrics)
+    manifest, how = run_stage(stage, units, args, console, MakeTransform(hints), metrics=metrics)
     if manifest is None:
         from blt.formats.boundaries import patches_name
 
@@ -156,20 +153,6 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         outputs = [patches_name(shard.unit, shard.roll) for shard in shards]
         return describe_plan(stage, units, [*outputs, "manifest.json"])
     return summarize(NAME, manifest, how, _describe_inference(metrics))
-
-
-def _precision(args: argparse.Namespace, hints: dict[str, str | int]) -> str:
-    if args.precision == AUTO and "accelerator" in hints:
-        return BFLOAT16  # the workers have what this machine may lack
-    return args.precision
-
-
-def _make_transform(
-    stage: Stage, pending: list[Unit], *, resource_hints: dict[str, str | int]
-) -> "WorkOnUnits":
-    from pipelines.transforms import WorkOnUnits
-
-    return WorkOnUnits(stage, resource_hints)
 
 
 def _describe_inference(metrics: Counter[str]) -> dict[str, int | float] | None:

@@ -17,6 +17,7 @@ from blt import command
 from blt.command import Summary
 from blt.commands.arguments import (
     add_output_arguments,
+    add_precision_argument,
     add_split_arguments,
     local_path,
     positive_int,
@@ -24,14 +25,16 @@ from blt.commands.arguments import (
 from blt.console import Console, count, format_bytes
 from blt.errors import UserError
 from blt.manifest import Manifest, check_shard, read_manifest
+from blt.ngram.model import is_ngram_path
 from blt.quiet import import_keras, silence
 from blt.splits import SPLIT_CHOICES
 from blt.stage import Stage, make_units
 from blt.storage import read_json, write_json
 from blt.units import Progress, ShardInfo, Unit, UnitResult
 from pipelines import encode
-from pipelines.beam_flags import place_engines
+from pipelines.beam_flags import add_resource_arguments, place_engines, read_resource_hints
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
+from pipelines.model_step import MakeTransform, asked_precision, say_unused_gpu
 from pipelines.run_units import describe_plan, run_stage
 from pipelines.shard_units import read_payload, shard_payloads
 
@@ -98,6 +101,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="Compressors to measure on each document: zlib (always), xz.",
     )
+    add_precision_argument(parser)
+    add_resource_arguments(parser)
     encode.add_document_arguments(parser, " (with --input)")
 
 
@@ -116,6 +121,7 @@ class _Options:
     model: Path
     entropy_model: Path | None
     min_context: int | None
+    precision: str
     xz: bool
     num_threads: int | None  # of the entropy model's engine; None for all cores
 
@@ -126,6 +132,7 @@ class _Options:
             self.model,
             entropy_model=self.entropy_model,
             min_context=self.min_context,
+            precision=self.precision,
             xz=self.xz,
             num_threads=self.num_threads,
         )
@@ -185,15 +192,21 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     """Scores; see `DESCRIPTION`."""
     if args.patches is not None and args.data is None:
         raise UserError("--patches: needs --data, the byte shards that they were made from.")
+    hints = read_resource_hints(args)
     import_keras(verbose=console.verbose)
     options = _Options(
         args.model.resolve(),
         args.entropy_model and args.entropy_model.resolve(),
         args.min_context,
+        asked_precision(args, hints),
         "xz" in args.baselines,
         place_engines(args.beam_flags)[1],
     )
     loaded = options.load()
+    # Workers take what was chosen here.
+    options = dataclasses.replace(options, precision=loaded.scorer.score_spec["precision"])
+    if not is_ngram_path(args.model):
+        say_unused_gpu(console, hints)
     data = _read_data(args, console)
     patches = _read_patches(args, data, loaded)
     payloads = shard_payloads(data)
@@ -238,7 +251,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     share = {"all": 1.0, "valid": args.valid_fraction, "train": 1 - args.valid_fraction}
     expected = [round(shard.bytes * share[args.split]) for shard in data.shards]
     units = make_units(stage, payloads, expected)
-    manifest, how = run_stage(stage, units, args, console)
+    manifest, how = run_stage(stage, units, args, console, MakeTransform(hints))
     if manifest is None:
         return describe_plan(stage, units, ["scores-*.parquet", SUMMARY_NAME, "manifest.json"])
     return _summarize(manifest, how, args.split)

@@ -80,12 +80,12 @@ def local_path(text: str) -> Path:
 
 
 def add_precision_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds --precision, for the commands that run an entropy model over much text."""
+    """Adds --precision, for the commands that run a model over much text."""
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
         default=AUTO,
-        help="Number format of the entropy model's layers. auto is bfloat16 on accelerators and on "
+        help="Number format of the model's layers. auto is bfloat16 on accelerators and on "
         "CPUs that multiply its matrices at least twice as fast that way, else float32.",
     )
 

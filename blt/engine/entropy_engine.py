@@ -3,7 +3,8 @@
 On a CPU, documents go in *groups* of some thousand tokens. Each group is a stream of its own, one
 row at a time (`blt/engine/stream.py`), and there is a thread for every core. What a step makes
 stays in the caches, cores never wait for one another, and a document's result depends on its group
-alone: not on the number of threads. On an accelerator everything is one stream of many lanes.
+alone: not on the number of threads. On an accelerator everything is one stream of long rows: one
+long document fills it as well as many short ones do.
 """
 
 import collections
@@ -18,18 +19,18 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from blt.compiled import compile_function
+from blt.compiled import compile_function, start_copy_to_host
 from blt.engine import stream
+from blt.engine.accelerator import choose_row_length, has_accelerator
 from blt.engine.options import FLOAT32, num_cores
-from blt.engine.precision import has_accelerator, in_precision
+from blt.engine.precision import in_precision
 from blt.engine.results import DocumentEntropies
 from blt.engine.stream import Part, run_stream
 from blt.model.entropy_model import EntropyModel
 from blt.model.serialization import fingerprint
 
-CPU_LANES = 1  # `docs/engine.md`
-ACCELERATOR_LANES = 64  # not measured
-DEFAULT_ROW_LENGTH = 512
+DEFAULT_LANES = 1  # `docs/engine.md`
+CPU_ROW_LENGTH = 512
 CPU_GROUP_TOKENS = 8192
 # A group ends with a document that leaves at most 1 / 8 of a row to padding, or at twice its size.
 _SMALL_PADDING = 8
@@ -40,8 +41,9 @@ class EntropyEngine:
 
     Args:
       model: the entropy model.
-      lanes: streams that run side by side in a step; None for what suits the device.
-      row_length: tokens of each in a step; a multiple of the model's `block_size`.
+      lanes: streams that run side by side in a step.
+      row_length: tokens of each in a step, a multiple of the model's `block_size`; None for what
+        suits the device and its memory.
       group_tokens: tokens of documents that are a stream of their own; 0 for one stream of all;
         None for what suits the device.
       num_threads: groups that run side by side; None for one on each core that this process may
@@ -53,19 +55,21 @@ class EntropyEngine:
         self,
         model: EntropyModel,
         *,
-        lanes: int | None = None,
-        row_length: int = DEFAULT_ROW_LENGTH,
+        lanes: int = DEFAULT_LANES,
+        row_length: int | None = None,
         group_tokens: int | None = None,
         num_threads: int | None = None,
         precision: str = FLOAT32,
     ) -> None:
+        on_cpu = not has_accelerator()
+        if row_length is None:
+            row_length = CPU_ROW_LENGTH if on_cpu else choose_row_length(model, precision)
         if row_length % model.block_size:
             raise ValueError(
                 f"row_length ({row_length}) must be a multiple of the model's block size "
                 f"({model.block_size})."
             )
-        on_cpu = not has_accelerator()
-        self.lanes = lanes or (CPU_LANES if on_cpu else ACCELERATOR_LANES)
+        self.lanes = lanes
         self.row_length = row_length
         self.group_tokens = (
             (CPU_GROUP_TOKENS if on_cpu else 0) if group_tokens is None else group_tokens
@@ -82,6 +86,8 @@ class EntropyEngine:
         self._program = compile_function(
             model,
             lambda tokens, segment_ids, state: _entropies(model, tokens, segment_ids, state),
+            # A GPU would multiply float32 matrices in TensorFloat-32, with 10 bits of mantissa.
+            exact_float32=precision == FLOAT32,
             # On a CPU, TensorFlow's own kernels are as fast as XLA's or faster, most of all in
             # bfloat16, and need no compiling: `benchmarks/engine.py`.
             jit_compile=not on_cpu,
@@ -173,6 +179,7 @@ class EntropyEngine:
         must_wait = self._takes_turns or not self._compiled
         with self._lock if must_wait else contextlib.nullcontext(), _timed(counters):
             results, state = self._program(tokens, segment_ids, state)
+            start_copy_to_host(results)
         self._compiled = True
         return results, state
 
@@ -181,9 +188,12 @@ class EntropyEngine:
             return ops.convert_to_numpy(results)
 
     def _initial_state(self) -> dict[str, Any]:
-        # What the last token of the row before said about the first of this one.
-        uniform = ops.zeros((self.lanes, self.model.vocab_size), "float32")
-        return {"model": self.model.initial_state(self.lanes), "log_probabilities": uniform}
+        # What the last token of the row before said about the first of this one; nothing yet.
+        return {
+            "model": self.model.initial_state(self.lanes),
+            "log_probabilities": ops.zeros((self.lanes, self.model.vocab_size), "float32"),
+            "entropies": ops.zeros((self.lanes, 1), "float32"),
+        }
 
 
 def _groups(
@@ -237,9 +247,15 @@ def _entropies(model: EntropyModel, tokens: Any, segment_ids: Any, state: Any) -
     """
     logits, model_state = model.stream(tokens, segment_ids, state["model"])
     log_probabilities = ops.log_softmax(logits, axis=-1)
-    before = state["log_probabilities"][:, None]
-    all_log_probabilities = ops.concatenate([before, log_probabilities[:, :-1]], axis=1)
-    entropies = -ops.sum(ops.exp(all_log_probabilities) * all_log_probabilities, axis=-1)
-    chosen = ops.take_along_axis(all_log_probabilities, tokens[..., None], axis=-1)[..., 0]
-    results = ops.stack([ops.maximum(entropies, 0.0), -chosen])
-    return results, {"model": model_state, "log_probabilities": log_probabilities[:, -1]}
+    # Entry i of the row predicts token i + 1, and the last entry the first token of the next row.
+    predicted = -ops.sum(ops.exp(log_probabilities) * log_probabilities, axis=-1)
+    entropies = ops.concatenate([state["entropies"], predicted[:, :-1]], axis=1)
+    first = ops.take_along_axis(state["log_probabilities"], tokens[:, :1], axis=-1)
+    chosen = ops.take_along_axis(log_probabilities[:, :-1], tokens[:, 1:, None], axis=-1)[..., 0]
+    token_nats = -ops.concatenate([first, chosen], axis=1)
+    results = ops.stack([ops.maximum(entropies, 0.0), token_nats])
+    return results, {
+        "model": model_state,
+        "log_probabilities": log_probabilities[:, -1],
+        "entropies": predicted[:, -1:],
+    }

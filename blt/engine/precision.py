@@ -1,10 +1,11 @@
-"""The number format of the layers of an entropy model while its engine runs.
+"""The number format of the layers of a model while it is run over text.
 
 bfloat16 moves some boundaries (`docs/engine.md` says how many), so it has to be worth it: it is
 taken on accelerators, and on CPUs whose matrix units multiply it at least twice as fast.
 """
 
 import logging
+import math
 import statistics
 import time
 
@@ -13,8 +14,8 @@ import numpy as np
 from keras import ops
 
 from blt.compiled import compile_function
+from blt.engine.accelerator import has_accelerator
 from blt.engine.options import AUTO, BFLOAT16, FLOAT32
-from blt.model.entropy_model import EntropyModel
 
 WORTH_IT = 2.0  # times as fast
 _ROWS = 512
@@ -23,7 +24,7 @@ _TIMINGS = 9
 _logger = logging.getLogger("blt.engine")
 
 
-def choose_precision(precision: str, model: EntropyModel) -> str:
+def choose_precision(precision: str, model: keras.Model) -> str:
     """Returns what "auto" stands for on this machine with this model; else what it is given.
 
     Says in the log what was chosen and why.
@@ -33,7 +34,7 @@ def choose_precision(precision: str, model: EntropyModel) -> str:
     if has_accelerator():
         _logger.info("precision bfloat16: the device is an accelerator")
         return BFLOAT16
-    ratio = measure_speedup(model.dim, 2 * model.hidden_dim)
+    ratio = measure_speedup(*_largest_matrix(model))
     chosen = BFLOAT16 if ratio >= WORTH_IT else FLOAT32
     _logger.info(
         "precision %s: matrices of this model multiply %.2f times as fast in bfloat16 as in "
@@ -43,6 +44,12 @@ def choose_precision(precision: str, model: EntropyModel) -> str:
         WORTH_IT,
     )
     return chosen
+
+
+def _largest_matrix(model: keras.Model) -> tuple[int, int]:
+    """Returns the shape of the largest matrix that the model multiplies by."""
+    shapes = [weight.shape for weight in model.weights if weight.name == "kernel"]
+    return max((shape for shape in shapes if len(shape) == 2), key=math.prod)
 
 
 def measure_speedup(depth: int, width: int) -> float:
@@ -65,20 +72,10 @@ def measure_speedup(depth: int, width: int) -> float:
     return statistics.median(seconds[FLOAT32]) / statistics.median(seconds[BFLOAT16])
 
 
-def in_precision(model: EntropyModel, precision: str) -> EntropyModel:
+def in_precision(model: keras.Model, precision: str) -> keras.Model:
     """Returns the model with layers and weights of the precision: itself if that is what it has."""
     if model.dtype_policy.name == precision:
         return model
-    config = {**model.get_config(), "dtype": precision}
-    converted = EntropyModel.from_config(config)
+    converted = type(model).from_config({**model.get_config(), "dtype": precision})
     converted.set_weights(model.get_weights())
     return converted
-
-
-def has_accelerator() -> bool:
-    """Returns whether the backend has a device that is no CPU."""
-    if keras.backend.backend() == "torch":
-        import torch
-
-        return torch.cuda.is_available()
-    return any(not device.lower().startswith("cpu") for device in keras.distribution.list_devices())

@@ -25,6 +25,7 @@ import keras
 from keras import ops
 
 from blt.errors import ConfigError
+from blt.layers.attention_kernel import choose_attention_kernel, gpu_capability
 from blt.layers.registry import Builder, Registry, split_type
 from blt.layers.rotary import apply_rotary, rotary_tables
 
@@ -86,8 +87,8 @@ def make_block_mask(
     """Says which keys each query may see.
 
     Args:
-      segment_ids: [batch, num_tokens] int32; equal ids belong to one document. num_tokens is a
-        multiple of `block_size`.
+      segment_ids: [batch, num_tokens] int32; equal ids belong to one document, whose tokens follow
+        one another. num_tokens is a multiple of `block_size`.
       window: a query sees itself and the window - 1 tokens before it; None for all before it.
       block_size: queries in a block.
       past_segment_ids: [batch, num_past] int32, the tokens before the row (a cache). num_past is
@@ -213,10 +214,13 @@ class CausalAttention(keras.layers.Layer):
         k = ops.reshape(qkv[..., q_width : q_width + kv_width], kv_shape)
         v = ops.reshape(qkv[..., q_width + kv_width :], kv_shape)
 
+        kernel = choose_attention_kernel(self.compute_dtype, self._head_dim, num_tokens)
         if past is not None:
             k = ops.concatenate([ops.cast(past[0], k.dtype), k], axis=1)
             v = ops.concatenate([ops.cast(past[1], v.dtype), v], axis=1)
             next_past = (k[:, num_tokens:], v[:, num_tokens:])
+        elif kernel == "fused":
+            num_past = 0
         elif num_past:
             padding = [[0, 0], [num_past, 0], [0, 0], [0, 0]]
             k, v = ops.pad(k, padding), ops.pad(v, padding)
@@ -225,22 +229,35 @@ class CausalAttention(keras.layers.Layer):
         cos, sin = rotary_tables(num_past + num_tokens, self._head_dim, self.rope_theta)
         q = apply_rotary(q, cos[num_past:] * scale, sin[num_past:] * scale)
         k = apply_rotary(k, cos, sin)
-        attended = self._attend(q, k, v, block_mask, num_past, block_size)
+        if kernel == "fused":
+            attended = _attend_fused(q, k, v, block_mask)
+        else:
+            attended = self._attend(q, k, v, block_mask, num_past, block_size, kernel)
         y = self.out(ops.reshape(attended, (batch, num_tokens, q_width)))
         return y if past is None else (y, next_past)
 
     def _attend(
-        self, q: Any, k: Any, v: Any, block_mask: Any, num_past: int, block_size: int
+        self,
+        q: Any,
+        k: Any,
+        v: Any,
+        block_mask: Any,
+        num_past: int,
+        block_size: int,
+        kernel: str = "blocks",
     ) -> Any:
         """Softmax attention of each block of queries; q is already scaled.
 
         Batch and blocks are one axis here: some kernels take five axes at most.
         """
         group = self.num_heads // self.num_kv_heads
-        q = ops.reshape(q, (-1, block_size, self.num_kv_heads, group, self._head_dim))
         kv_shape = (-1, num_past + block_size, self.num_kv_heads, self._head_dim)
         k = ops.reshape(_past_and_own(k, num_past, block_size), kv_shape)
         v = ops.reshape(_past_and_own(v, num_past, block_size), kv_shape)
+        if kernel == "cudnn":
+            q = ops.reshape(q, (-1, block_size, self.num_heads, self._head_dim))
+            return _attend_by_cudnn(q, k, v, block_mask)
+        q = ops.reshape(q, (-1, block_size, self.num_kv_heads, group, self._head_dim))
         block_mask = ops.reshape(block_mask, (-1, 1, 1, *block_mask.shape[2:]))
         # b block, q query, k key, h key-value head, g query head in its group, d head_dim
         scores = ops.cast(ops.einsum("bqhgd,bkhd->bhgqk", q, k), "float32")
@@ -265,6 +282,24 @@ class CausalAttention(keras.layers.Layer):
             "window": self.window,
             "rope_theta": self.rope_theta,
         }
+
+
+def _attend_fused(q: Any, k: Any, v: Any, block_mask: Any) -> Any:
+    """As `CausalAttention._attend`, by one kernel."""
+    from blt.layers.fused_attention import fused_attention
+
+    # Documents are contiguous, so the keys that a query sees are so many up to its own.
+    num_visible = ops.sum(ops.cast(block_mask, "int32"), axis=-1)
+    num_visible = ops.reshape(num_visible, (-1, q.shape[1]))
+    return fused_attention(q, k, v, num_visible, interpret=gpu_capability() is None)
+
+
+def _attend_by_cudnn(q: Any, k: Any, v: Any, block_mask: Any) -> Any:
+    """As `CausalAttention._attend`, of blocks [batch * blocks, tokens, heads, head_dim]."""
+    import jax
+
+    mask = ops.reshape(block_mask, (-1, 1, *block_mask.shape[2:]))
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, scale=1.0, implementation="cudnn")
 
 
 @register_attention_layer("multi_head")

@@ -127,17 +127,17 @@ class EncoderCrossAttention(_PatchCrossAttention):
         keys, values = self._keys_and_values(byte_states)
         # A byte stands once for each patch that sees it: p place, s slice, h head, d head_dim.
         slots = [layout.patch_slots(shift) for shift in range(self.window)]
-        slots = slots[0] if self.window == 1 else ops.concatenate(slots, axis=0)
-        of_places = layout.take_by_patch(self._queries(queries), slots)  # [p, s, h, d]
+        slots = slots[0] if self.window == 1 else ops.concatenate(slots, axis=1)
+        of_places = layout.take_by_patch(self._queries(queries), slots)  # [batch, p, s, h, d]
         keys, values = (self._at_places(x) for x in (keys, values))
         scores = _dot(of_places, keys)
         spread = ops.broadcast_to(values, ops.shape(of_places))
         return self._add(queries, layout.softmax_by_patch(scores, spread, slots))
 
     def _at_places(self, x: Any) -> Any:
-        """[batch, num_tokens, heads, head_dim] -> [window * batch * num_tokens, 1, heads, ...]."""
-        x = ops.reshape(x, (-1, 1, *x.shape[2:]))
-        return x if self.window == 1 else ops.concatenate([x] * self.window, axis=0)
+        """[batch, num_tokens, heads, head_dim] -> [batch, window * num_tokens, 1, heads, ...]."""
+        x = ops.expand_dims(x, 2)
+        return x if self.window == 1 else ops.concatenate([x] * self.window, axis=1)
 
 
 @keras.saving.register_keras_serializable(package="blt")

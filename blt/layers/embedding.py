@@ -10,6 +10,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from blt.layers.slots import take_rows
+
 # The ten-digit primes of the published checkpoints' hash functions, in their order.
 HASH_PRIMES = (
     1000000007, 5915587277, 1500450271, 3267000013, 5754853343, 4093082899,
@@ -111,7 +113,7 @@ class ByteEmbedding(keras.layers.Layer):
             )
 
     def call(self, tokens: Any, segment_ids: Any) -> Any:
-        x = ops.take(self.byte_table, tokens, axis=0)
+        x = take_rows(self.byte_table, tokens)
         if self.num_tables:
             rows = self.ngram_rows(tokens, segment_ids)
             x = x + ops.sum(ops.take(self.ngram_table, rows, axis=0), axis=-2)

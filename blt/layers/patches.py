@@ -11,13 +11,14 @@ A token that ends its patch reads its own; any other reads the one before it, as
 its own document (Byte Latent Transformer, section 3.3). So no patch is read before it is complete.
 A patch that goes on after the row, by one token or more, is never complete in it.
 
-Patches and tokens are addressed in one flat axis over all rows of a batch, so that gathering and
-summing by patch cost as much as there are tokens, whatever the number of patches.
+How patches gather from their tokens, and tokens from patches, is `blt/layers/slots.py`.
 """
 
 from typing import Any
 
 from keras import ops
+
+from blt.layers.slots import max_by_slot, sum_by_slot, take_by_slot
 
 
 class PatchLayout:
@@ -49,10 +50,7 @@ class PatchLayout:
         segment_ids = ops.cast(segment_ids, "int32")
         self.num_patches = patch_lengths.shape[1]
         self.num_tokens = segment_ids.shape[1]
-        self._batch = ops.shape(segment_ids)[0]
-        rows = ops.expand_dims(ops.arange(self._batch, dtype="int32"), 1)
         tokens = ops.arange(self.num_tokens, dtype="int32")
-        self._first_slots = rows * (self.num_patches + 1)
 
         ends = ops.cumsum(patch_lengths, axis=1)
         starts = ends - patch_lengths
@@ -62,17 +60,15 @@ class PatchLayout:
 
         # The first token of a patch tells its document. Places without a patch look at token 0.
         starts = ops.where(self.is_patch, starts, 0)
-        self._flat_segments = ops.reshape(segment_ids, (-1,))
-        of_start = ops.take(self._flat_segments, rows * self.num_tokens + starts, axis=0)
+        self._segment_ids = segment_ids
+        of_start = ops.take_along_axis(segment_ids, starts, axis=1)
         self.patch_segment_ids = ops.where(self.is_patch, of_start, 0)
 
         # In the table that tokens read, slot 0 of a row is "nothing to read" and slot p + 1 is
         # patch p. The slot of patch p - 1 is thus p: that of the patch before.
         if closes is None:
             padded_ends = ops.pad(ends, [[0, 0], [0, 1]], constant_values=-1)
-            own = ops.reshape(self._first_slots + self._patch_ids, (-1,))
-            end_of_own = ops.take(ops.reshape(padded_ends, (-1,)), own, axis=0)
-            closes = ops.reshape(end_of_own, (self._batch, self.num_tokens)) == tokens + 1
+            closes = ops.take_along_axis(padded_ends, self._patch_ids, axis=1) == tokens + 1
         self._readable = self._patch_ids + ops.cast(closes, "int32")
         self._across_documents = across_documents
 
@@ -82,21 +78,20 @@ class PatchLayout:
         A patch of another document counts as none; the last slot of a row stands for that.
 
         Returns:
-          [batch * num_tokens] int32, places in the flat axis of slots, num_patches + 1 a row.
+          [batch, num_tokens] int32, below num_patches + 1.
         """
         slots = self._patch_ids
         if shift:
             slots = ops.minimum(slots + shift, self.num_patches)
             segments = ops.pad(self.patch_segment_ids, [[0, 0], [0, 1]])
             slots = self._of_own_document(slots, segments, nothing=self.num_patches)
-        return ops.reshape(self._first_slots + slots, (-1,))
+        return slots
 
     def _of_own_document(self, slots: Any, slot_segments: Any, *, nothing: int) -> Any:
         """Replaces slots [batch, num_tokens] of patches that are not of the token's document."""
-        flat = ops.reshape(self._first_slots + slots, (-1,))
-        found = ops.take(ops.reshape(slot_segments, (-1,)), flat, axis=0)
-        same = found > 0 if self._across_documents else found == self._flat_segments
-        return ops.where(ops.reshape(same, (self._batch, self.num_tokens)), slots, nothing)
+        found = ops.take_along_axis(slot_segments, slots, axis=1)
+        same = found > 0 if self._across_documents else found == self._segment_ids
+        return ops.where(same, slots, nothing)
 
     def reduce_by_patch(self, x: Any, how: str) -> Any:
         """Returns the elementwise maximum, minimum or mean over each patch's tokens.
@@ -108,48 +103,46 @@ class PatchLayout:
         Returns:
           [batch, num_patches, dim]; 0 where there is no patch.
         """
-        flat = ops.reshape(x, (-1, x.shape[-1]))
-        slots = self.patch_slots()
-        num_slots = self._batch * (self.num_patches + 1)
+        slots, num_slots = self._patch_ids, self.num_patches + 1
         if how == "avg":
-            reduced = ops.segment_sum(flat, slots, num_segments=num_slots)
-            count = ops.segment_sum(ops.ones_like(flat[:, :1]), slots, num_segments=num_slots)
+            reduced = sum_by_slot(x, slots, num_slots)
+            count = sum_by_slot(ops.ones_like(x[..., :1]), slots, num_slots)
             reduced = reduced / ops.maximum(count, 1.0)
         elif how == "min":
-            reduced = -ops.segment_max(-flat, slots, num_segments=num_slots)
+            reduced = -max_by_slot(-x, slots, num_slots)
         else:
-            reduced = ops.segment_max(flat, slots, num_segments=num_slots)
-        reduced = ops.reshape(reduced, (self._batch, self.num_patches + 1, x.shape[-1]))
+            reduced = max_by_slot(x, slots, num_slots)
         return ops.where(self.is_patch[..., None], reduced[:, :-1], 0.0)
 
     def softmax_by_patch(self, scores: Any, values: Any, slots: Any) -> Any:
         """Returns the mean of the values in each slot, weighted by the softmax of their scores.
 
         Args:
-          scores: [places, *heads] float32; the softmax is over the places of a slot.
-          values: [places, *heads, dim].
-          slots: [places] int32, from `patch_slots`.
+          scores: [batch, places, *heads] float32; the softmax is over the places of a slot.
+          values: [batch, places, *heads, dim].
+          slots: [batch, places] int32, from `patch_slots`; several of these, one after the other,
+            for places that stand several times.
 
         Returns:
           [batch, num_patches, *heads, dim]; 0 where there is no patch.
         """
-        num_slots = self._batch * (self.num_patches + 1)
-        largest = ops.segment_max(ops.stop_gradient(scores), slots, num_segments=num_slots)
-        weights = ops.exp(scores - ops.take(largest, slots, axis=0))
-        total = ops.segment_sum(weights, slots, num_segments=num_slots)
+        num_slots = self.num_patches + 1
+        once = slots.shape[1] == self.num_tokens
+        largest = max_by_slot(ops.stop_gradient(scores), slots, num_slots, contiguous=once)
+        weights = ops.exp(scores - take_by_slot(largest, slots))
+        total = sum_by_slot(weights, slots, num_slots)
         weights = ops.cast(weights, values.dtype)
-        summed = ops.segment_sum(weights[..., None] * values, slots, num_segments=num_slots)
+        summed = sum_by_slot(weights[..., None] * values, slots, num_slots)
         # A patch's largest weight is 1, so its total is 1 at least; empty slots have a total of 0.
         mean = summed / ops.cast(ops.maximum(total, 1.0), summed.dtype)[..., None]
-        mean = ops.reshape(mean, (self._batch, self.num_patches + 1, *mean.shape[1:]))
         return mean[:, :-1]
 
     def take_by_patch(self, x: Any, slots: Any) -> Any:
-        """Returns the entries of patches x [batch, num_patches, ...] in slots [places].
+        """Returns the entries of patches x [batch, num_patches, ...] in slots [batch, places].
 
-        [places, ...]; 0 outside all patches.
+        [batch, places, ...]; 0 outside all patches.
         """
-        return self._take(x, [0, 1], slots)
+        return take_by_slot(_pad_slots(x, [0, 1]), slots)
 
     def readable_patches(self, x: Any, window: int = 1) -> tuple[Any, Any]:
         """Returns the entries of the last patches that each token may read.
@@ -168,15 +161,13 @@ class PatchLayout:
             slots = ops.maximum(self._readable - shift, 0)
             slots = self._of_own_document(slots, segments, nothing=0)
             exists.append(slots > 0)
-            flat = ops.reshape(self._first_slots + slots, (-1,))
-            taken = self._take(x, [1, 0], flat)
-            found.append(ops.reshape(taken, (self._batch, self.num_tokens, *x.shape[2:])))
+            found.append(take_by_slot(_pad_slots(x, [1, 0]), slots))
         return ops.stack(found, axis=2), ops.stack(exists, axis=2)
 
-    def _take(self, x: Any, padding: list[int], slots: Any) -> Any:
-        inner = tuple(x.shape[2:])
-        table = ops.pad(x, [[0, 0], padding, *([0, 0] for _ in inner)])
-        return ops.take(ops.reshape(table, (-1, *inner)), slots, axis=0)
+
+def _pad_slots(x: Any, padding: list[int]) -> Any:
+    """Adds entries of zeros before and after x [batch, num_patches, ...]."""
+    return ops.pad(x, [[0, 0], padding, *([0, 0] for _ in x.shape[2:])])
 
 
 class LastPatches:

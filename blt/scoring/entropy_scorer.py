@@ -25,6 +25,7 @@ class EntropyScorer:
         self.score_spec: dict[str, Any] = {
             "model": "entropy_model",
             **engine.context,
+            "precision": engine.precision,
             "bos": "context",
             "eos": "eos_nats",
             "probabilities_over": "all ids",

@@ -5,6 +5,8 @@ import threading
 from pathlib import Path
 
 from blt.engine import Engine, get_entropy_engine
+from blt.engine.options import FLOAT32
+from blt.engine.precision import choose_precision
 from blt.errors import UserError
 from blt.joining import check_entropy_fingerprint
 from blt.model.blt import load_blt
@@ -51,6 +53,7 @@ def get_scorer(
     *,
     entropy_model: Path | None = None,
     min_context: int | None = None,
+    precision: str = FLOAT32,
     xz: bool = False,
     num_threads: int | None = None,
 ) -> LoadedScorer:
@@ -60,6 +63,8 @@ def get_scorer(
       model: a BLT or an entropy model.
       entropy_model: the one that cuts patches for a BLT that does not hold its own.
       min_context: tokens of context that each byte has in a BLT's windows; None for half a window.
+      precision: of the model's layers: "float32", "bfloat16", or "auto": see
+        `blt.engine.precision`. An entropy model that cuts patches for a BLT has the same.
       xz: also compress documents with xz.
       num_threads: of the entropy model's engine; see `EntropyEngine`.
 
@@ -67,10 +72,11 @@ def get_scorer(
       UserError: a file is no model, or the entropy model is not the one that the BLT needs.
     """
     stat = model.stat() if model.exists() else None
-    key = (model.resolve(), stat and stat.st_mtime_ns, entropy_model, min_context, xz, num_threads)
+    options = (entropy_model, min_context, precision, xz, num_threads)
+    key = (model.resolve(), stat and stat.st_mtime_ns, *options)
     with _lock:
         if key not in _loaded:
-            _loaded[key] = _load(model, entropy_model, min_context, xz, num_threads)
+            _loaded[key] = _load(model, *options)
         return _loaded[key]
 
 
@@ -78,22 +84,24 @@ def _load(
     model: Path,
     entropy_model: Path | None,
     min_context: int | None,
+    precision: str,
     xz: bool,
     num_threads: int | None,
 ) -> LoadedScorer:
     if is_ngram_path(model) or read_model_class(model) == "EntropyModel":
         if min_context is not None:
             raise UserError("--min-context: is for a BLT; an entropy model has no windows.")
-        engine = get_entropy_engine(model, num_threads=num_threads)
+        engine = get_entropy_engine(model, precision=precision, num_threads=num_threads)
         return LoadedScorer(EntropyScorer(engine, xz=xz), "entropy_model", engine, None)
     blt = load_blt(model)
-    scorer = BltScorer(blt, min_context=min_context, xz=xz)
+    precision = choose_precision(precision, blt)
+    scorer = BltScorer(blt, min_context=min_context, precision=precision, xz=xz)
     engine = None
     if entropy_model is not None:
-        engine = get_entropy_engine(entropy_model, num_threads=num_threads)
+        engine = get_entropy_engine(entropy_model, precision=precision, num_threads=num_threads)
         check_entropy_fingerprint(str(model), scorer.entropy_fingerprint, engine.fingerprint)
     elif blt.entropy_model is not None:
         from blt.engine import EntropyEngine
 
-        engine = EntropyEngine(blt.entropy_model, num_threads=num_threads)
+        engine = EntropyEngine(blt.entropy_model, precision=precision, num_threads=num_threads)
     return LoadedScorer(scorer, "blt", engine, blt.patch_rule)

@@ -19,7 +19,7 @@ def layout():
 def test_tokens_know_their_patch_and_the_one_they_may_read():
     own = layout().take_by_patch(BY_PATCH, layout().patch_slots())
     readable, exists = layout().readable_patches(BY_PATCH)
-    assert ops.convert_to_numpy(own)[:, 0].tolist() == [10, 20, 20, 30, 40, 40, 0]
+    assert ops.convert_to_numpy(own)[0, :, 0].tolist() == [10, 20, 20, 30, 40, 40, 0]
     assert ops.convert_to_numpy(readable)[0, :6, 0, 0].tolist() == [10, 10, 20, 30, 30, 40]
     assert ops.convert_to_numpy(exists)[0, :6, 0].all()
 
@@ -54,7 +54,7 @@ def test_a_window_of_patches_stays_inside_the_document():
     assert (ops.convert_to_numpy(exists) == (ops.convert_to_numpy(found)[..., 0] > 0)).all()
     # Tokens seen from the patch after theirs: those of patch 0 from 1, and of 2 from 3.
     after = ops.convert_to_numpy(layout().take_by_patch(BY_PATCH, layout().patch_slots(1)))
-    assert after[:, 0].tolist() == [20, 0, 0, 40, 0, 0, 0]
+    assert after[0, :, 0].tolist() == [20, 0, 0, 40, 0, 0, 0]
 
 
 def test_patches_know_their_document():
@@ -75,9 +75,9 @@ def test_pooling_is_over_the_tokens_of_a_patch(how, expected):
 
 
 def test_softmax_means_are_over_the_tokens_of_a_patch():
-    scores = np.log(np.array([[1.0], [1.0], [3.0], [2.0], [1.0], [1.0], [1.0]], "float32"))
+    scores = np.log(np.array([[[1.0], [1.0], [3.0], [2.0], [1.0], [1.0], [1.0]]], "float32"))
     # exp(80) ** 2 overflows
-    scores, values = (ops.convert_to_tensor(x) for x in (scores + 80.0, X[0, :, None]))
+    scores, values = (ops.convert_to_tensor(x) for x in (scores + 80.0, X[:, :, None]))
     means = layout().softmax_by_patch(scores, values, layout().patch_slots())
     found = ops.convert_to_numpy(means)[0, :, 0, 0]
     np.testing.assert_allclose(found, [-1.0, -2.25, 5.0, 6.5, 0.0], rtol=1e-5)
