@@ -195,15 +195,27 @@ def rates(needed: float, batch: dict[str, np.ndarray], seconds: float, report: A
     }
 
 
-class Losses(keras.callbacks.Callback):
-    """The loss of each step of `fit`, which need not be there when the next step starts."""
+class Steps(keras.callbacks.Callback):
+    """The loss of each step of `fit`, and the seconds of one.
+
+    The clock starts when the second step is done, so that what `fit` does before and the compiler
+    are left out; from there on nothing waits for a step but the next one.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.values: list[Any] = []
+        self.losses: list[Any] = []
+        self._start = 0.0
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self.values.append(logs["loss"])
+        self.losses.append(logs["loss"])
+        if len(self.losses) == 2:
+            float(logs["loss"])
+            self._start = time.perf_counter()
+
+    def on_train_end(self, logs: Any = None) -> None:
+        self.losses = [float(loss) for loss in self.losses]
+        self.seconds = (time.perf_counter() - self._start) / max(1, len(self.losses) - 2)
 
 
 def make_trainer(model: ByteLatentTransformer, steps: int) -> keras.Model:
@@ -220,12 +232,10 @@ def make_trainer(model: ByteLatentTransformer, steps: int) -> keras.Model:
 
 
 def fit(trainer: keras.Model, batches: Iterator[Any], steps: int) -> tuple[float, list[float]]:
-    """Returns the seconds of a step, and the loss of each."""
-    losses = Losses()
-    start = time.perf_counter()
-    trainer.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=[losses])
-    values = [float(value) for value in losses.values]
-    return (time.perf_counter() - start) / steps, values
+    """Returns the seconds of a step, of 3 or more, and the loss of each."""
+    taken = Steps()
+    trainer.fit(batches, steps_per_epoch=steps, epochs=1, verbose=0, callbacks=[taken])
+    return taken.seconds, taken.losses
 
 
 def training_batches(
@@ -264,7 +274,7 @@ def measure_training(
     fit(trainer, repeated, 2)
     compiled = time.perf_counter() - start
     once, _ = fit(trainer, repeated, 5)
-    steps = max(4, round(arguments.seconds / ROUNDS / once))
+    steps = max(6, round(arguments.seconds / ROUNDS / once))
     rounds = [fit(trainer, repeated, steps) for _ in range(ROUNDS)]
     seconds = statistics.median(seconds for seconds, _ in rounds)
     stats = jax.devices()[0].memory_stats() or {}

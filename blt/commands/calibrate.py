@@ -17,6 +17,7 @@ from blt.commands.rule_arguments import add_refinement_arguments
 from blt.commands.sidecar import find_finished, note_finished
 from blt.console import Console, format_bytes
 from blt.manifest import read_manifest
+from blt.ngram.model import is_ngram_path
 from blt.splits import SPLIT_CHOICES
 from blt.storage import prepare_output_file
 
@@ -134,6 +135,11 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         args.entropy_model, verbose=console.verbose, owns_process=args.owns_process
     )
     engine = get_entropy_engine(args.entropy_model, precision=args.precision)
+    if not is_ngram_path(args.entropy_model):
+        from blt.engine.accelerator import unused_gpu_note
+
+        if note := unused_gpu_note():
+            console.say(note)
     options: dict[str, Any] = {name: getattr(args, name) for name in _OPTIONS}
     identity = {
         "command": NAME,

@@ -75,6 +75,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     """Trains; see `DESCRIPTION`."""
     data = read_manifest(args.data, "training_shards")
     import_keras(verbose=console.verbose)
+    from blt.engine.accelerator import unused_gpu_note
     from blt.model.serialization import fingerprint, load_entropy_model
     from blt.training.blt import MODEL_NAME, train_blt
 
@@ -97,6 +98,8 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         return Summary({"dry_run": True, "outputs": [str(model)]}, lines)
     if result is None:
         how = "done"
+        if note := unused_gpu_note():
+            console.say(note)
         result = train_blt(
             args.data, args.output, config, entropy_model=args.entropy_model, report=console.show
         )

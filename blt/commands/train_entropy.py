@@ -75,6 +75,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     """Trains; see `DESCRIPTION`."""
     manifest = read_manifest(args.data, "byte_shards")
     import_keras(verbose=console.verbose)
+    from blt.engine.accelerator import unused_gpu_note
     from blt.training.entropy import train_entropy_model
 
     config = check(args)
@@ -91,6 +92,8 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     if result is None:
         prepare_output_file(args.output)
         how = "done"
+        if note := unused_gpu_note():
+            console.say(note)
         result = train_entropy_model(args.data, args.output, config, console.show)
         console.end_progress()
         note_finished(args.output, identity, result)
