@@ -3,7 +3,7 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,8 @@ def summarize_scores(paths: Sequence[Path], *, by: Sequence[str] = ()) -> dict[s
 
     Args:
       paths: the shards.
-      by: names of passed-through columns to group by; `source` is always one.
+      by: names of passed-through fields to group by. The input is always grouped by too: as
+        `source`, or where a field is called that, under the name that `input_group` gives.
 
     Returns:
       `documents`, `bytes`, `scored_bytes`, `nats`, `eos_nats`, `bits_per_byte` (sum of bits over
@@ -92,7 +93,8 @@ def summarize_scores(paths: Sequence[Path], *, by: Sequence[str] = ()) -> dict[s
       `left_out`, how many values are not shown. Documents without the column count as "".
     """
     total = _Sums()
-    groups: dict[str, dict[str, _Sums]] = {name: defaultdict(_Sums) for name in ("source", *by)}
+    input_name = input_group(by)
+    groups: dict[str, dict[str, _Sums]] = {name: defaultdict(_Sums) for name in (input_name, *by)}
     bits_per_byte = []
     for path in paths:
         table = read_scores(path, _COLUMNS)
@@ -106,7 +108,7 @@ def summarize_scores(paths: Sequence[Path], *, by: Sequence[str] = ()) -> dict[s
         total.add(columns, np.arange(table.num_rows))
         bits_per_byte.append(columns["bits_per_byte"])
         for name, sums in groups.items():
-            values = table["source"].to_pylist() if name == "source" else _meta(table, name)
+            values = table["source"].to_pylist() if name == input_name else _meta(table, name)
             for value, rows in _rows_by_value(values):
                 sums[value].add(columns, rows)
     known = np.concatenate([np.empty(0), *bits_per_byte])
@@ -118,12 +120,30 @@ def summarize_scores(paths: Sequence[Path], *, by: Sequence[str] = ()) -> dict[s
     }
 
 
+def input_group(kept: Collection[str]) -> str:
+    """Returns the name of the group of a document's input, which no kept field has.
+
+    >>> input_group(["lang"]), input_group(["source"]), input_group(["source", "input_source"])
+    ('source', 'input_source', '_input_source')
+    """
+    name = "source"
+    while name in kept:
+        name = "input_source" if name == "source" else f"_{name}"
+    return name
+
+
+def group_name(value: Any) -> str:
+    """Returns the name of a group of documents by a value of theirs: "" for null, text as it is,
+    else its JSON.
+    """
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _meta(table: Any, name: str) -> list[str]:
     values = (json.loads(meta).get(name) if meta else None for meta in table["meta"].to_pylist())
-    return [
-        "" if value is None else value if isinstance(value, str) else json.dumps(value)
-        for value in values
-    ]
+    return [group_name(value) for value in values]
 
 
 def _rows_by_value(values: list[str]) -> Iterator[tuple[str, np.ndarray]]:
