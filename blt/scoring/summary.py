@@ -3,13 +3,14 @@
 import json
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from blt.formats.scores import read_scores
+from blt.groups import group_name, input_group
 
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 MAX_GROUPS = 100  # shown in each `by`: those with the most bytes
@@ -118,27 +119,6 @@ def summarize_scores(paths: Sequence[Path], *, by: Sequence[str] = ()) -> dict[s
         "percentiles": {str(q): float(np.percentile(known, q)) for q in PERCENTILES if len(known)},
         "by": {name: _largest(sums) for name, sums in groups.items()},
     }
-
-
-def input_group(kept: Collection[str]) -> str:
-    """Returns the name of the group of a document's input, which no kept field has.
-
-    >>> input_group(["lang"]), input_group(["source"]), input_group(["source", "input_source"])
-    ('source', 'input_source', '_input_source')
-    """
-    name = "source"
-    while name in kept:
-        name = "input_source" if name == "source" else f"_{name}"
-    return name
-
-
-def group_name(value: Any) -> str:
-    """Returns the name of a group of documents by a value of theirs: "" for null, text as it is,
-    else its JSON.
-    """
-    if value is None or isinstance(value, str):
-        return value or ""
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _meta(table: Any, name: str) -> list[str]:
