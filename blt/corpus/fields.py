@@ -56,6 +56,7 @@ def read_fields(
 
     Raises:
       RecursionError: a field is nested too deeply.
+      UnicodeDecodeError: the id is of bytes that are not UTF-8.
     """
     value = get_field(row, config.id_field)
     found = 0 if value is ABSENT else 1
@@ -66,9 +67,16 @@ def read_fields(
     for number, name in enumerate(config.keep_fields, 1):
         value = get_field(row, name)
         if value is not ABSENT:
-            kept[name] = value
+            kept[name] = _decoded(value) if type(value) is bytes else value
             found |= 1 << number
     if not kept:
         return Fields(doc_id, None, found, ())
     text, mended = strict_json(kept, holds_bytes=holds_bytes)
     return Fields(doc_id, text.encode("utf-8"), found, mended)
+
+
+def _decoded(value: bytes) -> str | bytes:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value

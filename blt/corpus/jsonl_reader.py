@@ -20,7 +20,7 @@ from blt.corpus.json_heads import JSON_BLANKS
 from blt.corpus.lines import Line, read_lines
 from blt.corpus.mends import BOM, NOT_UTF8
 from blt.corpus.partitions import partition_fields
-from blt.corpus.plain import NOT_UNICODE, FloatLiteral, LongInteger, parse_integer
+from blt.corpus.plain import MENDED_ID, NOT_UNICODE, FloatLiteral, LongInteger, parse_integer
 from blt.corpus.plan import Entry
 from blt.corpus.records import Filtered, Record, Reject, made_id, make_document
 from blt.units import Progress
@@ -99,6 +99,7 @@ def _read_line(line: Line, source: str, config: EncodeConfig, partitions: dict[s
         if config.utf8 != "replace":
             raise _RejectedError("invalid_id", "the id is not Unicode: it has a surrogate")
         doc_id = _SURROGATE.sub("\ufffd", doc_id)
+        mended = (*mended, MENDED_ID)
     return make_document(
         doc_id,
         document,

@@ -12,7 +12,6 @@ reads; where JSON, or a double, has no such value it is mended, and the kind of 
 
 import datetime
 import decimal
-import functools
 import json
 import math
 import re
@@ -22,9 +21,12 @@ from typing import Any
 NONFINITE, LONG_INTEGER, NOT_UNICODE = (
     f"mended_{kind}" for kind in ("nonfinite", "long_integer", "not_unicode")
 )
-MENDED_COUNTS = (NONFINITE, LONG_INTEGER, NOT_UNICODE)
+MENDED_ID = "mended_id"  # with U+FFFD, which only --utf8 replace does
+MENDED_COUNTS = (NONFINITE, LONG_INTEGER, NOT_UNICODE, MENDED_ID)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PLAIN_FRACTION = re.compile(r"-?\d+\.\d+")
+_JSON_OPTIONS = {"sort_keys": True, "ensure_ascii": False, "allow_nan": False}
+_ENCODER = json.JSONEncoder(**_JSON_OPTIONS)
 _MAX_DIGITS = 308  # of an integer that any double holds
 _MAX_WHOLE = 2.0**64  # whole doubles below are written as integers are
 
@@ -57,9 +59,14 @@ def id_text(value: Any) -> str | None:
 
     Whole floats are written as integers; decimals, and JSON numbers with a fraction, with the
     digits that they have; lists and objects as JSON.
+
+    Raises:
+      UnicodeDecodeError: it is of bytes that are not UTF-8.
     """
     if value is None or isinstance(value, str):
         return value
+    if isinstance(value, bytes):
+        return value.decode("utf-8")
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):
@@ -89,19 +96,16 @@ def strict_json(value: Any, *, holds_bytes: bool = False) -> tuple[str, tuple[st
     Raises:
       RecursionError: it is nested too deeply.
     """
-    mended: set[str] = set()
-    dump = functools.partial(
-        json.dumps,
-        sort_keys=True,
-        ensure_ascii=False,
-        allow_nan=False,
-        default=lambda other: _words(other, mended),
-    )
     try:
-        text = dump(value)
+        text = _ENCODER.encode(value)
         text.encode("utf-8")
-    except ValueError:  # a float that is no number, or a surrogate
-        text = dump(_mend(value, holds_bytes, mended))
+    except (TypeError, ValueError):  # no JSON, a float that is no number, or a surrogate
+        pass
+    else:
+        return text, ()
+    mended: set[str] = set()
+    encoder = json.JSONEncoder(**_JSON_OPTIONS, default=lambda other: _words(other, mended))
+    text = encoder.encode(_mend(value, holds_bytes, mended))
     return text, tuple(kind for kind in MENDED_COUNTS if kind in mended)
 
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from blt.corpus.config import EncodeConfig
-from blt.corpus.fields import get_field, read_fields
+from blt.corpus.fields import read_fields
+from blt.corpus.plain import MENDED_ID
 from blt.corpus.records import Record, Reject, made_id, make_document
 
 
@@ -29,16 +30,14 @@ def make_row_record(
     """
     if partitions:
         row = {**partitions, **row}
-    doc_id = get_field(row, config.id_field)
-    if isinstance(doc_id, bytes):
-        try:
-            doc_id.decode("utf-8")
-        except UnicodeDecodeError as error:
-            if config.utf8 != "replace":
-                detail = f"the id is not UTF-8: {error}"
-                return Reject(source, position, "invalid_id", detail, text)
-            row = {**row, config.id_field: doc_id.decode("utf-8", "replace")}
-    fields = read_fields(row, config)
+    try:
+        fields = read_fields(row, config)
+    except UnicodeDecodeError as error:
+        if config.utf8 != "replace":
+            return Reject(source, position, "invalid_id", f"the id is not UTF-8: {error}", text)
+        doc_id = error.object.decode("utf-8", "replace")
+        fields = read_fields({**row, config.id_field: doc_id}, config)
+        fields = fields._replace(mended=(*fields.mended, MENDED_ID))
     return make_document(
         made_id(source, position) if fields.doc_id is None else fields.doc_id,
         text,

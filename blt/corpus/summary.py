@@ -6,7 +6,7 @@ from blt.console import count
 from blt.corpus.csv_reader import QUOTED_COUNT
 from blt.corpus.field_names import fields_with
 from blt.corpus.filters import FILTERS
-from blt.corpus.plain import LONG_INTEGER, NONFINITE, NOT_UNICODE
+from blt.corpus.plain import LONG_INTEGER, MENDED_ID, NONFINITE, NOT_UNICODE
 from blt.corpus.sources import SOURCES_NAME
 from blt.formats.rejects import count_rejects
 from blt.manifest import Manifest
@@ -46,6 +46,8 @@ def summary_lines(manifest: Manifest) -> list[str]:
     for kind, how in _MENDED_WORDS.items():
         if number := totals.get(kind):
             lines.append(f"kept fields of {count(number, 'document')}: {how}")
+    if number := totals.get(MENDED_ID):
+        lines.append(f"ids of {count(number, 'document')}: not Unicode, mended with U+FFFD")
     if number := totals.get(QUOTED_COUNT):
         lines.append(
             f"{count(number, 'document')} of TSV in quotes, which were taken as data; "

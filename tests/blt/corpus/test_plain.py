@@ -94,7 +94,12 @@ def test_meta_is_strict_json_whatever_the_value(tmp_path):
         1.0,
     ]
     counts = {key: value for key, value in result.counts.items() if key.startswith("mended_")}
-    assert counts == {"mended_nonfinite": 2, "mended_long_integer": 1, "mended_not_unicode": 2}
+    assert counts == {
+        "mended_nonfinite": 2,
+        "mended_long_integer": 1,
+        "mended_not_unicode": 2,
+        "mended_id": 0,
+    }
 
 
 def test_meta_of_tables_is_strict_json(tmp_path):
@@ -142,6 +147,7 @@ def test_an_id_that_is_not_unicode_is_mended_where_text_is(tmp_path):
         assert [reject["reason"] for reject in kept.rejects] == ["invalid_id"]
         mended = encode(tmp_path / f"replace-{name}", tmp_path / name, utf8="replace")
         assert ids(mended) == ["5\ufffd"]
+        assert mended.counts["mended_id"] == 1
 
 
 def test_kept_fields_may_have_names_of_ours(tmp_path):
