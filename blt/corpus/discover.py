@@ -147,7 +147,8 @@ def discover_inputs(
             reason = f"--include and --exclude leave out {number} of what is in it"
             skipped.append(Skipped(path=argument, reason=reason))
         if not matches:
-            raise UserError(_nothing_found(argument, shown, skipped[before:]))
+            hints = "".join(f" {line.message}" for line in search.unmatched_includes())
+            raise UserError(_nothing_found(argument, shown, skipped[before:]) + hints)
         for match in matches:
             first = found.setdefault(match.identity, match)
             if first.path != match.path:

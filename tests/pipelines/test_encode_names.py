@@ -128,6 +128,8 @@ def test_a_pattern_that_is_like_no_file_is_said(tmp_path, capsys):
     assert "Did you mean '*.jsonl'?" in err
     assert run(tmp_path / "strict", *argv, "--strict") == 2
     assert "--include *.jsnol" in capsys.readouterr().err
+    assert run(tmp_path / "none", "--input", folder, "--include", "*.jsnol") == 2
+    assert "Did you mean '*.jsonl'?" in capsys.readouterr().err
 
 
 def test_what_was_mended_is_said(tmp_path, capsys):
