@@ -1,6 +1,7 @@
 """How a raw corpus becomes byte shards: everything that the result depends on but the input."""
 
 import dataclasses
+import re
 
 from blt.errors import UserError, near_names
 
@@ -13,6 +14,7 @@ CSV_QUOTING = ("auto", "quotes", "none")
 ON_DUPLICATE_ID = ("keep", "suffix", "reject")
 ON_DAMAGED_FILE = ("keep", "drop", "fail")
 MIB = 1 << 20
+_SURROGATE = re.compile("[\ud800-\udfff]")
 # A part is one TFRecord of up to two bytes a byte, well below the limit on records.
 MAX_PART_BYTES = 256 * MIB
 
@@ -87,6 +89,16 @@ class EncodeConfig:
         fields = self.keep_fields
         if not isinstance(fields, list | tuple) or not all(isinstance(f, str) for f in fields):
             raise UserError(f"--keep-fields: a list of field names expected, got {fields!r}.")
+        for flag, name in (
+            ("text-field", self.text_field),
+            ("id-field", self.id_field),
+            *(("keep-fields", name) for name in fields),
+        ):
+            if _SURROGATE.search(name):
+                raise UserError(
+                    f"--{flag} {name!a}: is not UTF-8, as names of fields are. Give the name "
+                    "in a UTF-8 terminal, or in a config of blt run."
+                )
         # YAML gives a list; a name that is given twice is one.
         object.__setattr__(self, "keep_fields", tuple(dict.fromkeys(fields)))
         _check_choice("csv-quoting", self.csv_quoting, CSV_QUOTING)

@@ -11,7 +11,9 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 
+from blt.corpus import EncodeConfig
 from blt.corpus.plain import id_text, strict_json
+from blt.errors import UserError
 from tests.blt.corpus.helpers import encode
 
 UUID = uuid.UUID(int=1)
@@ -159,6 +161,12 @@ def test_kept_fields_may_have_names_of_ours(tmp_path):
     )
     assert metas(result) == [{name: f"<{name}>" for name in names}]
     assert [source for _, _, source, _ in result.documents] == ["x.jsonl"]
+
+
+def test_names_that_are_not_unicode_are_refused():
+    for option in ({"keep_fields": ("caf\udce9",)}, {"id_field": "\udce9"}):
+        with pytest.raises(UserError, match="is not UTF-8"):
+            EncodeConfig(**option)
 
 
 def test_values_in_words():
