@@ -32,8 +32,8 @@ SECTIONS = {
         "Byte shards",
         "`bytes-UUUUU-RRR.tfrecord`: unit of the plan, and roll. One `tf.train.Example` a document, or a "
         "part of one that is longer than `--max-document-bytes`: then BOS is in part 0 only and EOS in the "
-        "last. A document's parts follow one another in one shard. `meta` (bytes, JSON of passed-through "
-        "columns) is there if there are any.",
+        "last. A document's parts follow one another in one shard. `meta` (bytes, strict JSON of passed-through "
+        "fields) is there if there are any.",
     ),
     "patches": (
         "Boundaries",
@@ -52,7 +52,8 @@ SECTIONS = {
     "scores-blt": (
         "Scores",
         "`scores-UUUUU-RRR.parquet`: one row a document. `bits_per_byte` is null for an empty document. "
-        "`summary.json` holds the corpus figures: Σ bits / Σ bytes.",
+        "`summary.json` holds the corpus figures: Σ bits / Σ bytes, and under `by` those of groups: by "
+        "each kept field, and by input as `source` (`input_source` where a kept field is called `source`).",
     ),
 }
 

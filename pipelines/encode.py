@@ -14,27 +14,37 @@ import functools
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from blt import command
 from blt.command import Summary
-from blt.commands.arguments import add_output_arguments, byte_size, fraction
+from blt.commands.arguments import (
+    add_output_arguments,
+    byte_size,
+    field_names,
+    fraction,
+    one_character,
+)
 from blt.commands.policy_arguments import add_policy_arguments
 from blt.console import Console, Phase, count, format_bytes, printable
-from blt.corpus.config import COMPRESSIONS, DOC_PER, FORMATS, EncodeConfig
+from blt.corpus.config import COMPRESSIONS, CSV_QUOTING, DOC_PER, FORMATS, EncodeConfig
 from blt.corpus.discover import InputFile, discover_inputs
 from blt.corpus.duplicates import DUPLICATES_FOLDER, duplicate_kinds, remove_found
 from blt.corpus.encode import encode_unit
+from blt.corpus.field_names import unmatched_after, unmatched_before
 from blt.corpus.filesystems import use_remote
 from blt.corpus.plan import payload_bytes, payload_notes
 from blt.corpus.replan import plan_corpus
 from blt.corpus.sources import SOURCES_NAME, merge_sources
 from blt.corpus.standard_input import keep_standard_input
 from blt.corpus.summary import summary_lines
-from blt.errors import UserError
+from blt.corpus.unmatched import Unmatched
+from blt.errors import UserError, WorkError
 from blt.manifest import Manifest
+from blt.plan_file import read_plan
 from blt.stage import (
     DEFAULT_MAX_REJECT_FRACTION,
     REJECTS_NAME,
@@ -83,6 +93,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"In folders and by globs, read {which} whose name, or path below the folder if "
             "there is a slash in it, is like one of these.",
         )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="Refuse, or fail at the end, where a name given by --keep-fields, --id-field or "
+        "--include matches nothing. Without it that is a warning.",
+    )
     add_output_arguments(parser, "byte shards")
     add_document_arguments(parser)
     add_policy_arguments(parser)
@@ -153,9 +169,32 @@ def add_document_arguments(parser: argparse.ArgumentParser, when: str = "") -> N
     group.add_argument(
         "--keep-fields",
         default=[],
-        type=lambda text: [name for name in text.split(",") if name],
+        action="extend",
+        type=field_names,
         metavar="A,B",
-        help="Fields or columns to pass through to the scores, separated by commas.",
+        help="Fields or columns to pass through to the scores, separated by commas (a name that "
+        "holds one in quotes: '\"a,b\",c'). Keys of folders such as lang=en/ are fields.",
+    )
+    group.add_argument(
+        "--csv-quoting",
+        choices=CSV_QUOTING,
+        default=default.csv_quoting,
+        help='CSV and TSV: fields may be in "quotes", or none are and quotes are data. auto: '
+        "quotes in CSV, none in TSV.",
+    )
+    group.add_argument(
+        "--csv-escape",
+        type=one_character,
+        metavar="CHAR",
+        help="CSV and TSV: what stands before quotes (with --csv-quoting none: before delimiters "
+        "and line ends) that are data; \\ for files of Spark.",
+    )
+    group.add_argument(
+        "--csv-delimiter",
+        type=one_character,
+        metavar="CHAR",
+        help="CSV and TSV: what stands between fields, if not a comma or a tab; tab, \\t and \\x01 "
+        "are understood.",
     )
 
 
@@ -185,9 +224,28 @@ class _FindDuplicates:
         return start_search(stage, self.units, self.config)
 
 
-def _finish_tables(output: Path, results: list[UnitResult]) -> None:
-    merge_sources(output, len(results))
-    remove_found(output)
+@dataclasses.dataclass(frozen=True)
+class _FinishTables:
+    config: EncodeConfig
+    is_strict: bool
+
+    def __call__(self, output: Path, results: list[UnitResult]) -> None:
+        merge_sources(output, len(results))
+        remove_found(output)
+        if self.is_strict:
+            totals: Counter[str] = Counter()
+            for result in results:
+                totals.update(result.counts)
+            payloads = (unit.payload for unit in read_plan(output))
+            _check_strict(unmatched_after(payloads, totals, self.config))
+
+
+def _check_strict(unmatched: Sequence[Unmatched]) -> None:
+    if unmatched:
+        raise WorkError(
+            f"{unmatched[0].message} --strict makes this an error: mend the name, or run again "
+            "without --strict; finished units are kept."
+        )
 
 
 def run(args: argparse.Namespace, console: Console) -> Summary:
@@ -214,7 +272,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         extra_files=(SOURCES_NAME,),
         work_folders=(DUPLICATES_FOLDER,),
         grows=True,
-        before_manifest=_finish_tables,
+        before_manifest=_FinishTables(config, args.strict),
         max_reject_fraction=args.max_reject_fraction,
     )
     units = _plan_units(stage, config, args, kept_input, console)
@@ -231,7 +289,10 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         return describe_plan(stage, units, outputs)
     if "-" in args.input:
         kept_input.unlink(missing_ok=True)
-    return _summarize(manifest, how)
+    unmatched = unmatched_after([unit.payload for unit in units], manifest.totals, config)
+    if args.strict:
+        _check_strict(unmatched)
+    return _summarize(manifest, how, [line.message for line in unmatched])
 
 
 def _plan_units(
@@ -253,16 +314,28 @@ def _plan_units(
         files = _outside(found.files, args.output)
     for skipped in found.skipped:
         console.say(printable(f"skipped {skipped.path}: {skipped.reason}"))
+    _say_unmatched(found.unmatched, args, console)
     earlier = [] if args.overwrite else earlier_units(stage)
     payloads = plan_corpus(
         files, config, output=args.output, earlier=earlier, say=console.say, watch=watch
     )
+    _say_unmatched(unmatched_before(payloads, config), args, console)
     notes = payload_notes(payloads)
     for note in notes[:_MAX_NOTES]:
         console.say(printable(note))
     if len(notes) > _MAX_NOTES:
         console.say(f"… and {count(len(notes) - _MAX_NOTES, 'more note')} of this kind.")
     return make_units(stage, payloads, [payload_bytes(payload) for payload in payloads])
+
+
+def _say_unmatched(
+    unmatched: Sequence[Unmatched], args: argparse.Namespace, console: Console
+) -> None:
+    """Says which names match nothing; refuses them with `--strict`."""
+    for line in unmatched:
+        if args.strict:
+            raise UserError(f"{line.message} (--strict)")
+        console.say(printable(f"warning: {line.message}"))
 
 
 def _outside(files: Sequence[InputFile], folder: Path) -> list[InputFile]:
@@ -280,15 +353,17 @@ def _outside(files: Sequence[InputFile], folder: Path) -> list[InputFile]:
     return [file for file in files if not is_inside(parent_of(file.path))]
 
 
-def _summarize(manifest: Manifest, how: str) -> Summary:
+def _summarize(manifest: Manifest, how: str, warnings: Sequence[str] = ()) -> Summary:
     totals = manifest.totals
     lines = [
         f"encode: {how}. {count(totals['documents'], 'document')}, "
         f"{format_bytes(totals['bytes'])} in {count(len(manifest.shards), 'shard')} -> "
         f"{manifest.folder}",
         *(f"  {line}" for line in summary_lines(manifest)),
+        *(printable(f"  warning: {line}") for line in warnings),
     ]
-    return Summary({"stage": NAME, "how": how, "output": str(manifest.folder), **totals}, lines)
+    described = {"stage": NAME, "how": how, "output": str(manifest.folder), **totals}
+    return Summary({**described, "warnings": list(warnings)} if warnings else described, lines)
 
 
 if __name__ == "__main__":

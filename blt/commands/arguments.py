@@ -1,6 +1,7 @@
 """Flags that several commands share, and how their values are read."""
 
 import argparse
+import csv
 from pathlib import Path
 
 from blt.engine.options import AUTO, PRECISIONS
@@ -104,6 +105,31 @@ def positive_int(text: str) -> int:
     if value <= 0:
         raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text}")
     return value
+
+
+def field_names(text: str) -> list[str]:
+    """Reads names separated by commas; one that holds a comma stands in quotes.
+
+    >>> field_names('lang,"a,b"')
+    ['lang', 'a,b']
+    """
+    return [name for name in next(csv.reader([text]), []) if name]
+
+
+def one_character(text: str) -> str:
+    """Reads a character as it is, or as "tab", "\\t" or "\\x01".
+
+    >>> one_character("tab"), one_character(r"\\x01"), one_character("|")
+    ('\\t', '\\x01', '|')
+    """
+    if text in ("tab", "\\t"):
+        return "\t"
+    if len(text) == 4 and text.startswith("\\x"):
+        try:
+            return chr(int(text[2:], 16))
+        except ValueError:
+            pass
+    return text  # if it is longer, the config says so
 
 
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 1024, "mi": 1024**2, "gi": 1024**3}

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 
 from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import DamagedInputError, check_growth
+from blt.corpus.partitions import partition_fields
 from blt.corpus.plan import Entry
 from blt.corpus.records import Record, Reject
 from blt.corpus.rows import make_row_record
@@ -91,6 +92,11 @@ def _column_type(schema: pa.Schema, name: str) -> pa.DataType | None:
     return kind
 
 
+def has_column(schema: pa.Schema, name: str) -> bool:
+    """Tells whether a table has a column, or a field inside one ("doc.text")."""
+    return _column_type(schema, name) is not None
+
+
 def needed_columns(schema: pa.Schema, config: EncodeConfig) -> list[str]:
     """Returns the columns to read: the text, and the id and kept fields that there are.
 
@@ -119,6 +125,7 @@ def read_rows(
       DamagedInputError: a batch is damaged, or the texts grow too long for the size of the file.
     """
     position, num_bytes = first_row, 0
+    partitions = partition_fields(entry, config)
     for batch in batches:
         try:
             texts = _texts(batch, config.text_field)
@@ -134,7 +141,12 @@ def read_rows(
                 check_growth(num_bytes, entry["size"], config.max_decompression_ratio)
                 row = {name: values[index] for name, values in columns.items()}
                 yield make_row_record(
-                    row, text, source=entry["source"], position=position, config=config
+                    row,
+                    text,
+                    source=entry["source"],
+                    position=position,
+                    config=config,
+                    partitions=partitions,
                 )
             position += 1
 

@@ -1,6 +1,7 @@
 """How a raw corpus becomes byte shards: everything that the result depends on but the input."""
 
 import dataclasses
+import re
 
 from blt.errors import UserError, near_names
 
@@ -9,9 +10,11 @@ DOC_PER = ("file", "line", "paragraph")
 COMPRESSIONS = (None, "gzip")
 UTF8 = ("keep", "reject", "replace")
 NEWLINES = ("keep", "lf")
+CSV_QUOTING = ("auto", "quotes", "none")
 ON_DUPLICATE_ID = ("keep", "suffix", "reject")
 ON_DAMAGED_FILE = ("keep", "drop", "fail")
 MIB = 1 << 20
+_SURROGATE = re.compile("[\ud800-\udfff]")
 # A part is one TFRecord of up to two bytes a byte, well below the limit on records.
 MAX_PART_BYTES = 256 * MIB
 
@@ -28,6 +31,11 @@ class EncodeConfig:
       text_field: field or column of the text; dots lead into objects ("doc.text").
       id_field: field or column of the id; where it is null or absent an id is made.
       keep_fields: fields or columns that go along as `meta`.
+      csv_quoting: of CSV and TSV: fields may be in "quotes", or "none" are and quotes are data;
+        "auto" is quotes in CSV, none in TSV.
+      csv_escape: a character that makes quotes (without quoting delimiters and line ends) and
+        itself data, or None.
+      csv_delimiter: between fields; None for a comma in CSV and a tab in TSV.
       max_document_bytes: longer documents are stored in parts of this size.
       max_decompression_ratio: how many times its size an input may grow to.
       target_shard_bytes: a unit of the plan reads, and a shard holds, about this many bytes.
@@ -53,6 +61,9 @@ class EncodeConfig:
     text_field: str = "text"
     id_field: str = "id"
     keep_fields: tuple[str, ...] = ()
+    csv_quoting: str = "auto"
+    csv_escape: str | None = None
+    csv_delimiter: str | None = None
     max_document_bytes: int = 16 * MIB
     max_decompression_ratio: int = 1000
     target_shard_bytes: int = 64 * MIB
@@ -78,7 +89,20 @@ class EncodeConfig:
         fields = self.keep_fields
         if not isinstance(fields, list | tuple) or not all(isinstance(f, str) for f in fields):
             raise UserError(f"--keep-fields: a list of field names expected, got {fields!r}.")
-        object.__setattr__(self, "keep_fields", tuple(fields))  # YAML gives a list
+        for flag, name in (
+            ("text-field", self.text_field),
+            ("id-field", self.id_field),
+            *(("keep-fields", name) for name in fields),
+        ):
+            if _SURROGATE.search(name):
+                raise UserError(
+                    f"--{flag} {name!a}: is not UTF-8, as names of fields are. Give the name "
+                    "in a UTF-8 terminal, or in a config of blt run."
+                )
+        # YAML gives a list; a name that is given twice is one.
+        object.__setattr__(self, "keep_fields", tuple(dict.fromkeys(fields)))
+        _check_choice("csv-quoting", self.csv_quoting, CSV_QUOTING)
+        self._check_csv()
         _check_size("max-document-bytes", self.max_document_bytes, MAX_PART_BYTES)
         _check_size("max-decompression-ratio", self.max_decompression_ratio, None, "a whole number")
         _check_size("target-shard-bytes", self.target_shard_bytes, None)
@@ -88,6 +112,20 @@ class EncodeConfig:
     def mends(self) -> bool:
         """Whether documents are changed by rules that depend on what they were cut from."""
         return self.strip_bom or self.newlines == "lf"
+
+    def _check_csv(self) -> None:
+        for flag, value in (
+            ("csv-delimiter", self.csv_delimiter),
+            ("csv-escape", self.csv_escape),
+        ):
+            is_usable = isinstance(value, str) and len(value) == 1 and "\0" < value < "\x7f"
+            if value is not None and (not is_usable or value in '\n\r"'):
+                raise UserError(
+                    f"--{flag} {value!a}: one character of ASCII expected, no quote or line "
+                    "end. (Doubled quotes need no --csv-escape.)"
+                )
+        if self.csv_escape is not None and self.csv_escape == self.csv_delimiter:
+            raise UserError("--csv-escape: is the same as --csv-delimiter; give another one.")
 
     def _check_policies(self) -> None:
         if self.format == "bytes" and (self.mends or self.utf8 != "keep"):

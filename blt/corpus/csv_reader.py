@@ -1,26 +1,30 @@
 """CSV and TSV inputs: a header with the names of the columns, then a document per row.
 
-Fields may be quoted with `"`, and quoted ones hold delimiters, line ends and doubled quotes. Bytes
-are kept as they are, whatever they are. A row is a reject if it is not well formed (a quote that
-does not end, or ends inside a field) or has more or fewer fields than the header; only its first
-line is given up, and reading goes on with the next. Blank lines are filtered. A byte order mark at
-the start is no part of the first name. An empty id counts as none.
+How rows are cut into fields is the dialect's to say (`blt.corpus.csv_dialect`): by default fields
+of CSV may be quoted with `"`, and quoted ones hold delimiters, line ends, doubled quotes; TSV has
+no quotes, and every line is a row. Bytes are kept as they are, whatever they are. A row is a reject
+if it is not well formed (a quote that does not end, or ends inside a field) or has more or fewer
+fields than the header; only its first line is given up, and reading goes on with the next. Blank
+lines are filtered. A byte order mark at the start is no part of the first name. An empty id counts
+as none.
 """
 
 import csv
 from collections import deque
 from collections.abc import Iterator
 
+from blt.corpus import csv_dialect
 from blt.corpus.blocks import max_parsed_bytes
 from blt.corpus.config import EncodeConfig
+from blt.corpus.csv_dialect import BadRowError, Dialect
 from blt.corpus.lines import Line, read_lines_from
 from blt.corpus.mends import BOM
+from blt.corpus.partitions import partition_fields
 from blt.corpus.plan import Entry
-from blt.corpus.records import Filtered, Record, Reject
+from blt.corpus.records import Document, Filtered, Record, Reject
 from blt.corpus.rows import make_row_record
 from blt.units import Progress, no_progress
 
-_DELIMITERS = {"csv": ",", "tsv": "\t"}
 # Rows that were not well formed are read again from their second line: at most this often, so that
 # time stays linear in the file whatever it holds.
 _MAX_READINGS = 8
@@ -29,16 +33,15 @@ _LINE_BYTES = 128  # what a line that is held takes beside its content
 # Every byte is a character while it is parsed, and NUL, at which older versions stop, another one.
 _ENCODING = "latin-1"
 _NUL = "\u0100"
-_CSV_WORDS = {  # what errors of the module csv begin with, and in words for those who have the file
-    "new-line character": "a CR outside of quotes that is not part of a line end",
-    "unexpected end of data": "a quote that does not end",
-}
+# Documents of TSV that look quoted, and were taken as they stand.
+QUOTED_COUNT = "quotes_as_data"
 
 
 def read_csv(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Record]:
     """Yields a record for each row after the header."""
     source = entry["source"]
-    rows = _rows(entry, config, progress)
+    dialect = Dialect.of(entry["format"], config)
+    rows = _rows(entry, config, dialect, progress)
     header = next((row for row in rows if not isinstance(row, Filtered)), None)
     if header is None:
         return
@@ -58,72 +61,90 @@ def read_csv(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator
             return
     text_index = names.index(text_name)
     columns = [(name, names.index(name)) for name in wanted]
+    partitions = partition_fields(entry, config)
+    may_be_quoted = config.csv_quoting == "auto" and not dialect.has_quotes
     for row in rows:
         if isinstance(row, Reject | Filtered):
             yield row
             continue
         position, fields = row
-        text = _bytes(fields[text_index]) if text_index < len(fields) else b""
+        text = _bytes(fields[text_index]) if text_index < len(fields) else None
         if len(fields) != len(names):
             detail = f"{len(fields)} fields where the header has {len(names)}"
-            yield Reject(source, position, "bad_row", detail, text)
+            if may_be_quoted and any(field and field.startswith('"') for field in fields):
+                detail += "; --csv-quoting quotes reads quoted fields"
+            yield Reject(source, position, "bad_row", detail, text or b"")
+            continue
+        if text is None:
+            yield Reject(source, position, "null_text", f"column {text_name!r} is null")
             continue
         values = {name: _bytes(fields[index]) for name, index in columns}
-        if not values.get(id_name):
-            values.pop(id_name, None)
-        yield make_row_record(values, text, source=source, position=position, config=config)
+        if not values.get(id_name, b""):
+            values[id_name] = None
+        record = make_row_record(
+            values, text, source=source, position=position, config=config, partitions=partitions
+        )
+        if may_be_quoted and _is_quoted(text) and isinstance(record, Document):
+            record.counted += (QUOTED_COUNT,)
+        yield record
 
 
 def read_csv_header(entry: Entry, config: EncodeConfig) -> list[str] | None:
     """Returns the names of the columns, or None if the first row cannot be read."""
-    for row in _rows(entry, config, no_progress):
+    dialect = Dialect.of(entry["format"], config)
+    for row in _rows(entry, config, dialect, no_progress):
         if not isinstance(row, Filtered):
             return None if isinstance(row, Reject) else _names(row[1])
     return None
 
 
-def _names(header: list[str]) -> list[str]:
-    return [_bytes(name).decode("utf-8", "backslashreplace") for name in header]
+def _names(header: csv_dialect.Fields) -> list[str]:
+    raw = (_bytes(name) or b"" for name in header)
+    return [name.decode("utf-8", "backslashreplace") for name in raw]
 
 
-def _bytes(field: str) -> bytes:
-    return field.replace(_NUL, "\0").encode(_ENCODING)
+def _bytes(field: str | None) -> bytes | None:
+    return None if field is None else field.replace(_NUL, "\0").encode(_ENCODING)
+
+
+def _is_quoted(text: bytes) -> bool:
+    """Tells whether a field that was read without quotes looks as if it were quoted."""
+    if len(text) < 2 or not (text.startswith(b'"') and text.endswith(b'"')):
+        return False
+    return b'"' not in text[1:-1].replace(b'""', b"")
 
 
 def _rows(
-    entry: Entry, config: EncodeConfig, progress: Progress
-) -> Iterator[tuple[int, list[str]] | Reject | Filtered]:
+    entry: Entry, config: EncodeConfig, dialect: Dialect, progress: Progress
+) -> Iterator[tuple[int, csv_dialect.Fields] | Reject | Filtered]:
     """Yields each row as its position and fields, or what it is instead."""
     source = entry["source"]
     # The parser holds a field as four bytes a character.
     limit = max_parsed_bytes(config) // 2
     csv.field_size_limit(max(csv.field_size_limit(), limit))  # of the process; it only grows
     lines = _Lines(read_lines_from(0, None, entry, config, progress, max_line_bytes=limit), limit)
-    reader = csv.reader(lines, delimiter=_DELIMITERS[entry["format"]], strict=True)
+    rows = dialect.parse(lines)
     while True:
         lines.begin_row()
         try:
-            fields = next(reader)
+            fields = next(rows)
         except StopIteration:
             return
-        except csv.Error as error:
-            first, num_lines = lines.give_back()
-            detail = _in_words(error)
-            if num_lines > 1:
-                detail += f" ({num_lines} lines are left out)"
-            yield Reject(source, first.offset, "bad_row", detail, first.raw)
+        except BadRowError as error:
+            reason, detail = "bad_row", str(error)
         except _TooLongError:
-            first, _ = lines.give_back()
+            reason = "too_long"
             detail = f"the row is longer than {limit} bytes; --max-document-bytes raises the limit"
-            yield Reject(source, first.offset, "too_long", detail, first.raw)
         else:
             first = lines.first
             yield (first.offset, fields) if fields else Filtered(source, first.offset)
-
-
-def _in_words(error: csv.Error) -> str:
-    known = (ours for theirs, ours in _CSV_WORDS.items() if str(error).startswith(theirs))
-    return next(known, str(error))
+            continue
+        for line in lines.give_back():
+            is_blank = not line.too_long and not line.raw.strip(b"\r")
+            if is_blank:
+                yield Filtered(source, line.offset)
+            else:
+                yield Reject(source, line.offset, reason, detail, line.raw)
 
 
 class _TooLongError(Exception):
@@ -165,10 +186,13 @@ class _Lines:
         """The first line of the row."""
         return self._taken[0]
 
-    def give_back(self) -> tuple[Line, int]:
-        """Gives back the lines of the row but the first; returns it, and how many are left out."""
+    def give_back(self) -> list[Line]:
+        """Gives back the lines of the row but the first; returns those that are left out.
+
+        That is the first, or all where too much was read again before.
+        """
         first, *others = self._taken
         if self._num_reread > (_MAX_READINGS - 1) * self._num_read + _FREE_BYTES:
-            return first, len(self._taken)
+            return self._taken
         self._waiting.extendleft(reversed(others))
-        return first, 1
+        return [first]

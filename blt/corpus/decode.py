@@ -25,7 +25,7 @@ from typing import Any
 from blt.corpus.decompress import strip_compression_suffix
 from blt.corpus.detect import member_format
 from blt.corpus.paragraph_reader import gaps_of
-from blt.corpus.text_reader import NO_FINAL_NEWLINE_META
+from blt.corpus.text_reader import has_final_newline
 from blt.errors import UserError
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
 from blt.manifest import Manifest, check_shard, read_manifest
@@ -37,7 +37,7 @@ from blt.units import Progress, no_progress
 # What stands before and after a document of a text file, by its meta.
 _GAPS = {
     "file": lambda meta: (b"", b""),
-    "line": lambda meta: (b"", b"" if meta == NO_FINAL_NEWLINE_META else b"\n"),
+    "line": lambda meta: (b"", b"\n" if has_final_newline(meta) else b""),
     "paragraph": gaps_of,
 }
 _MAX_NAME_BYTES = 200  # leaves room for the number and the temporary name

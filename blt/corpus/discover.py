@@ -15,12 +15,16 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Container, Hashable, Iterator, Sequence
+from pathlib import PurePosixPath
 
 from blt.corpus.filesystems import find_remote, is_remote
 from blt.corpus.mends import BOM
 from blt.corpus.patterns import matches_any
-from blt.errors import UserError
+from blt.corpus.unmatched import Unmatched
+from blt.errors import UserError, near_names
 from blt.units import Progress, no_progress
+
+_MAX_SUFFIXES = 100  # remembered for hints
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,10 +55,13 @@ class Skipped:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Discovery:
-    """What the arguments lead to: files sorted by source, and what was passed over."""
+    """What the arguments lead to: files sorted by source, what was passed over, and patterns of
+    `--include` that mean no file.
+    """
 
     files: tuple[InputFile, ...]
     skipped: tuple[Skipped, ...]
+    unmatched: tuple[Unmatched, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -75,6 +82,11 @@ class _Search:
     progress: Progress = no_progress
     skipped: list[Skipped] = dataclasses.field(default_factory=list)
     num_left_out: int = 0  # by include and exclude
+    unmatched: list[str] = dataclasses.field(init=False)  # of include, so far
+    suffixes: dict[str, None] = dataclasses.field(default_factory=dict)  # of names left out
+
+    def __post_init__(self) -> None:
+        self.unmatched = list(dict.fromkeys(self.include))
 
     def takes(self, name: str, is_folder: bool = False) -> bool:
         """Tells whether a name below a folder is taken; counts it if it is not."""
@@ -82,7 +94,20 @@ class _Search:
             is_folder or not self.include or matches_any(name, self.include)
         )
         self.num_left_out += not taken
+        if self.unmatched and not is_folder:
+            self.unmatched = [p for p in self.unmatched if not matches_any(name, [p])]
+            if not taken and len(self.suffixes) < _MAX_SUFFIXES:
+                self.suffixes["*" + "".join(PurePosixPath(name).suffixes)] = None
         return taken
+
+    def unmatched_includes(self) -> tuple[Unmatched, ...]:
+        """Returns the patterns of `--include` that mean no file, with the nearest suffixes."""
+        found = []
+        for pattern in self.unmatched:
+            hint = near_names(pattern, self.suffixes)
+            message = f"--include {pattern}: is like no file in any folder or glob.{hint}"
+            found.append(Unmatched("--include", pattern, message))
+        return tuple(found)
 
 
 def discover_inputs(
@@ -122,7 +147,8 @@ def discover_inputs(
             reason = f"--include and --exclude leave out {number} of what is in it"
             skipped.append(Skipped(path=argument, reason=reason))
         if not matches:
-            raise UserError(_nothing_found(argument, shown, skipped[before:]))
+            hints = "".join(f" {line.message}" for line in search.unmatched_includes())
+            raise UserError(_nothing_found(argument, shown, skipped[before:]) + hints)
         for match in matches:
             first = found.setdefault(match.identity, match)
             if first.path != match.path:
@@ -137,6 +163,7 @@ def discover_inputs(
     return Discovery(
         files=tuple(sorted(files, key=lambda file: file.source)),
         skipped=tuple(sorted(skipped, key=lambda skip: (skip.path, skip.reason))),
+        unmatched=search.unmatched_includes(),
     )
 
 

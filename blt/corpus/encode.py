@@ -7,8 +7,11 @@ from typing import Any
 
 from blt.corpus.admission import Admission
 from blt.corpus.config import EncodeConfig
+from blt.corpus.csv_reader import QUOTED_COUNT
 from blt.corpus.duplicates import read_decisions
+from blt.corpus.field_names import count_fields
 from blt.corpus.filters import FILTER_COUNTS
+from blt.corpus.plain import MENDED_COUNTS
 from blt.corpus.records import Document, Filtered, Reject
 from blt.corpus.sources import SourceRow, digest_entry, unit_sources_path, write_sources
 from blt.errors import WorkError
@@ -26,6 +29,8 @@ COUNTS = (
     "filtered",
     *FILTER_COUNTS,
     "invalid_utf8",
+    *MENDED_COUNTS,
+    QUOTED_COUNT,
     "suffixed_ids",
     "damaged_files",
 )
@@ -55,7 +60,10 @@ def encode_unit(
       The shards, and the counts named in `COUNTS`: records read are documents + rejects + filtered,
       for the unit and for each of its files (an archive is one, with all its members);
       `filtered_<reason>` add up to `filtered`; `invalid_utf8` are documents that were not UTF-8 and
-      are kept or mended; `damaged_files` are files given up before their end.
+      are kept or mended; `mended_<kind>` documents with kept fields that were mended,
+      `quotes_as_data` those of TSV that look quoted; `damaged_files` are files given up before
+      their end. And `with_field.<name>`, documents with a field that the user names
+      (`blt.corpus.field_names`).
 
     Raises:
       WorkError: a file changed since it was planned or cannot be read, or a shard not written.
@@ -64,6 +72,7 @@ def encode_unit(
     units = output / "units"
     decisions = read_decisions(output, unit_index, config)
     rows: list[SourceRow] = []
+    found: Counter[tuple[int, tuple[str, ...]]] = Counter()
     with (
         open_rejects(units / f"{unit_index:05d}.rejects.parquet") as rejects,
         _Shards(output, unit_index, config) as shards,
@@ -79,6 +88,7 @@ def encode_unit(
                 if isinstance(record, Document):
                     row.documents += 1
                     row.bytes += shards.write(record)
+                    found[record.found, record.counted] += 1
                     # Known only now that its parts were read.
                     if record.mender is not None and not record.mender.is_utf8:
                         counts["invalid_utf8"] += 1
@@ -99,6 +109,7 @@ def encode_unit(
     if decisions is not None:
         decisions.finish()
         counts["suffixed_ids"] = decisions.num_suffixed
+    counts.update(count_fields(found, config))
     _check_shards(counts, rows)
     write_sources(unit_sources_path(output, unit_index), rows)
     return UnitResult(shards=tuple(shards.finished), counts=dict(counts))

@@ -1,10 +1,31 @@
-"""Ids and passed-through fields, by the same rules for JSONL and Parquet."""
+"""Ids and passed-through fields, by the same rules for every format that has fields."""
 
-import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+from blt.corpus.config import EncodeConfig
+from blt.corpus.plain import id_text, strict_json
 
 ABSENT = object()
+
+
+class Fields(NamedTuple):
+    """What a document has beside its text.
+
+    Attributes:
+      doc_id: None where one has to be made; it may hold unpaired surrogates.
+      meta: the kept fields as a JSON object in UTF-8, None if it has none of them.
+      found: which fields there are (null or not): bit 0 for the id, bit i + 1 for kept field i.
+      mended: how kept fields were mended, of `blt.corpus.plain.MENDED_COUNTS`.
+    """
+
+    doc_id: str | None
+    meta: bytes | None
+    found: int
+    mended: tuple[str, ...]
+
+
+NO_FIELDS = Fields(None, None, 0, ())
 
 
 def get_field(row: Mapping[str, Any], name: str) -> Any:
@@ -23,36 +44,39 @@ def get_field(row: Mapping[str, Any], name: str) -> Any:
     return value
 
 
-def id_text(value: Any) -> str | None:
-    """Returns an id as a string; None where one has to be made (null or absent).
+def read_fields(
+    row: Mapping[str, Any], config: EncodeConfig, *, holds_bytes: bool = False
+) -> Fields:
+    """Returns the id and the kept fields of a row.
 
-    A string stays as it is, the empty one too; a whole number becomes its digits; anything else
-    becomes its JSON text.
-    """
-    if value is None or value is ABSENT:
-        return None
-    if isinstance(value, str):
-        return value
-    return _json_text(value)
-
-
-def meta_json(row: Mapping[str, Any], names: tuple[str, ...]) -> bytes | None:
-    """Returns the fields `names` of a row as a JSON object, None if it has none of them.
+    Args:
+      row: its values by name.
+      config: names the fields.
+      holds_bytes: surrogates in its text stand for bytes that are not UTF-8.
 
     Raises:
-      UnicodeEncodeError: a value holds an unpaired surrogate.
+      RecursionError: a field is nested too deeply.
+      UnicodeDecodeError: the id is of bytes that are not UTF-8.
     """
-    if not names:
-        return None
-    values = {name: get_field(row, name) for name in names}
-    present = {name: value for name, value in values.items() if value is not ABSENT}
-    return _json_text(present).encode("utf-8") if present else None
+    value = get_field(row, config.id_field)
+    found = 0 if value is ABSENT else 1
+    doc_id = None if value is ABSENT else id_text(value)
+    if not config.keep_fields:
+        return Fields(doc_id, None, found, ())
+    kept = {}
+    for number, name in enumerate(config.keep_fields, 1):
+        value = get_field(row, name)
+        if value is not ABSENT:
+            kept[name] = _decoded(value) if type(value) is bytes else value
+            found |= 1 << number
+    if not kept:
+        return Fields(doc_id, None, found, ())
+    text, mended = strict_json(kept, holds_bytes=holds_bytes)
+    return Fields(doc_id, text.encode("utf-8"), found, mended)
 
 
-def _json_text(value: Any) -> str:
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, default=_plain)
-
-
-def _plain(value: Any) -> str:
-    """Returns values of Parquet that JSON does not have (bytes, times, decimals) as strings."""
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+def _decoded(value: bytes) -> str | bytes:
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value

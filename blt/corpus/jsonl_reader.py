@@ -15,20 +15,25 @@ import orjson
 
 from blt.corpus.blocks import max_parsed_bytes, reject_long
 from blt.corpus.config import EncodeConfig
-from blt.corpus.fields import ABSENT, get_field, id_text, meta_json
+from blt.corpus.fields import ABSENT, get_field, read_fields
+from blt.corpus.json_heads import JSON_BLANKS
 from blt.corpus.lines import Line, read_lines
 from blt.corpus.mends import BOM, NOT_UTF8
+from blt.corpus.partitions import partition_fields
+from blt.corpus.plain import MENDED_ID, NOT_UNICODE, FloatLiteral, LongInteger, parse_integer
 from blt.corpus.plan import Entry
 from blt.corpus.records import Filtered, Record, Reject, made_id, make_document
 from blt.units import Progress
 
-JSON_BLANKS = b" \t\r\n"
 # Far from where the standard library gives up, which depends on how deep the call of it is.
 _MAX_NESTING = 500
 _STRUCTURE = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"?|[\[\]{}]', re.DOTALL)  # a string, or a bracket
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _EXACT_TYPES = (str, int, bool, type(None), type(ABSENT))
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+# Not the second of a pair: what looks, once parsed, as a byte that is not UTF-8 does.
+_ESCAPE_LIKE_BYTE = re.compile(rb"(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][cC][89a-fA-F]")
+_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 
 
 class _RejectedError(Exception):
@@ -41,17 +46,18 @@ def read_jsonl(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterat
     """Yields a record for each line."""
     source = entry["source"]
     limit = max_parsed_bytes(config)
+    partitions = partition_fields(entry, config)
     for line in read_lines(entry, config, progress, max_line_bytes=limit):
         if line.too_long:
             yield reject_long(source, line.offset, line.num_bytes, line.raw, config)
             continue
         try:
-            yield _read_line(line, source, config)
+            yield _read_line(line, source, config, partitions)
         except _RejectedError as error:
             yield Reject(source, line.offset, error.reason, str(error), line.raw)
 
 
-def _read_line(line: Line, source: str, config: EncodeConfig) -> Record:
+def _read_line(line: Line, source: str, config: EncodeConfig, partitions: dict[str, Any]) -> Record:
     raw = line.raw.removeprefix(BOM)
     if not raw.strip(JSON_BLANKS):
         return Filtered(source, line.offset)
@@ -62,7 +68,7 @@ def _read_line(line: Line, source: str, config: EncodeConfig) -> Record:
     if text is None:
         raise _RejectedError("null_text", f"field {config.text_field!r} is null")
     if not isinstance(text, str):
-        kind = type(text).__name__
+        kind = "int" if isinstance(text, LongInteger) else type(text).__name__
         raise _RejectedError("text_not_string", f"field {config.text_field!r} is a {kind}")
     # With errors "replace" the line was mended as a whole, perhaps elsewhere than in its text.
     mender = NOT_UTF8 if errors == "replace" and "\ufffd" in text else None
@@ -73,25 +79,34 @@ def _read_line(line: Line, source: str, config: EncodeConfig) -> Record:
             raise _RejectedError("lone_surrogate", f"in the text: {error.reason}") from error
         document = _SURROGATE.sub("\ufffd", text).encode("utf-8")
         mender = NOT_UTF8
+    is_ambiguous = errors == "surrogateescape" and _ESCAPE_LIKE_BYTE.search(raw) is not None
+    if is_ambiguous and _ESCAPED_BYTE.search(text):
+        detail = "an escaped surrogate in a line that is not UTF-8"
+        raise _RejectedError("lone_surrogate", detail)
+    if partitions:
+        row = {**partitions, **row}
     try:
-        doc_id = id_text(get_field(row, config.id_field))
-        if doc_id is not None:
-            doc_id.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise _RejectedError("invalid_id", f"the id is not Unicode: {error.reason}") from error
-    try:
-        meta = meta_json(row, config.keep_fields)
-    except UnicodeEncodeError as error:
-        raise _RejectedError("lone_surrogate", f"in a kept field: {error.reason}") from error
+        fields = read_fields(row, config, holds_bytes=errors == "surrogateescape")
     except RecursionError as error:
-        raise _RejectedError("too_deep", "a kept field is nested too deeply") from error
+        raise _RejectedError("too_deep", "the id or a kept field is nested too deeply") from error
+    mended = fields.mended
+    if errors == "replace" and "\ufffd".encode() in (fields.meta or b""):
+        mended = tuple({**dict.fromkeys(mended), NOT_UNICODE: None})
+    doc_id = fields.doc_id
+    if doc_id is None:
+        doc_id = made_id(source, line.offset)
+    elif _SURROGATE.search(doc_id):
+        if config.utf8 != "replace":
+            raise _RejectedError("invalid_id", "the id is not Unicode: it has a surrogate")
+        doc_id = _SURROGATE.sub("\ufffd", doc_id)
+        mended = (*mended, MENDED_ID)
     return make_document(
-        made_id(source, line.offset) if doc_id is None else doc_id,
+        doc_id,
         document,
         source=source,
         position=line.offset,
         max_document_bytes=config.max_document_bytes,
-        meta=meta,
+        fields=fields._replace(mended=mended),
         mender=mender,
         is_utf8=errors == "strict",
     )
@@ -117,20 +132,18 @@ def _parse_slowly(raw: bytes, config: EncodeConfig) -> tuple[dict[str, Any], str
     errors = "strict"
     try:
         text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        # Bytes that are no UTF-8 travel as surrogates; an escaped surrogate would look the same.
+    except UnicodeDecodeError:
+        # Bytes that are no UTF-8 travel as surrogates; an escaped surrogate may look the same.
         errors = "surrogateescape"
-        if _SURROGATE_ESCAPE.search(raw) and config.utf8 == "replace":
+        if config.utf8 == "replace" and _SURROGATE_ESCAPE.search(raw):
             errors = "replace"
-        elif _SURROGATE_ESCAPE.search(raw):
-            raise _RejectedError(
-                "lone_surrogate", f"an escaped surrogate in a line that is not UTF-8 ({error})"
-            ) from error
         text = raw.decode("utf-8", errors)
     if _is_too_deep(text):
         raise _RejectedError("too_deep", f"nested more than {_MAX_NESTING} levels deep")
     try:
-        row = json.loads(text)
+        row = json.loads(text, parse_int=parse_integer)
+        if isinstance(row, dict) and type(get_field(row, config.id_field)) is float:
+            row = json.loads(text, parse_int=parse_integer, parse_float=FloatLiteral)
     except ValueError as error:
         detail = str(error).encode("utf-8", "backslashreplace").decode("utf-8")
         raise _RejectedError("invalid_json", detail) from error

@@ -1,6 +1,5 @@
 """What can be told to be the user's mistake before any work is done."""
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,16 +10,14 @@ from blt.corpus.arrow_reader import read_arrow_schema
 from blt.corpus.columns import UnusableFileError, check_text_column
 from blt.corpus.config import EncodeConfig
 from blt.corpus.csv_reader import read_csv_header
-from blt.corpus.decompress import DamagedInputError, check_package, read_blocks
+from blt.corpus.decompress import DamagedInputError, check_package
 from blt.corpus.fields import ABSENT, get_field
 from blt.corpus.filesystems import open_input
-from blt.corpus.jsonl_reader import JSON_BLANKS
-from blt.corpus.mends import BOM
+from blt.corpus.json_heads import head_objects
 from blt.corpus.plan import Entry
 from blt.errors import UserError, near_names
 
 _OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars"}
-_MAX_FIRST_LINE_BYTES = 64 << 20  # a longer first line is left to encode to judge
 
 
 def check_inputs(payloads: Sequence[dict[str, Any]], config: EncodeConfig) -> None:
@@ -50,13 +47,15 @@ def check_inputs(payloads: Sequence[dict[str, Any]], config: EncodeConfig) -> No
 
 
 def _check_format(
-    entries: list[Entry], fields_of: Callable[[Entry, str], list[str] | None], config: EncodeConfig
+    entries: list[Entry],
+    fields_of: Callable[[Entry, EncodeConfig], list[str] | None],
+    config: EncodeConfig,
 ) -> None:
     """Raises if some files were judged and none has the text field."""
     failed: tuple[Entry, list[str]] | None = None
     for entry in entries:
         try:
-            missing = fields_of(entry, config.text_field)
+            missing = fields_of(entry, config)
         except (DamagedInputError, ValueError, RecursionError, OSError, pa.ArrowException):
             continue
         if missing is None:
@@ -83,27 +82,20 @@ def _hint(entry: Entry, text_field: str, names: list[str]) -> str:
             if delimiter in names[0]:
                 return (
                     f" Its fields seem to be delimited by {called}; CSV is read with commas, and "
-                    "TSV (--format tsv) with tabs."
+                    "TSV (--format tsv) with tabs, but for --csv-delimiter."
                 )
+    if entry["format"] in ("csv", "tsv") and f'"{text_field}"' in names:
+        return " Its names are quoted; --csv-quoting quotes reads quoted fields."
     return "" if text_field in names else near_names(text_field, names)
 
 
-def _jsonl_fields(entry: Entry, text_field: str) -> list[str] | None:
+def _jsonl_fields(entry: Entry, config: EncodeConfig) -> list[str] | None:
     """Returns the fields of the file's first object, or None if one near its start has the text."""
     if "range" in entry and entry["range"][0] > 0:
         raise ValueError("not the start of its file")
-    head = b""
-    ratio = EncodeConfig().max_decompression_ratio
-    for block in read_blocks(entry["path"], entry["compression"], max_ratio=ratio):
-        head = (head + block).removeprefix(BOM).lstrip(JSON_BLANKS)
-        if b"\n" in head or len(head) > _MAX_FIRST_LINE_BYTES:
-            break
     names = None
-    for line in head.split(b"\n"):
-        row = _json_object(line)
-        if row is None:
-            continue
-        if get_field(row, text_field) is not ABSENT:
+    for row in head_objects(entry):
+        if get_field(row, config.text_field) is not ABSENT:
             return None
         names = list(row) if names is None else names
     if names is None:
@@ -111,30 +103,21 @@ def _jsonl_fields(entry: Entry, text_field: str) -> list[str] | None:
     return names
 
 
-def _json_object(line: bytes) -> dict[str, Any] | None:
-    """Returns the object in a line; None if there is none, or not all of it."""
-    try:
-        row = json.loads(line.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None
-
-
-def _parquet_fields(entry: Entry, text_field: str) -> list[str] | None:
+def _parquet_fields(entry: Entry, config: EncodeConfig) -> list[str] | None:
     """Returns the columns of the file if the text is not among them, else None."""
     with open_input(entry["path"]) as file:
-        return _missing_column(pq.read_schema(file), text_field)
+        return _missing_column(pq.read_schema(file), config.text_field)
 
 
-def _arrow_fields(entry: Entry, text_field: str) -> list[str] | None:
-    return _missing_column(read_arrow_schema(entry, EncodeConfig()), text_field)
+def _arrow_fields(entry: Entry, config: EncodeConfig) -> list[str] | None:
+    return _missing_column(read_arrow_schema(entry, config), config.text_field)
 
 
-def _csv_fields(entry: Entry, text_field: str) -> list[str] | None:
-    names = read_csv_header(entry, EncodeConfig())
+def _csv_fields(entry: Entry, config: EncodeConfig) -> list[str] | None:
+    names = read_csv_header(entry, config)
     if names is None:
         raise ValueError("no header that can be read")
-    return None if names.count(text_field) == 1 else names
+    return None if names.count(config.text_field) == 1 else names
 
 
 def _missing_column(schema: pa.Schema, text_field: str) -> list[str] | None:
@@ -145,7 +128,7 @@ def _missing_column(schema: pa.Schema, text_field: str) -> list[str] | None:
     return None
 
 
-_FIELDS: dict[str, Callable[[Entry, str], list[str] | None]] = {
+_FIELDS: dict[str, Callable[[Entry, EncodeConfig], list[str] | None]] = {
     "jsonl": _jsonl_fields,
     "parquet": _parquet_fields,
     "arrow": _arrow_fields,

@@ -1,6 +1,7 @@
 """One way into every input: records in order, and damage as a last reject."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Iterator
 
@@ -9,14 +10,17 @@ from blt.corpus.config import EncodeConfig
 from blt.corpus.csv_reader import read_csv
 from blt.corpus.decompress import DamagedInputError
 from blt.corpus.detect import UNREAD, read_unread
+from blt.corpus.fields import NO_FIELDS, Fields, read_fields
 from blt.corpus.filesystems import is_remote, size_of
 from blt.corpus.jsonl_reader import read_jsonl
 from blt.corpus.paragraph_reader import read_text_paragraphs
 from blt.corpus.parquet_reader import read_parquet
+from blt.corpus.partitions import partition_fields
+from blt.corpus.plain import strict_json
 from blt.corpus.plan import Entry
 from blt.corpus.records import Document, Record, Reject
 from blt.corpus.tar_reader import read_tar
-from blt.corpus.text_reader import read_text_file, read_text_lines
+from blt.corpus.text_reader import NOTES, read_text_file, read_text_lines
 from blt.corpus.tfrecord_reader import read_tfrecord
 from blt.corpus.warc_reader import read_warc
 from blt.errors import WorkError
@@ -75,12 +79,32 @@ def _read(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Re
     position = None
     is_text = entry["format"] == "text"
     reader = _TEXT_READERS[config.doc_per] if is_text else _READERS[entry["format"]]
+    fields = NO_FIELDS
+    if is_text or entry["format"] == "bytes":
+        # A text has no fields of its own, so that its folders' are all that there are.
+        partitions = partition_fields(entry, config)
+        fields = read_fields(
+            {name: value for name, value in partitions.items() if name not in NOTES}, config
+        )
     try:
         for record in reader(entry, config, progress):
             position = record.position
+            if fields.found and isinstance(record, Document):
+                record = _with_fields(record, fields)
             yield _of_text_file(record) if is_text and config.mends else record
     except DamagedInputError as error:
         yield Reject(entry["source"], position, error.reason, str(error), ends_input=True)
+
+
+def _with_fields(document: Document, fields: Fields) -> Document:
+    """Returns the document of a text with fields in its meta, beside what its reader noted."""
+    noted = json.loads(document.meta) if document.meta else {}
+    meta = fields.meta
+    if noted and meta is not None:
+        meta = strict_json({**json.loads(meta), **noted})[0].encode("utf-8")
+    return dataclasses.replace(
+        document, meta=meta, found=fields.found, counted=document.counted + fields.mended
+    )
 
 
 def _of_text_file(record: Record) -> Record:

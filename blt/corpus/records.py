@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Iterator
 
+from blt.corpus.fields import NO_FIELDS, Fields
 from blt.corpus.mends import Mender
 
 
@@ -20,6 +21,8 @@ class Document:
       of_text_file: it is one, or a line or paragraph of one; told only if something will be mended.
       mender: knows, once the parts are read, whether they were UTF-8; None if they are.
       is_utf8: it is known already that they are.
+      found: which of the named fields it has, as in `blt.corpus.fields.Fields`.
+      counted: what is to be counted of it, such as `blt.corpus.plain.MENDED_COUNTS`.
     """
 
     doc_id: str
@@ -31,6 +34,8 @@ class Document:
     of_text_file: bool = False
     mender: Mender | None = None
     is_utf8: bool = False
+    found: int = 0
+    counted: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,10 +70,20 @@ def make_document(
     position: int,
     max_document_bytes: int,
     meta: bytes | None = None,
+    fields: Fields = NO_FIELDS,
     mender: Mender | None = None,
     is_utf8: bool = False,
 ) -> Document:
-    """Returns the document of `raw`, cut into parts if it is longer than `max_document_bytes`."""
+    """Returns the document of `raw`, cut into parts if it is longer than `max_document_bytes`.
+
+    Args:
+      doc_id: valid Unicode.
+      raw: its bytes.
+      source, position, mender, is_utf8: as in `Document`.
+      max_document_bytes: of a part.
+      meta: a note of its reader, where it has no fields.
+      fields: what it has beside the text.
+    """
     parts: Iterable[bytes] = [raw]
     num_parts = 1
     if len(raw) > max_document_bytes:
@@ -76,7 +91,19 @@ def make_document(
             _slices(raw, max_document_bytes),
             count_parts(len(raw), max_document_bytes),
         )
-    return Document(doc_id, parts, num_parts, source, position, meta, False, mender, is_utf8)
+    return Document(
+        doc_id,
+        parts,
+        num_parts,
+        source,
+        position,
+        fields.meta if meta is None else meta,
+        False,
+        mender,
+        is_utf8,
+        fields.found,
+        fields.mended,
+    )
 
 
 def count_parts(num_bytes: int, max_document_bytes: int) -> int:

@@ -4,12 +4,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from blt.corpus.config import EncodeConfig
-from blt.corpus.fields import get_field, id_text, meta_json
+from blt.corpus.fields import read_fields
+from blt.corpus.plain import MENDED_ID
 from blt.corpus.records import Record, Reject, made_id, make_document
 
 
 def make_row_record(
-    row: Mapping[str, Any], text: bytes, *, source: str, position: int, config: EncodeConfig
+    row: Mapping[str, Any],
+    text: bytes,
+    *,
+    source: str,
+    position: int,
+    config: EncodeConfig,
+    partitions: Mapping[str, Any],
 ) -> Record:
     """Returns the document of a row, or the reject of its id.
 
@@ -19,19 +26,23 @@ def make_row_record(
       source: the input it is in.
       position: of the row in the input.
       config: names the fields.
+      partitions: fields of all rows of the input, where the row has none of the name.
     """
-    doc_id = get_field(row, config.id_field)
-    if isinstance(doc_id, bytes):
-        try:
-            doc_id = doc_id.decode("utf-8")
-        except UnicodeDecodeError as error:
+    if partitions:
+        row = {**partitions, **row}
+    try:
+        fields = read_fields(row, config)
+    except UnicodeDecodeError as error:
+        if config.utf8 != "replace":
             return Reject(source, position, "invalid_id", f"the id is not UTF-8: {error}", text)
-    id_string = id_text(doc_id)
+        doc_id = error.object.decode("utf-8", "replace")
+        fields = read_fields({**row, config.id_field: doc_id}, config)
+        fields = fields._replace(mended=(*fields.mended, MENDED_ID))
     return make_document(
-        made_id(source, position) if id_string is None else id_string,
+        made_id(source, position) if fields.doc_id is None else fields.doc_id,
         text,
         source=source,
         position=position,
         max_document_bytes=config.max_document_bytes,
-        meta=meta_json(row, config.keep_fields),
+        fields=fields,
     )

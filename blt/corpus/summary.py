@@ -2,7 +2,11 @@
 
 import pyarrow.parquet as pq
 
+from blt.console import count
+from blt.corpus.csv_reader import QUOTED_COUNT
+from blt.corpus.field_names import fields_with
 from blt.corpus.filters import FILTERS
+from blt.corpus.plain import LONG_INTEGER, MENDED_ID, NONFINITE, NOT_UNICODE
 from blt.corpus.sources import SOURCES_NAME
 from blt.formats.rejects import count_rejects
 from blt.manifest import Manifest
@@ -11,6 +15,11 @@ from blt.stage import REJECTS_NAME
 
 _MAX_NAMED = 5
 _UTF8_WORDS = {"keep": "kept as they are", "replace": "mended with U+FFFD"}
+_MENDED_WORDS = {
+    NONFINITE: "NaN or infinite, made null",
+    LONG_INTEGER: "integers beyond any double, made strings",
+    NOT_UNICODE: "not Unicode, made U+FFFD or words such as \\xff",
+}
 _DAMAGED_WORDS = {"keep": "what came before the damage was kept", "drop": "dropped"}
 
 
@@ -34,6 +43,20 @@ def summary_lines(manifest: Manifest) -> list[str]:
     if totals.get("invalid_utf8"):
         how = _UTF8_WORDS[config.get("utf8", "keep")]
         lines.append(f"{totals['invalid_utf8']:,} documents are not UTF-8; {how}")
+    for kind, how in _MENDED_WORDS.items():
+        if number := totals.get(kind):
+            lines.append(f"kept fields of {count(number, 'document')}: {how}")
+    if number := totals.get(MENDED_ID):
+        lines.append(f"ids of {count(number, 'document')}: not Unicode, mended with U+FFFD")
+    if number := totals.get(QUOTED_COUNT):
+        lines.append(
+            f"{count(number, 'document')} of TSV in quotes, which were taken as data; "
+            "--csv-quoting quotes reads quoted fields"
+        )
+    for name, number in fields_with(totals).items():
+        if 0 < number < totals["documents"]:
+            shown = ascii(name)[1:-1]
+            lines.append(f"field {shown}: in {number:,} of {totals['documents']:,} documents")
     if totals.get("suffixed_ids"):
         lines.append(f"{totals['suffixed_ids']:,} ids got a suffix (~dup)")
     if totals.get("damaged_files"):

@@ -67,6 +67,7 @@ def read_tar(
             yield from read_member(
                 {
                     "path": copy.name,
+                    "archive": entry["path"],
                     "source": source,
                     "size": num_bytes,
                     "num_bytes": num_bytes,

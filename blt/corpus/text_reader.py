@@ -5,6 +5,7 @@ and an empty line are empty documents. A document longer than a part is never in
 it is read twice, first to learn its length, so that damage is found before anything of it is kept.
 """
 
+import json
 from collections.abc import Iterator
 
 from blt.corpus.blocks import SecondReading, entry_blocks
@@ -17,6 +18,13 @@ from blt.units import Progress, no_progress
 
 # The last line of a file without a final LF says so, for `decode` to give the file back exactly.
 NO_FINAL_NEWLINE_META = b'{"no_final_newline":true}'
+# What readers of text note in the meta; no kept field of a text has these names.
+NOTES = ("no_final_newline", "before", "after")
+
+
+def has_final_newline(meta: bytes | None) -> bool:
+    """Tells whether an LF followed a line, by its meta."""
+    return not (meta and json.loads(meta).get("no_final_newline"))
 
 
 def read_text_lines(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Record]:

@@ -14,6 +14,7 @@ from blt.corpus.blocks import BlockFile, entry_blocks, max_parsed_bytes, reject_
 from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import DamagedInputError
 from blt.corpus.lines import SAMPLE_BYTES
+from blt.corpus.partitions import partition_fields
 from blt.corpus.plan import Entry
 from blt.corpus.records import Record, Reject
 from blt.corpus.rows import make_row_record
@@ -26,6 +27,7 @@ def read_tfrecord(entry: Entry, config: EncodeConfig, progress: Progress) -> Ite
     """Yields a record for each Example; positions are offsets in the (decompressed) file."""
     source = entry["source"]
     limit = max_parsed_bytes(config)
+    partitions = partition_fields(entry, config)
     file = BlockFile(entry_blocks(entry, config, progress))
     while True:
         position = file.tell()
@@ -48,10 +50,12 @@ def read_tfrecord(entry: Entry, config: EncodeConfig, progress: Progress) -> Ite
         if masked_crc32c(data) != FOOTER.unpack(crc)[0]:
             yield Reject(source, position, "bad_record", "its data fail their checksum", data)
         else:
-            yield _read_example(data, source, position, config)
+            yield _read_example(data, source, position, config, partitions)
 
 
-def _read_example(data: bytes, source: str, position: int, config: EncodeConfig) -> Record:
+def _read_example(
+    data: bytes, source: str, position: int, config: EncodeConfig, partitions: dict[str, Any]
+) -> Record:
     try:
         features = parse_example(data)
     except ExampleError as error:
@@ -69,7 +73,14 @@ def _read_example(data: bytes, source: str, position: int, config: EncodeConfig)
         return Reject(source, position, reason, f"feature {name!r} has {len(text)} values", data)
     wanted = (config.id_field, *config.keep_fields)
     row = {key: _value(features[key]) for key in wanted if key in features}
-    return make_row_record(row, text[0], source=source, position=position, config=config)
+    return make_row_record(
+        row,
+        text[0],
+        source=source,
+        position=position,
+        config=config,
+        partitions=partitions,
+    )
 
 
 def _value(feature: list[bytes] | np.ndarray) -> Any:

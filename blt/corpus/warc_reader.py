@@ -15,6 +15,7 @@ from blt.corpus.blocks import BlockFile, entry_blocks, max_parsed_bytes, reject_
 from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import DamagedInputError, decompress_bytes
 from blt.corpus.lines import SAMPLE_BYTES
+from blt.corpus.partitions import partition_fields
 from blt.corpus.plan import Entry
 from blt.corpus.records import Filtered, Record, Reject
 from blt.corpus.rows import make_row_record
@@ -34,6 +35,7 @@ def read_warc(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterato
     """Yields a record for each WARC record; positions are offsets in the decompressed file."""
     source = entry["source"]
     limit = max_parsed_bytes(config)
+    partitions = partition_fields(entry, config)
     file = BlockFile(entry_blocks(entry, config, progress))
     while (start := _next_line(file)) is not None:
         position, version = start
@@ -65,7 +67,14 @@ def read_warc(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterato
             yield Reject(source, position, "bad_record", str(error), block)
             continue
         row = _fields(headers, (config.id_field, *config.keep_fields))
-        yield make_row_record(row, text, source=source, position=position, config=config)
+        yield make_row_record(
+            row,
+            text,
+            source=source,
+            position=position,
+            config=config,
+            partitions=partitions,
+        )
 
 
 def _next_line(file: BlockFile) -> tuple[int, bytes] | None:

@@ -13,7 +13,7 @@ How sure the mean is: its spread over documents drawn anew from the sample (a bo
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from blt.engine import Engine, LineEngine
 from blt.errors import UserError, near_names
 from blt.formats.boundaries import restore_entropies, store_entropies
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
+from blt.groups import group_name, input_group
 from blt.manifest import Manifest
 from blt.patching.rules import ENTROPY_RULES, MAX_NATS, PatchRule, find_patches
 from blt.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, is_in_split, seeded_hash
@@ -29,7 +30,6 @@ from blt.tokenizer import BYTE_OFFSET
 
 DEFAULT_SAMPLE_BYTES = 1_000_000
 DEFAULT_MIN_GROUP_BYTES = 20_000
-SOURCE = "source"  # the group that is no key of `meta`
 # At most so much is read, of so many shards.
 MIN_READ_BYTES = 1 << 28
 READ_PER_SAMPLE = 64
@@ -220,7 +220,7 @@ def _take_sample(
         field.name: [] for field in dataclasses.fields(_Sample) if field.name != "num_tokens"
     }
     documents: dict[str, int] = {}
-    labels = _GroupLabels(by)
+    labels = _GroupLabels(by, data.config.get("keep_fields", ()))
     for result in engine.run((piece, piece.tokens, piece.is_continuation) for piece in pieces):
         piece: _Piece = result.key
         entropies = result.entropies
@@ -288,8 +288,8 @@ def _pieces_of(record: ByteRecord, share: float, seed: int) -> Iterator[_Piece]:
 class _GroupLabels:
     """Names the group of each record, and remembers what else there would have been."""
 
-    def __init__(self, by: str | None) -> None:
-        self._by = by
+    def __init__(self, by: str | None, kept: Collection[str]) -> None:
+        self._by, self._input = by, input_group(kept)
         self._seen: set[str] = set()
         self._has_any = False
 
@@ -297,14 +297,14 @@ class _GroupLabels:
         """Returns the group's name; "" if the record has none."""
         if self._by is None:
             return ""
-        if self._by == SOURCE:
+        if self._by == self._input:
             self._has_any = True
             return record.source
         meta = json.loads(record.meta) if record.meta else {}
         self._seen.update(meta)
         value = meta.get(self._by)
         self._has_any |= value is not None
-        return "" if value is None else str(value)
+        return group_name(value)
 
     def check(self) -> None:
         """Raises UserError if no record had what was asked for."""
@@ -312,9 +312,10 @@ class _GroupLabels:
             return
         names = sorted(self._seen)
         kept = f"they have {', '.join(names)}" if names else "none were kept"
+        hint = near_names(self._by, [self._input, *names])
         raise UserError(
-            f"--by {self._by}: no document has this field ({kept}). Give {SOURCE!r}, or a field "
-            f"that `blt encode --keep-fields` kept.{near_names(self._by, [SOURCE, *names])}"
+            f"--by {self._by}: no document has this field ({kept}). Give {self._input!r}, or a "
+            f"field that `blt encode --keep-fields` kept.{hint}"
         )
 
 

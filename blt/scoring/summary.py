@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from blt.formats.scores import read_scores
+from blt.groups import group_name, input_group
 
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 MAX_GROUPS = 100  # shown in each `by`: those with the most bytes
@@ -81,7 +82,8 @@ def summarize_scores(paths: Sequence[Path], *, by: Sequence[str] = ()) -> dict[s
 
     Args:
       paths: the shards.
-      by: names of passed-through columns to group by; `source` is always one.
+      by: names of passed-through fields to group by. The input is always grouped by too: as
+        `source`, or where a field is called that, under the name that `input_group` gives.
 
     Returns:
       `documents`, `bytes`, `scored_bytes`, `nats`, `eos_nats`, `bits_per_byte` (sum of bits over
@@ -92,7 +94,8 @@ def summarize_scores(paths: Sequence[Path], *, by: Sequence[str] = ()) -> dict[s
       `left_out`, how many values are not shown. Documents without the column count as "".
     """
     total = _Sums()
-    groups: dict[str, dict[str, _Sums]] = {name: defaultdict(_Sums) for name in ("source", *by)}
+    input_name = input_group(by)
+    groups: dict[str, dict[str, _Sums]] = {name: defaultdict(_Sums) for name in (input_name, *by)}
     bits_per_byte = []
     for path in paths:
         table = read_scores(path, _COLUMNS)
@@ -106,7 +109,7 @@ def summarize_scores(paths: Sequence[Path], *, by: Sequence[str] = ()) -> dict[s
         total.add(columns, np.arange(table.num_rows))
         bits_per_byte.append(columns["bits_per_byte"])
         for name, sums in groups.items():
-            values = table["source"].to_pylist() if name == "source" else _meta(table, name)
+            values = table["source"].to_pylist() if name == input_name else _meta(table, name)
             for value, rows in _rows_by_value(values):
                 sums[value].add(columns, rows)
     known = np.concatenate([np.empty(0), *bits_per_byte])
@@ -120,10 +123,7 @@ def summarize_scores(paths: Sequence[Path], *, by: Sequence[str] = ()) -> dict[s
 
 def _meta(table: Any, name: str) -> list[str]:
     values = (json.loads(meta).get(name) if meta else None for meta in table["meta"].to_pylist())
-    return [
-        "" if value is None else value if isinstance(value, str) else json.dumps(value)
-        for value in values
-    ]
+    return [group_name(value) for value in values]
 
 
 def _rows_by_value(values: list[str]) -> Iterator[tuple[str, np.ndarray]]:

@@ -66,7 +66,7 @@ def _sample_files(folder: Path) -> dict[str, bytes]:
         "y.txt": b"\xef\xbb\xbf\r\n \ndr\xc3\xa9i\r\nb\r\n\r\n\r\n\xe2\x82c\r",
         "x.bin": b"\xef\xbb\xbfa\r\n\xff\0\n\nb",
         "x.csv": CSV,
-        "x.tsv": CSV.replace(b",", b"\t"),
+        "x.tsv": b'id\ttext\tn\n1\t"a ""b""\t2\n\n2\tx "\ty\r\n',
         "x.parquet": _parquet_bytes(row_group_size=2),
         "y.parquet": _parquet_bytes(compression="none", data_page_version="2.0"),
         "x.arrow": arrow.read_bytes(),

@@ -105,7 +105,7 @@ def test_time_is_linear_where_every_line_opens_a_quote_that_does_not_end(tmp_pat
     result = encode_csv(tmp_path, b'text,"b"\n' + line * 30_000)
     assert time.monotonic() - start < 10  # quadratic code reads 2.7 GB
     assert not result.documents
-    assert 1 <= len(result.rejects) <= 1000
+    assert len(result.rejects) == 30_000  # every line is accounted for
 
 
 @settings(max_examples=100, deadline=None)
@@ -126,7 +126,8 @@ def test_what_the_csv_module_writes_is_read(rows, delimiter, tmp_path_factory):
     nul = "\u0100"  # Python 3.10 does not write a NUL
     writer.writerows([("k", "text"), *([v.replace("\0", nul) for v in row] for row in rows)])
     data = out.getvalue().replace(nul, "\0").encode("latin-1")
-    result = encode_csv(folder, data, "x.csv" if delimiter == "," else "x.tsv")
+    name = "x.csv" if delimiter == "," else "x.tsv"
+    result = encode_csv(folder, data, name, csv_quoting="quotes")
     assert [raw for _, raw in texts(result)] == [text.encode("latin-1") for _, text in rows]
     assert not result.rejects
 

@@ -50,11 +50,12 @@ def test_every_kind_of_bad_line_has_its_reason_and_offset(tmp_path):
     offsets = [sum(len(line) + 1 for line in lines[:index]) for index in range(len(lines))]
     assert [doc_id for doc_id, _, _, _ in result.documents] == [
         "x.jsonl#0",
+        "9" * 5000,
         f"x.jsonl#{offsets[-1]}",
     ]
     assert reasons(result) == list(
         zip(
-            offsets[1:-1],
+            offsets[1:-2],
             [
                 "invalid_json",
                 "not_an_object",
@@ -66,13 +67,12 @@ def test_every_kind_of_bad_line_has_its_reason_and_offset(tmp_path):
                 "invalid_id",
                 "lone_surrogate",
                 "too_deep",
-                "invalid_json",
             ],
             strict=True,
         )
     )
     assert result.rejects[0]["sample"] == b"{"
-    assert len(result.rejects[-2]["sample"]) == 200
+    assert len(result.rejects[-1]["sample"]) == 200
 
 
 def test_a_rejected_object_says_which_fields_it_has(tmp_path):
@@ -107,8 +107,6 @@ def test_kept_fields_become_sorted_json(tmp_path):
         '{"lang": "dé", "n": null, "z": 1}'.encode(),
         None,
     ]
-    bad = encode_jsonl(tmp_path, b'{"text": "a", "z": "\\ud800"}\n', keep_fields=("z",))
-    assert reasons(bad) == [(0, "lone_surrogate")]
 
 
 def test_parquet_values_that_json_lacks_become_strings(tmp_path):
@@ -120,7 +118,7 @@ def test_parquet_values_that_json_lacks_become_strings(tmp_path):
     }
     result = encode_table(tmp_path, table, keep_fields=("raw", "name"))
     ((doc_id, _, _, meta),) = result.documents
-    assert doc_id == '"2020-01-02"'
+    assert doc_id == "2020-01-02"
     assert json.loads(meta) == {"raw": "\\xff", "name": "café"}
 
 
@@ -294,8 +292,8 @@ def test_times_that_python_does_not_have_are_no_damage(tmp_path, values, ids):
     result = encode_table(tmp_path, {"text": ["a", "b"], "id": values}, keep_fields=("id",))
     assert not result.rejects
     for (doc_id, _, _, meta), wanted in zip(result.documents, ids, strict=True):
-        assert json.loads(doc_id) == json.loads(meta)["id"]
-        assert json.loads(doc_id).endswith(wanted)
+        assert doc_id == json.loads(meta)["id"]
+        assert doc_id.endswith(wanted)
 
 
 def test_kept_fields_may_hold_text_that_is_not_utf8_at_any_depth(tmp_path):

@@ -1,0 +1,45 @@
+"""The objects at the start of JSON Lines: looked at before the work, and for hints."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from blt.corpus.config import EncodeConfig
+from blt.corpus.decompress import read_blocks
+from blt.corpus.mends import BOM
+from blt.corpus.plan import Entry
+
+JSON_BLANKS = b" \t\r\n"
+_MAX_FIRST_LINE_BYTES = 64 << 20  # a longer first line is left to encode to judge
+
+
+def head_objects(entry: Entry) -> Iterator[dict[str, Any]]:
+    """Yields the objects among the first lines of a file: those of its first block, at least one.
+
+    Raises:
+      DamagedInputError, OSError: it cannot be read.
+    """
+    head = b""
+    ratio = EncodeConfig().max_decompression_ratio
+    for block in read_blocks(entry["path"], entry["compression"], max_ratio=ratio):
+        head = (head + block).removeprefix(BOM).lstrip(JSON_BLANKS)
+        if b"\n" in head or len(head) > _MAX_FIRST_LINE_BYTES:
+            break
+    for line in head.split(b"\n"):
+        row = _json_object(line)
+        if row is not None:
+            yield row
+
+
+def first_object_names(entry: Entry) -> list[str]:
+    """Returns the names of the fields of a file's first object; none if it has no object."""
+    return list(next(head_objects(entry), {}))
+
+
+def _json_object(line: bytes) -> dict[str, Any] | None:
+    """Returns the object in a line; None if there is none, or not all of it."""
+    try:
+        row = json.loads(line.decode("utf-8", "replace"), parse_int=float)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
