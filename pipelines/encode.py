@@ -34,14 +34,9 @@ from blt.corpus.sources import SOURCES_NAME, merge_sources
 from blt.corpus.standard_input import keep_standard_input
 from blt.corpus.summary import summary_lines
 from blt.errors import UserError
+from blt.loss import DEFAULT_MAX_LOST_FRACTION, Findings
 from blt.manifest import Manifest
-from blt.stage import (
-    DEFAULT_MAX_REJECT_FRACTION,
-    REJECTS_NAME,
-    Stage,
-    earlier_units,
-    make_units,
-)
+from blt.stage import REJECTS_NAME, Stage, earlier_units, make_units
 from blt.units import Progress, Unit, UnitResult
 from pipelines.beam_files import BeamFiles
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
@@ -115,11 +110,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Compress the shards.",
     )
     group.add_argument(
-        "--max-reject-fraction",
+        "--max-lost-fraction",
         type=fraction,
-        default=DEFAULT_MAX_REJECT_FRACTION,
+        default=DEFAULT_MAX_LOST_FRACTION,
         metavar="F",
-        help="The job fails when more than this share of all records was rejected.",
+        help="The job fails when more than this share of the records, of the files, of the members "
+        "of archives or of the bytes was lost. What is done is kept.",
     )
 
 
@@ -185,8 +181,11 @@ class _FindDuplicates:
         return start_search(stage, self.units, self.config)
 
 
-def _finish_tables(output: Path, results: list[UnitResult]) -> None:
-    merge_sources(output, len(results))
+def _find_losses(output: Path, results: list[UnitResult]) -> Findings:
+    return merge_sources(output, len(results))
+
+
+def _remove_found(output: Path, results: list[UnitResult]) -> None:
     remove_found(output)
 
 
@@ -214,8 +213,9 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         extra_files=(SOURCES_NAME,),
         work_folders=(DUPLICATES_FOLDER,),
         grows=True,
-        before_manifest=_finish_tables,
-        max_reject_fraction=args.max_reject_fraction,
+        find_losses=_find_losses,
+        before_manifest=_remove_found,
+        max_lost_fraction=args.max_lost_fraction,
     )
     units = _plan_units(stage, config, args, kept_input, console)
     make_transform = start_phases = None
@@ -255,7 +255,13 @@ def _plan_units(
         console.say(printable(f"skipped {skipped.path}: {skipped.reason}"))
     earlier = [] if args.overwrite else earlier_units(stage)
     payloads = plan_corpus(
-        files, config, output=args.output, earlier=earlier, say=console.say, watch=watch
+        files,
+        config,
+        output=args.output,
+        earlier=earlier,
+        refuses_tables=args.on_unusable_table == "refuse",
+        say=console.say,
+        watch=watch,
     )
     notes = payload_notes(payloads)
     for note in notes[:_MAX_NOTES]:
@@ -288,7 +294,8 @@ def _summarize(manifest: Manifest, how: str) -> Summary:
         f"{manifest.folder}",
         *(f"  {line}" for line in summary_lines(manifest)),
     ]
-    return Summary({"stage": NAME, "how": how, "output": str(manifest.folder), **totals}, lines)
+    figures = {"stage": NAME, "how": how, "output": str(manifest.folder), **totals}
+    return Summary({**figures, "lost": manifest.lost}, lines)
 
 
 if __name__ == "__main__":

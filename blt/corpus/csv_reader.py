@@ -38,7 +38,8 @@ _CSV_WORDS = {  # what errors of the module csv begin with, and in words for tho
 def read_csv(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Record]:
     """Yields a record for each row after the header."""
     source = entry["source"]
-    rows = _rows(entry, config, progress)
+    widths: list[int] = []
+    rows = _rows(entry, config, progress, widths)
     header = next((row for row in rows if not isinstance(row, Filtered)), None)
     if header is None:
         return
@@ -47,6 +48,7 @@ def read_csv(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator
         yield Reject(source, 0, "bad_row", detail, header.sample, ends_input=True)
         return
     names = _names(header[1])
+    widths.append(len(names))
     text_name, id_name = config.text_field, config.id_field
     wanted = [name for name in (id_name, *config.keep_fields) if name in names]
     for name in (text_name, *wanted):
@@ -63,11 +65,7 @@ def read_csv(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator
             yield row
             continue
         position, fields = row
-        text = _bytes(fields[text_index]) if text_index < len(fields) else b""
-        if len(fields) != len(names):
-            detail = f"{len(fields)} fields where the header has {len(names)}"
-            yield Reject(source, position, "bad_row", detail, text)
-            continue
+        text = _bytes(fields[text_index])
         values = {name: _bytes(fields[index]) for name, index in columns}
         if not values.get(id_name):
             values.pop(id_name, None)
@@ -76,7 +74,7 @@ def read_csv(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator
 
 def read_csv_header(entry: Entry, config: EncodeConfig) -> list[str] | None:
     """Returns the names of the columns, or None if the first row cannot be read."""
-    for row in _rows(entry, config, no_progress):
+    for row in _rows(entry, config, no_progress, []):
         if not isinstance(row, Filtered):
             return None if isinstance(row, Reject) else _names(row[1])
     return None
@@ -91,9 +89,12 @@ def _bytes(field: str) -> bytes:
 
 
 def _rows(
-    entry: Entry, config: EncodeConfig, progress: Progress
+    entry: Entry, config: EncodeConfig, progress: Progress, widths: list[int]
 ) -> Iterator[tuple[int, list[str]] | Reject | Filtered]:
-    """Yields each row as its position and fields, or what it is instead."""
+    """Yields each row as its position and fields, or what it is instead.
+
+    `widths` gets the number of fields that all rows must have, once the header is known.
+    """
     source = entry["source"]
     # The parser holds a field as four bytes a character.
     limit = max_parsed_bytes(config) // 2
@@ -107,17 +108,17 @@ def _rows(
         except StopIteration:
             return
         except csv.Error as error:
-            first, num_lines = lines.give_back()
-            detail = _in_words(error)
-            if num_lines > 1:
-                detail += f" ({num_lines} lines are left out)"
-            yield Reject(source, first.offset, "bad_row", detail, first.raw)
+            yield lines.reject(source, "bad_row", _in_words(error))
         except _TooLongError:
-            first, _ = lines.give_back()
             detail = f"the row is longer than {limit} bytes; --max-document-bytes raises the limit"
-            yield Reject(source, first.offset, "too_long", detail, first.raw)
+            yield lines.reject(source, "too_long", detail)
         else:
             first = lines.first
+            if fields and widths and len(fields) != widths[0]:
+                # Of several lines: a quote in the first may have swallowed the rows after it.
+                detail = f"{len(fields)} fields where the header has {widths[0]}"
+                yield lines.reject(source, "bad_row", detail)
+                continue
             yield (first.offset, fields) if fields else Filtered(source, first.offset)
 
 
@@ -165,10 +166,23 @@ class _Lines:
         """The first line of the row."""
         return self._taken[0]
 
-    def give_back(self) -> tuple[Line, int]:
-        """Gives back the lines of the row but the first; returns it, and how many are left out."""
-        first, *others = self._taken
-        if self._num_reread > (_MAX_READINGS - 1) * self._num_read + _FREE_BYTES:
-            return first, len(self._taken)
-        self._waiting.extendleft(reversed(others))
-        return first, 1
+    def reject(self, source: str, reason: str, detail: str) -> Reject:
+        """Returns the reject of the row's first line, and gives back the others.
+
+        Where too much was given back before, the reject stands for all lines.
+        """
+        first, *others = left_out = self._taken
+        if self._num_reread <= (_MAX_READINGS - 1) * self._num_read + _FREE_BYTES:
+            self._waiting.extendleft(reversed(others))
+            left_out = [first]
+        else:
+            detail += f" ({len(left_out)} lines are left out)"
+        return Reject(
+            source,
+            first.offset,
+            reason,
+            detail,
+            first.raw,
+            num_records=len(left_out),
+            num_bytes=sum(line.num_bytes + line.has_newline for line in left_out),
+        )

@@ -13,10 +13,10 @@ from typing import Any
 
 import orjson
 
-from blt.corpus.blocks import max_parsed_bytes, reject_long
+from blt.corpus.blocks import max_parsed_bytes, reject_long, reject_member
 from blt.corpus.config import EncodeConfig
 from blt.corpus.fields import ABSENT, get_field, id_text, meta_json
-from blt.corpus.lines import Line, read_lines
+from blt.corpus.lines import Gap, Line, read_lines
 from blt.corpus.mends import BOM, NOT_UTF8
 from blt.corpus.plan import Entry
 from blt.corpus.records import Filtered, Record, Reject, made_id, make_document
@@ -41,7 +41,12 @@ def read_jsonl(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterat
     """Yields a record for each line."""
     source = entry["source"]
     limit = max_parsed_bytes(config)
-    for line in read_lines(entry, config, progress, max_line_bytes=limit):
+    for line in read_lines(
+        entry, config, progress, max_line_bytes=limit, is_record=_holds_an_object
+    ):
+        if line.__class__ is Gap:
+            yield reject_member(line.boundary, source, line.offset, "damaged_input")
+            continue
         if line.too_long:
             yield reject_long(source, line.offset, line.num_bytes, line.raw, config)
             continue
@@ -49,6 +54,10 @@ def read_jsonl(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterat
             yield _read_line(line, source, config)
         except _RejectedError as error:
             yield Reject(source, line.offset, error.reason, str(error), line.raw)
+
+
+def _holds_an_object(content: bytes) -> bool:
+    return b"\n{" in content or content.lstrip(JSON_BLANKS).startswith(b"{")
 
 
 def _read_line(line: Line, source: str, config: EncodeConfig) -> Record:
