@@ -68,7 +68,7 @@ def run(output: Path, arguments: argparse.Namespace, kill_after: float | None = 
     """Runs the command; returns its exit status, or None if it was killed before its end."""
     argv = ["encode", "--input", *arguments.input, "--output", output]
     argv += ["--target-shard-bytes", arguments.target_shard_bytes]
-    argv += ["--direct_num_workers", arguments.workers, "--max-reject-fraction", "1"]
+    argv += ["--direct_num_workers", arguments.workers, "--max-lost-fraction", "1"]
     argv += arguments.flags
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.cli", *map(str, argv)],

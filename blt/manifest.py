@@ -39,6 +39,8 @@ class Manifest:
       parents: sha256 of the manifests of the datasets it was made from, by kind: the lineage.
       totals: documents, bytes, tokens, rejects, filtered, and whatever else the stage counts.
       shards: every shard, in order.
+      lost: how much of the input could not be read: `shares` by kind (records, files, members of
+        archives, bytes), and the `inputs` that lost most; empty if the stage reads no foreign data.
       files: the sha256 of each other file of the dataset, by name: `rejects.parquet` and such.
       folder: where it lies.
       sha256: of `manifest.json` itself; what its children name as parent.
@@ -53,6 +55,7 @@ class Manifest:
     files: dict[str, str]
     folder: Path
     sha256: str
+    lost: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def shard_path(self, shard: ShardInfo) -> Path:
         return self.folder / shard.name
@@ -68,6 +71,7 @@ def write_manifest(
     totals: dict[str, int],
     shards: list[ShardInfo],
     files: dict[str, str] | None = None,
+    lost: dict[str, Any] | None = None,
 ) -> Manifest:
     """Writes `manifest.json` into `folder` and returns it as `read_manifest` would."""
     from blt.version import __version__
@@ -82,6 +86,7 @@ def write_manifest(
             "fingerprints": fingerprints,
             "parents": parents,
             "totals": totals,
+            **({"lost": lost} if lost else {}),
             "shards": [dataclasses.asdict(shard) for shard in shards],
             "files": files or {},
         },
@@ -136,6 +141,7 @@ def read_manifest(folder: str | Path, kind: str | None = None) -> Manifest:
             files={_checked_name(name): digest for name, digest in value.get("files", {}).items()},
             folder=folder,
             sha256=sha256_file(path),
+            lost=value.get("lost", {}),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a manifest of this program ({error!r}).") from error

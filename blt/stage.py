@@ -25,6 +25,14 @@ from typing import Any
 
 from blt.errors import BltError, UserError, WorkError
 from blt.formats.rejects import describe_rejects, merge_rejects
+from blt.loss import (
+    DEFAULT_MAX_LOST_FRACTION,
+    Findings,
+    describe_loss,
+    describe_lost_input,
+    lost_shares,
+    shares_to_json,
+)
 from blt.manifest import MANIFEST_NAME, Manifest, describe_kind, read_manifest, write_manifest
 from blt.plan_file import PLAN_NAME, load_plan, write_plan
 from blt.storage import (
@@ -40,10 +48,10 @@ from blt.units import Progress, Unit, UnitResult, no_progress
 
 UNITS_FOLDER = "units"
 REJECTS_NAME = "rejects.parquet"
-DEFAULT_MAX_REJECT_FRACTION = 0.01
 
 UnitFunction = Callable[[Unit, Path, Progress], UnitResult]
 Finisher = Callable[[Path, Manifest], None]
+_MAX_NAMED = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,11 +69,13 @@ class Stage:
       run_unit: makes the shards of one unit; pure but for the files it writes.
       shard_patterns: globs that match the stage's shards in `output`, and nothing else.
       reads_foreign_data: rejects are possible, and `rejects.parquet` is always written.
-      extra_files: names that `before_manifest` writes.
+      extra_files: names that `find_losses` and `before_manifest` write.
       work_folders: folders in `output` that steps before the units keep files in.
       grows: a later run may have more units, after those of the plan, which stay as they are.
+      find_losses: of all units together; may write files that tell of them.
       before_manifest: makes files that need all shards, such as `summary.json`.
-      max_reject_fraction: rejects over all records; above it the work has failed.
+      max_lost_fraction: of records, files, members of archives or bytes; above it the work has
+        failed.
     """
 
     kind: str
@@ -80,8 +90,9 @@ class Stage:
     extra_files: tuple[str, ...] = ()
     work_folders: tuple[str, ...] = ()
     grows: bool = False
+    find_losses: Callable[[Path, list[UnitResult]], Findings] | None = None
     before_manifest: Callable[[Path, list[UnitResult]], None] | None = None
-    max_reject_fraction: float = DEFAULT_MAX_REJECT_FRACTION
+    max_lost_fraction: float = DEFAULT_MAX_LOST_FRACTION
 
     def identity(self) -> dict[str, Any]:
         """What must not change between a run and the one that resumes it."""
@@ -239,7 +250,7 @@ def finish(stage: Stage, units: Sequence[Unit]) -> Manifest:
     """Checks that every unit is there and nothing was lost, and writes the manifest.
 
     Raises:
-      WorkError: a unit failed or is missing, records do not add up, or too many were rejected.
+      WorkError: a unit failed or is missing, records do not add up, or too much was lost.
     """
     failures, results = [], []
     for unit in units:
@@ -261,6 +272,12 @@ def finish(stage: Stage, units: Sequence[Unit]) -> Manifest:
         paths = [stage.output / UNITS_FOLDER / f"{u.index:05d}.rejects.parquet" for u in units]
         merge_rejects([path for path in paths if path.exists()], stage.output / REJECTS_NAME)
         _check_accounting(stage, totals)
+    lost = None
+    if stage.reads_foreign_data:
+        findings = stage.find_losses(stage.output, results) if stage.find_losses else Findings()
+        totals = Counter({**totals, **findings.totals})
+        _check_loss(stage, totals, findings)
+        lost = {"shares": shares_to_json(totals), "inputs": list(findings.lost_inputs)}
     if stage.before_manifest is not None:
         stage.before_manifest(stage.output, results)
     files = (REJECTS_NAME,) * stage.reads_foreign_data + stage.extra_files
@@ -273,6 +290,7 @@ def finish(stage: Stage, units: Sequence[Unit]) -> Manifest:
         totals=dict(totals),
         shards=list(itertools.chain.from_iterable(result.shards for result in results)),
         files={name: sha256_file(stage.output / name) for name in files},
+        lost=lost,
     )
 
 
@@ -335,10 +353,16 @@ def _check_accounting(stage: Stage, totals: Counter[str]) -> None:
             f"{stage.output}: {totals['records']} records were read, but {accounted} are accounted "
             "for as documents, rejects or filtered. This is a bug; please report it."
         )
-    if totals["rejects"] > stage.max_reject_fraction * totals["records"]:
+
+
+def _check_loss(stage: Stage, totals: Counter[str], findings: Findings) -> None:
+    if any(share.exceeds(stage.max_lost_fraction) for share in lost_shares(totals)):
+        inputs = [describe_lost_input(row) for row in findings.lost_inputs[:_MAX_NAMED]]
+        more = len(findings.lost_inputs) > _MAX_NAMED
+        in_inputs = f"; most in {', '.join(inputs)}" + ", …" * more if inputs else ""
         raise WorkError(
-            f"{stage.output}: {totals['rejects']} of {totals['records']} records were rejected, "
-            f"more than --max-reject-fraction {stage.max_reject_fraction:g} allows "
+            f"{stage.output}: lost {describe_loss(totals)}, more than --max-lost-fraction "
+            f"{stage.max_lost_fraction:g} allows{in_inputs} "
             f"({describe_rejects(stage.output / REJECTS_NAME).rstrip('.')}). "
             f"See {stage.output / REJECTS_NAME}; mend the input or raise the limit and run again."
         )

@@ -83,7 +83,7 @@ ones; from `u8` they are steps of 0.022 nats. float16 has steps of 0.001 near 1.
 the threshold that was used, and expect ties to fall as `blt patch` had them.
 
 That trainer has no place for bytes that are not UTF-8: such documents are in `rejects.parquet` as
-`invalid_utf8`, by byte shard and record, and more than `--max-reject-fraction` of them fail the job. So are documents
+`invalid_utf8`, by byte shard and record, and more than `--max-lost-fraction` of them fail the job. So are documents
 of 2 GiB and more (`too_long`), which no Arrow string holds. Memory is a megabyte of text, or one document.
 
 What is ours to choose, since nothing published fixes it: one shard number (`00`) for each byte shard, the byte

@@ -43,15 +43,10 @@ from blt.corpus.standard_input import keep_standard_input
 from blt.corpus.summary import summary_lines
 from blt.corpus.unmatched import Unmatched
 from blt.errors import UserError, WorkError
+from blt.loss import DEFAULT_MAX_LOST_FRACTION, Findings
 from blt.manifest import Manifest
 from blt.plan_file import read_plan
-from blt.stage import (
-    DEFAULT_MAX_REJECT_FRACTION,
-    REJECTS_NAME,
-    Stage,
-    earlier_units,
-    make_units,
-)
+from blt.stage import REJECTS_NAME, Stage, earlier_units, make_units
 from blt.units import Progress, Unit, UnitResult
 from pipelines.beam_files import BeamFiles
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
@@ -131,11 +126,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Compress the shards.",
     )
     group.add_argument(
-        "--max-reject-fraction",
+        "--max-lost-fraction",
         type=fraction,
-        default=DEFAULT_MAX_REJECT_FRACTION,
+        default=DEFAULT_MAX_LOST_FRACTION,
         metavar="F",
-        help="The job fails when more than this share of all records was rejected.",
+        help="The job fails when more than this share of the records, of the files, of the members "
+        "of archives or of the bytes was lost. What is done is kept.",
     )
 
 
@@ -224,13 +220,16 @@ class _FindDuplicates:
         return start_search(stage, self.units, self.config)
 
 
+def _find_losses(output: Path, results: list[UnitResult]) -> Findings:
+    return merge_sources(output, len(results))
+
+
 @dataclasses.dataclass(frozen=True)
 class _FinishTables:
     config: EncodeConfig
     is_strict: bool
 
     def __call__(self, output: Path, results: list[UnitResult]) -> None:
-        merge_sources(output, len(results))
         remove_found(output)
         if self.is_strict:
             totals: Counter[str] = Counter()
@@ -243,7 +242,7 @@ class _FinishTables:
 def _check_strict(unmatched: Sequence[Unmatched]) -> None:
     if unmatched:
         raise WorkError(
-            f"{unmatched[0].message} --strict makes this an error: mend the name, or run again "
+            f"{unmatched[0].message} --strict makes this an error: correct the name, or run again "
             "without --strict; finished units are kept."
         )
 
@@ -272,8 +271,9 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         extra_files=(SOURCES_NAME,),
         work_folders=(DUPLICATES_FOLDER,),
         grows=True,
+        find_losses=_find_losses,
         before_manifest=_FinishTables(config, args.strict),
-        max_reject_fraction=args.max_reject_fraction,
+        max_lost_fraction=args.max_lost_fraction,
     )
     units = _plan_units(stage, config, args, kept_input, console)
     make_transform = start_phases = None
@@ -317,7 +317,13 @@ def _plan_units(
     _say_unmatched(found.unmatched, args, console)
     earlier = [] if args.overwrite else earlier_units(stage)
     payloads = plan_corpus(
-        files, config, output=args.output, earlier=earlier, say=console.say, watch=watch
+        files,
+        config,
+        output=args.output,
+        earlier=earlier,
+        refuses_tables=args.on_unusable_table == "refuse",
+        say=console.say,
+        watch=watch,
     )
     _say_unmatched(unmatched_before(payloads, config), args, console)
     notes = payload_notes(payloads)
@@ -363,6 +369,7 @@ def _summarize(manifest: Manifest, how: str, warnings: Sequence[str] = ()) -> Su
         *(printable(f"  warning: {line}") for line in warnings),
     ]
     described = {"stage": NAME, "how": how, "output": str(manifest.folder), **totals}
+    described["lost"] = manifest.lost
     return Summary({**described, "warnings": list(warnings)} if warnings else described, lines)
 
 

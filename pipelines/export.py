@@ -24,8 +24,9 @@ from blt.commands.arguments import (
 from blt.console import Console, count, format_bytes
 from blt.errors import UserError
 from blt.formats.meta_arrow import COMPLETE_SUFFIX, meta_arrow_name
+from blt.loss import DEFAULT_MAX_LOST_FRACTION
 from blt.manifest import Manifest, check_shard, read_manifest
-from blt.stage import DEFAULT_MAX_REJECT_FRACTION, REJECTS_NAME, Stage, make_units
+from blt.stage import REJECTS_NAME, Stage, make_units
 from blt.storage import atomic_path
 from blt.units import Progress, ShardInfo, Unit, UnitResult
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
@@ -54,11 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_output_arguments(parser, "the Arrow files")
     parser.add_argument(
-        "--max-reject-fraction",
+        "--max-lost-fraction",
         type=fraction,
-        default=DEFAULT_MAX_REJECT_FRACTION,
+        default=DEFAULT_MAX_LOST_FRACTION,
         metavar="F",
-        help="The job fails when more than this share of all documents was rejected.",
+        help="The job fails when more than this share of the documents was rejected.",
     )
 
 
@@ -127,7 +128,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         reads_foreign_data=True,
         extra_files=tuple(name + COMPLETE_SUFFIX for name in names),
         before_manifest=_mark_complete,
-        max_reject_fraction=args.max_reject_fraction,
+        max_lost_fraction=args.max_lost_fraction,
     )
     units = make_units(stage, payloads, [shard.bytes for shard in data.shards])
     manifest, how = run_stage(stage, units, args, console)

@@ -63,6 +63,13 @@ def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("damage")
     group.add_argument(
+        "--on-unusable-table",
+        choices=("refuse", "reject"),
+        default="refuse",
+        help="A table that lacks the text column, or has no text in it: refuse before any work, or "
+        "leave the file out as a reject, which counts as lost with all its rows.",
+    )
+    group.add_argument(
         "--on-damaged-file",
         choices=ON_DAMAGED_FILE,
         default="keep",

@@ -63,7 +63,7 @@ class Admission:
                     record = Filtered(record.source, record.position, "damaged_file")
                 elif not (record.is_utf8 and self._takes_any_utf8):
                     record = _admit(record, config, self._scratch)
-            elif isinstance(record, Reject) and record.ends_input:
+            elif isinstance(record, Reject) and record.is_damage:
                 self._check_damage(entry, record)
             yield record
             if self._left is not None and isinstance(record, Document):
@@ -87,7 +87,7 @@ def _is_damaged(entry: Entry, config: EncodeConfig) -> bool:
     if entry["format"] in _NEVER_DAMAGED and entry["compression"] == PLAIN:
         return False
     records = read_records(entry, config, no_progress)
-    return any(isinstance(record, Reject) and record.ends_input for record in records)
+    return any(isinstance(record, Reject) and record.is_damage for record in records)
 
 
 def _admit(

@@ -2,7 +2,8 @@
 
 A record batch is in memory as a whole, with the columns that are needed of it; those that wrote the
 file chose how long it is. Every array is checked before it is looked into, since the offsets of an
-altered file may point anywhere. What follows the end of a stream must be another stream.
+altered file may point anywhere; a batch that fails is passed over, as one reject. What follows the
+end of a stream must be another stream.
 """
 
 import itertools
@@ -13,8 +14,11 @@ import pyarrow as pa
 from blt.corpus.blocks import BlockFile, entry_blocks
 from blt.corpus.columns import (
     PYARROW_ERRORS,
+    Batch,
+    Gap,
     UnusableFileError,
     damage,
+    damaged,
     needed_columns,
     read_rows,
 )
@@ -38,7 +42,16 @@ def read_arrow(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterat
     try:
         yield from read_rows(itertools.chain.from_iterable(map(_slices, batches)), entry, config)
     except UnusableFileError as error:
-        yield Reject(entry["source"], None, error.reason, str(error), ends_input=True)
+        num_rows = count_rows(entry)
+        if num_rows != 0:
+            yield Reject(
+                entry["source"],
+                None,
+                error.reason,
+                str(error),
+                ends_input=True,
+                num_records=num_rows or 1,
+            )
 
 
 def read_arrow_schema(entry: Entry, config: EncodeConfig) -> pa.Schema:
@@ -57,6 +70,20 @@ def read_arrow_schema(entry: Entry, config: EncodeConfig) -> pa.Schema:
         raise damage(error, "Arrow file") from error
 
 
+def count_rows(entry: Entry) -> int | None:
+    """Returns the number of rows of a file; None of a stream, or if it cannot be told."""
+    if not _is_file(entry):
+        return None
+    try:
+        with _open(entry) as file:
+            options = pa.ipc.IpcReadOptions(included_fields=[0])
+            reader = pa.ipc.open_file(file, options=options)
+            batches = map(reader.get_batch, range(reader.num_record_batches))
+            return sum(batch.num_rows for batch in batches)
+    except PYARROW_ERRORS:
+        return None
+
+
 def _is_file(entry: Entry) -> bool:
     if entry["compression"] != PLAIN:
         return False
@@ -69,14 +96,14 @@ def _open(entry: Entry) -> pa.NativeFile:
     return pa.PythonFile(open_input(path), "r") if is_remote(path) else pa.OSFile(path)
 
 
-def _batches(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[pa.RecordBatch]:
+def _batches(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Batch]:
     try:
         yield from (_file if _is_file(entry) else _streams)(entry, config, progress)
     except PYARROW_ERRORS as error:
         raise damage(error, "Arrow file") from error
 
 
-def _file(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[pa.RecordBatch]:
+def _file(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Batch]:
     with _open(entry) as file:
         try:
             schema = pa.ipc.open_file(file).schema
@@ -87,13 +114,20 @@ def _file(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[pa
         wanted = _top_level(schema, config)
         options = pa.ipc.IpcReadOptions(included_fields=wanted)
         with pa.ipc.open_file(file, options=options) as reader:
-            num_batches = reader.num_record_batches
+            num_batches, num_rows = reader.num_record_batches, 0
+            num_bytes = entry["size"] // max(1, num_batches)
             for index in range(num_batches):
-                yield _checked(reader.get_batch(index))
-                progress(entry["size"] // num_batches)
+                try:
+                    batch = reader.get_batch(index)
+                except PYARROW_ERRORS as error:  # so that the rows after it have no number
+                    total = count_rows(entry)
+                    raise damage(error, "Arrow file", total and max(1, total - num_rows)) from error
+                num_rows += batch.num_rows
+                yield _checked(batch, num_bytes)
+                progress(num_bytes)
 
 
-def _streams(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[pa.RecordBatch]:
+def _streams(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Batch]:
     blocks = entry_blocks(entry, config, progress)
     head = next(blocks, b"")
     if head.startswith(ARROW_MAGIC):
@@ -112,11 +146,14 @@ def _streams(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator
         blocks = stream.rest()
 
 
-def _stream(stream: BlockFile, config: EncodeConfig) -> Iterator[pa.RecordBatch]:
+def _stream(stream: BlockFile, config: EncodeConfig) -> Iterator[Batch]:
     with pa.ipc.open_stream(pa.PythonFile(stream, "r")) as reader:
         wanted = _top_level(reader.schema, config)
+        start = stream.tell()
         for batch in reader:
-            yield _checked(batch.select(wanted))
+            end = stream.tell()
+            yield _checked(batch.select(wanted), end - start)
+            start = end
 
 
 def _top_level(schema: pa.Schema, config: EncodeConfig) -> list[int]:
@@ -128,8 +165,14 @@ def _top_level(schema: pa.Schema, config: EncodeConfig) -> list[int]:
     return [index for index, name in enumerate(schema.names) if name in heads]
 
 
-def _checked(batch: pa.RecordBatch) -> pa.RecordBatch:
-    arrays = [_checked_array(column) for column in batch.columns]
+def _checked(batch: pa.RecordBatch, num_bytes: int) -> pa.RecordBatch | Gap:
+    """Returns the batch, or what is lost if it is damaged: its rows, `num_bytes` of the content."""
+    try:
+        arrays = [_checked_array(column) for column in batch.columns]
+    except PYARROW_ERRORS as error:
+        if not 0 <= batch.num_rows <= 8 * num_bytes:  # that is damaged too
+            raise
+        return Gap(batch.num_rows, damaged(error, "record batch"), num_bytes)
     return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
 
 
@@ -157,8 +200,11 @@ def _longest_shared(column: pa.Array) -> int:
     return 0
 
 
-def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+def _slices(batch: Batch) -> Iterator[Batch]:
     """Yields a batch in pieces whose values take some megabytes once they are apart."""
+    if isinstance(batch, Gap):
+        yield batch
+        return
     row_bytes = batch.nbytes // max(1, batch.num_rows)
     for column in batch.columns:
         row_bytes = max(row_bytes, _longest_shared(column))

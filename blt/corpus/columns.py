@@ -1,13 +1,15 @@
 """Columns of Arrow tables: where the text and the fields are, and documents out of rows."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from blt.console import count
 from blt.corpus.config import EncodeConfig
-from blt.corpus.decompress import DamagedInputError, check_growth
+from blt.corpus.decompress import DamagedInputError
 from blt.corpus.partitions import partition_fields
 from blt.corpus.plan import Entry
 from blt.corpus.records import Record, Reject
@@ -29,11 +31,29 @@ class UnusableFileError(Exception):
         self.reason = reason
 
 
-def damage(error: Exception, what: str) -> Exception:
-    """Returns what to raise for an error of pyarrow: the machine's as it is, else damage."""
+def damage(error: Exception, what: str, num_rows: int | None = None) -> Exception:
+    """Returns what to raise for an error of pyarrow: the machine's as it is, else damage.
+
+    Args:
+      error: as it was raised.
+      what: is damaged.
+      num_rows: that are lost; None if that is not known.
+    """
     if isinstance(error, OSError) and error.errno is not None:
         return error
-    return DamagedInputError(f"not a whole {what} ({error})")
+    return DamagedInputError(f"not a whole {what} ({error})", num_records=num_rows)
+
+
+def damaged(error: Exception, what: str) -> DamagedInputError:
+    """Returns the damage that an error of pyarrow tells of.
+
+    Raises:
+      OSError: it is the machine's.
+    """
+    found = damage(error, what)
+    if not isinstance(found, DamagedInputError):
+        raise found
+    return found
 
 
 def check_text_column(schema: pa.Schema, name: str) -> None:
@@ -116,29 +136,49 @@ def _present(schema: pa.Schema, config: EncodeConfig) -> list[str]:
     return [name for name in names if _column_type(schema, name) is not None]
 
 
+@dataclasses.dataclass(frozen=True)
+class Gap:
+    """Rows of a table that are damaged, where it is known how many, so that reading goes on.
+
+    Attributes:
+      num_rows: how many, at least 1.
+      error: what is wrong with them.
+      num_bytes: about how many bytes of the content they take.
+    """
+
+    num_rows: int
+    error: DamagedInputError
+    num_bytes: int = 0
+
+
+Batch = pa.RecordBatch | Gap
+
+
 def read_rows(
-    batches: Iterable[pa.RecordBatch], entry: Entry, config: EncodeConfig, first_row: int = 0
+    batches: Iterable[Batch], entry: Entry, config: EncodeConfig, first_row: int = 0
 ) -> Iterator[Record]:
     """Yields a record for each row of a file's batches, which have the needed columns.
 
-    Raises:
-      DamagedInputError: a batch is damaged, or the texts grow too long for the size of the file.
+    The rows of a damaged batch, or of a gap, are one reject that stands for all of them.
     """
-    position, num_bytes = first_row, 0
+    position = first_row
     partitions = partition_fields(entry, config)
     for batch in batches:
-        try:
-            texts = _texts(batch, config.text_field)
-            columns = {name: _values(batch, name) for name in _present(batch.schema, config)}
-        except PYARROW_ERRORS as error:  # an index of a dictionary that points nowhere
-            raise damage(error, "table") from error
+        if not isinstance(batch, Gap):
+            try:
+                texts = _texts(batch, config.text_field)
+                columns = {name: _values(batch, name) for name in _present(batch.schema, config)}
+            except PYARROW_ERRORS as error:  # an index of a dictionary that points nowhere
+                batch = Gap(batch.num_rows, damaged(error, "table"))
+        if isinstance(batch, Gap):
+            yield _reject_gap(batch, entry, position)
+            position += batch.num_rows
+            continue
         for index, text in enumerate(texts):
             if text is None:
                 detail = f"column {config.text_field!r} is null"
                 yield Reject(entry["source"], position, "null_text", detail)
             else:
-                num_bytes += len(text)
-                check_growth(num_bytes, entry["size"], config.max_decompression_ratio)
                 row = {name: values[index] for name, values in columns.items()}
                 yield make_row_record(
                     row,
@@ -149,6 +189,17 @@ def read_rows(
                     partitions=partitions,
                 )
             position += 1
+
+
+def _reject_gap(gap: Gap, entry: Entry, position: int) -> Reject:
+    return Reject(
+        entry["source"],
+        position,
+        gap.error.reason,
+        f"{gap.error}; {count(gap.num_rows, 'row')} passed over",
+        num_records=max(1, gap.num_rows),
+        num_bytes=gap.num_bytes,
+    )
 
 
 def _column(batch: pa.RecordBatch, name: str) -> pa.Array:

@@ -41,7 +41,8 @@ def read_csv(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator
     """Yields a record for each row after the header."""
     source = entry["source"]
     dialect = Dialect.of(entry["format"], config)
-    rows = _rows(entry, config, dialect, progress)
+    widths: list[int] = []
+    rows = _rows(entry, config, dialect, progress, widths)
     header = next((row for row in rows if not isinstance(row, Filtered)), None)
     if header is None:
         return
@@ -50,6 +51,7 @@ def read_csv(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator
         yield Reject(source, 0, "bad_row", detail, header.sample, ends_input=True)
         return
     names = _names(header[1])
+    widths.append(len(names))
     text_name, id_name = config.text_field, config.id_field
     wanted = [name for name in (id_name, *config.keep_fields) if name in names]
     for name in (text_name, *wanted):
@@ -62,19 +64,13 @@ def read_csv(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator
     text_index = names.index(text_name)
     columns = [(name, names.index(name)) for name in wanted]
     partitions = partition_fields(entry, config)
-    may_be_quoted = config.csv_quoting == "auto" and not dialect.has_quotes
+    may_be_quoted = _may_be_quoted(config, dialect)
     for row in rows:
         if isinstance(row, Reject | Filtered):
             yield row
             continue
         position, fields = row
-        text = _bytes(fields[text_index]) if text_index < len(fields) else None
-        if len(fields) != len(names):
-            detail = f"{len(fields)} fields where the header has {len(names)}"
-            if may_be_quoted and any(field and field.startswith('"') for field in fields):
-                detail += "; --csv-quoting quotes reads quoted fields"
-            yield Reject(source, position, "bad_row", detail, text or b"")
-            continue
+        text = _bytes(fields[text_index])
         if text is None:
             yield Reject(source, position, "null_text", f"column {text_name!r} is null")
             continue
@@ -92,7 +88,7 @@ def read_csv(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator
 def read_csv_header(entry: Entry, config: EncodeConfig) -> list[str] | None:
     """Returns the names of the columns, or None if the first row cannot be read."""
     dialect = Dialect.of(entry["format"], config)
-    for row in _rows(entry, config, dialect, no_progress):
+    for row in _rows(entry, config, dialect, no_progress, []):
         if not isinstance(row, Filtered):
             return None if isinstance(row, Reject) else _names(row[1])
     return None
@@ -107,6 +103,11 @@ def _bytes(field: str | None) -> bytes | None:
     return None if field is None else field.replace(_NUL, "\0").encode(_ENCODING)
 
 
+def _may_be_quoted(config: EncodeConfig, dialect: Dialect) -> bool:
+    """Tells whether fields are read without quotes because nothing else was said."""
+    return config.csv_quoting == "auto" and not dialect.has_quotes
+
+
 def _is_quoted(text: bytes) -> bool:
     """Tells whether a field that was read without quotes looks as if it were quoted."""
     if len(text) < 2 or not (text.startswith(b'"') and text.endswith(b'"')):
@@ -115,9 +116,12 @@ def _is_quoted(text: bytes) -> bool:
 
 
 def _rows(
-    entry: Entry, config: EncodeConfig, dialect: Dialect, progress: Progress
+    entry: Entry, config: EncodeConfig, dialect: Dialect, progress: Progress, widths: list[int]
 ) -> Iterator[tuple[int, csv_dialect.Fields] | Reject | Filtered]:
-    """Yields each row as its position and fields, or what it is instead."""
+    """Yields each row as its position and fields, or what it is instead.
+
+    `widths` gets the number of fields that all rows must have, once the header is known.
+    """
     source = entry["source"]
     # The parser holds a field as four bytes a character.
     limit = max_parsed_bytes(config) // 2
@@ -137,14 +141,20 @@ def _rows(
             detail = f"the row is longer than {limit} bytes; --max-document-bytes raises the limit"
         else:
             first = lines.first
-            yield (first.offset, fields) if fields else Filtered(source, first.offset)
-            continue
+            if not fields or not widths or len(fields) == widths[0]:
+                yield (first.offset, fields) if fields else Filtered(source, first.offset)
+                continue
+            # Of several lines: a quote in the first may have swallowed the rows after it.
+            reason, detail = "bad_row", f"{len(fields)} fields where the header has {widths[0]}"
+            if _may_be_quoted(config, dialect) and any(f and f.startswith('"') for f in fields):
+                detail += "; --csv-quoting quotes reads quoted fields"
         for line in lines.give_back():
             is_blank = not line.too_long and not line.raw.strip(b"\r")
             if is_blank:
                 yield Filtered(source, line.offset)
             else:
-                yield Reject(source, line.offset, reason, detail, line.raw)
+                num_bytes = line.num_bytes + line.has_newline
+                yield Reject(source, line.offset, reason, detail, line.raw, num_bytes=num_bytes)
 
 
 class _TooLongError(Exception):

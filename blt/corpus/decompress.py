@@ -9,6 +9,7 @@ follow the last. Memory is bounded whatever the data: output comes in blocks.
 import bz2
 import dataclasses
 import importlib.util
+import itertools
 import lzma
 import os
 import zlib
@@ -36,18 +37,56 @@ _ZSTD_SLICE_BYTES = 512
 # The largest there is, as `zstd --long=31` writes it; what is not filled takes no memory.
 _ZSTD_WINDOW_BYTES = 1 << 31
 _XZ_MEMORY_BYTES = 1 << 28
+# Where a member is damaged, the next one is looked for in so many stored bytes before the place
+# where the damage showed; decoders may read on into other members before they notice.
+_KEPT_BYTES = 4 << 20
+_PROBED_BYTES = 4096
 
 
 class DamagedInputError(Exception):
-    """An input is cut short or altered, or is not what it claims to be; becomes a reject."""
+    """An input is cut short or altered, or is not what it claims to be; becomes a reject.
+
+    Args:
+      detail: what is wrong, in words.
+      num_records: how many records are lost, where the format tells; None if it does not.
+      num_bytes: how many bytes of the content are, where that is known.
+    """
 
     reason = "damaged_input"
+
+    def __init__(
+        self, detail: str, *, num_records: int | None = None, num_bytes: int | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.num_records, self.num_bytes = num_records, num_bytes
 
 
 class TooCompressedError(DamagedInputError):
     """An input grows far more than any text does when it is decompressed."""
 
     reason = "too_compressed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Boundary:
+    """A place between two members of a compressed input.
+
+    Attributes:
+      begins_record: a record begins there, or damage ends; else one may go on there.
+      error: what is wrong with the data before it that were passed over; None if nothing is.
+      stored_bytes: how many bytes were, as stored.
+      content_bytes: how many bytes of content they had given before.
+      is_end: nothing comes after them.
+    """
+
+    error: DamagedInputError | None = None
+    begins_record: bool = True
+    stored_bytes: int = 0
+    content_bytes: int = 0
+    is_end: bool = False
+
+
+_AT_RECORD, _INSIDE_RECORD = Boundary(), Boundary(begins_record=False)
 
 
 class _Gzip:
@@ -152,21 +191,29 @@ def _is_skippable_frame(head: bytes) -> bool:
 @dataclasses.dataclass(frozen=True)
 class _Codec:
     suffixes: tuple[str, ...]
+    magic: bytes  # of every member, at its start
     is_start: Callable[[bytes], bool]
     new: Callable[[], _Gzip | _Zstd | _Buffered]
 
 
+def _begins_with(magic: bytes) -> Callable[[bytes], bool]:
+    return lambda head: head.startswith(magic)
+
+
+_GZIP_MAGIC, _ZSTD_MAGIC = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd"
+_LZ4_MAGIC, _XZ_MAGIC = b"\x04\x22\x4d\x18", b"\xfd7zXZ\x00"
 _CODECS = {
-    "gzip": _Codec((".gz", ".gzip"), lambda head: head.startswith(b"\x1f\x8b\x08"), _Gzip),
-    "zstd": _Codec((".zst", ".zstd"), lambda head: head.startswith(b"\x28\xb5\x2f\xfd"), _Zstd),
+    "gzip": _Codec((".gz", ".gzip"), _GZIP_MAGIC, _begins_with(_GZIP_MAGIC), _Gzip),
+    "zstd": _Codec((".zst", ".zstd"), _ZSTD_MAGIC, _begins_with(_ZSTD_MAGIC), _Zstd),
     "bz2": _Codec(
         (".bz2",),
+        b"BZh",
         # The second magic is that of an empty stream.
         lambda head: head[:3] == b"BZh" and head[4:10] in (b"1AY&SY", b"\x17rE8P\x90"),
         _new_bz2,
     ),
-    "lz4": _Codec((".lz4",), lambda head: head.startswith(b"\x04\x22\x4d\x18"), _new_lz4),
-    "xz": _Codec((".xz",), lambda head: head.startswith(b"\xfd7zXZ\x00"), _new_xz),
+    "lz4": _Codec((".lz4",), _LZ4_MAGIC, _begins_with(_LZ4_MAGIC), _new_lz4),
+    "xz": _Codec((".xz",), _XZ_MAGIC, _begins_with(_XZ_MAGIC), _new_xz),
 }
 _ERRORS = (
     zlib.error,
@@ -214,7 +261,8 @@ def read_blocks(
     start: int = 0,
     progress: Progress = no_progress,
     max_ratio: int | None = None,
-) -> Iterator[bytes]:
+    is_record: Callable[[bytes], bool] | None = None,
+) -> Iterator[bytes | Boundary]:
     """Yields a file's content in blocks of at most about 1 MiB (16 MiB for an extreme zstd file).
 
     Args:
@@ -224,6 +272,9 @@ def read_blocks(
       progress: is told the number of bytes read from the file, as stored.
       max_ratio: how many times the bytes read so far may be given out, once they are more than
         `FREE_OUTPUT_BYTES`; None for no limit.
+      is_record: tells whether content begins with a record. If it is given, a `Boundary` stands
+        where a member does, and where damage is passed over: reading goes on at the next member
+        that begins with a record.
 
     Raises:
       DamagedInputError: after the good blocks. Of a damaged (not a cut) stream, up to 1 MiB before
@@ -244,9 +295,10 @@ def read_blocks(
         if compression == PLAIN:
             yield from stored()
             return
-        for block in _decompress(stored(), compression):
-            num_out += len(block)
-            check_growth(num_out, num_stored, max_ratio)
+        for block in _decompress(stored(), compression, is_record):
+            if isinstance(block, bytes):
+                num_out += len(block)
+                check_growth(num_out, num_stored, max_ratio)
             yield block
 
 
@@ -283,32 +335,137 @@ def decompress_bytes(data: bytes, compression: str, max_bytes: int) -> bytes:
     return b"".join(pieces)
 
 
-def _decompress(stored: Iterator[bytes], compression: str) -> Iterator[bytes]:
-    codec = _CODECS[compression]
-    pending, is_first = b"", True
+def _decompress(
+    stored: Iterator[bytes],
+    compression: str,
+    is_record: Callable[[bytes], bool] | None = None,
+) -> Iterator[bytes | Boundary]:
+    source = _Source(stored, keeps=is_record is not None)
+    is_first, is_found = True, False
     while True:
-        # Between two members: nothing, zeros, or the start of another.
-        while len(pending) < HEAD_BYTES and (block := next(stored, b"")):
+        source.begin_member(is_first)
+        num_out = 0
+        try:
+            if not source.pending:
+                if is_first:
+                    raise DamagedInputError(f"is empty, which no {compression} file is")
+                return
+            for block in _decompress_member(source, compression, is_first):
+                if num_out == 0 and not is_found and is_record is not None:
+                    yield _AT_RECORD if is_record(block) else _INSIDE_RECORD
+                num_out += len(block)
+                yield block
+        except DamagedInputError as error:
+            if is_record is None:
+                raise
+            is_found = source.find_member(compression, is_record)
+            yield Boundary(
+                error,
+                stored_bytes=source.num_passed,
+                content_bytes=num_out,
+                is_end=not is_found,
+            )
+            if not is_found:
+                return
+        else:
+            is_found = False
+        is_first = False
+
+
+class _Source:
+    """Stored bytes, of which those of the member that is read are kept, if so wanted."""
+
+    def __init__(self, stored: Iterator[bytes], keeps: bool) -> None:
+        self._stored, self._keeps = stored, keeps
+        self.pending = b""
+        self._kept: list[bytes] = []
+        self._num_kept = 0
+        self._num_forgotten = 0  # of the member, before those kept
+        self.num_passed = 0
+
+    def read(self) -> bytes:
+        """Puts the next block into `pending`; an empty one is the end."""
+        self.pending = next(self._stored, b"")
+        self._keep(self.pending)
+        return self.pending
+
+    def begin_member(self, is_first: bool) -> None:
+        """Reads up to where a member begins; before all but the first there may be zeros."""
+        pending = self.pending.lstrip(b"\0")
+        while len(pending) < HEAD_BYTES and (block := next(self._stored, b"")):
             pending += block
             pending = pending if is_first else pending.lstrip(b"\0")
-        if not pending:
+        self.pending = pending
+        self._kept, self._num_kept, self._num_forgotten = [], 0, 0
+        self._keep(pending)
+
+    def _keep(self, block: bytes) -> None:
+        if not self._keeps:
             return
-        is_skippable = compression in _HAS_SKIPPABLE_FRAMES and _is_skippable_frame(pending)
-        if not codec.is_start(pending) and not is_skippable:
-            what = "is not" if is_first else "has bytes after its end that are not"
-            raise DamagedInputError(f"{what} {compression} data")
-        decoder = codec.new()
-        while not decoder.eof:
-            if not pending:
-                raise DamagedInputError(f"ends inside its {compression} data: it was cut short")
-            try:
-                for block in decoder.blocks(pending):
-                    if block:
-                        yield block
-            except _ERRORS as error:
-                if "Dictionary mismatch" in str(error):
-                    what = "zstd data need the dictionary they were made with, which is not read"
-                    raise DamagedInputError(what) from error
-                raise DamagedInputError(f"{compression} data are damaged ({error})") from error
-            pending = decoder.unused_data.lstrip(b"\0") if decoder.eof else next(stored, b"")
-        is_first = False
+        self._kept.append(block)
+        self._num_kept += len(block)
+        while len(self._kept) > 1 and self._num_kept - len(self._kept[0]) > _KEPT_BYTES:
+            forgotten = len(self._kept.pop(0))
+            self._num_kept -= forgotten
+            self._num_forgotten += forgotten
+
+    def find_member(self, compression: str, is_record: Callable[[bytes], bool]) -> bool:
+        """Goes on to the next member that begins with a record; tells whether there is one.
+
+        `num_passed` is how many stored bytes lie between, or are left.
+        """
+        codec = _CODECS[compression]
+        data, offset, at = (
+            b"".join(self._kept),
+            self._num_forgotten,
+            0 if self._num_forgotten else 1,
+        )
+        self._kept, self._keeps = [], False
+        while True:
+            at = data.find(codec.magic, at)
+            while (at < 0 or len(data) - at < _PROBED_BYTES) and (block := next(self._stored, b"")):
+                passed = max(0, len(data) - len(codec.magic) + 1) if at < 0 else at
+                data, offset = data[passed:] + block, offset + passed
+                at = data.find(codec.magic)
+            if at < 0:
+                self.num_passed = offset + len(data)
+                return False
+            if _begins_record(codec, data[at : at + _PROBED_BYTES], is_record):
+                self.pending, self.num_passed, self._keeps = data[at:], offset + at, True
+                return True
+            at += 1
+
+
+def _begins_record(codec: _Codec, data: bytes, is_record: Callable[[bytes], bool]) -> bool:
+    if not codec.is_start(data[:HEAD_BYTES]):
+        return False
+    try:
+        return any(is_record(block) for block in itertools.islice(codec.new().blocks(data), 1))
+    except _ERRORS:
+        return False
+
+
+def _decompress_member(source: _Source, compression: str, is_first: bool) -> Iterator[bytes]:
+    codec = _CODECS[compression]
+    head = source.pending
+    is_skippable = compression in _HAS_SKIPPABLE_FRAMES and _is_skippable_frame(head)
+    if not codec.is_start(head) and not is_skippable:
+        what = "is not" if is_first else "has bytes after its end that are not"
+        raise DamagedInputError(f"{what} {compression} data")
+    decoder = codec.new()
+    while not decoder.eof:
+        if not source.pending:
+            raise DamagedInputError(f"ends inside its {compression} data: it was cut short")
+        try:
+            for block in decoder.blocks(source.pending):
+                if block:
+                    yield block
+        except _ERRORS as error:
+            if "Dictionary mismatch" in str(error):
+                what = "zstd data need the dictionary they were made with, which is not read"
+                raise DamagedInputError(what) from error
+            raise DamagedInputError(f"{compression} data are damaged ({error})") from error
+        if decoder.eof:
+            source.pending = decoder.unused_data
+        else:
+            source.read()

@@ -134,7 +134,7 @@ def read_unread(entry: dict[str, Any]) -> Iterator[Reject]:
     # A member's name is its source; a file's source may have got a number.
     kind = unread_kind(entry["source"], head) or unread_kind(entry["path"], head)
     detail = _not_read(kind or "file of an unknown kind")
-    yield Reject(entry["source"], None, "unread_format", detail, head)
+    yield Reject(entry["source"], None, "unread_format", detail, head, ends_input=True)
 
 
 def _not_read(kind: str) -> str:

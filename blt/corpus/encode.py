@@ -11,6 +11,7 @@ from blt.corpus.csv_reader import QUOTED_COUNT
 from blt.corpus.duplicates import read_decisions
 from blt.corpus.field_names import count_fields
 from blt.corpus.filters import FILTER_COUNTS
+from blt.corpus.meter import Meter
 from blt.corpus.plain import MENDED_COUNTS
 from blt.corpus.records import Document, Filtered, Reject
 from blt.corpus.sources import SourceRow, digest_entry, unit_sources_path, write_sources
@@ -33,6 +34,12 @@ COUNTS = (
     QUOTED_COUNT,
     "suffixed_ids",
     "damaged_files",
+    "input_records",
+    "lost_records",
+    "input_bytes",
+    "lost_bytes",
+    "input_members",
+    "lost_members",
 )
 
 
@@ -61,9 +68,9 @@ def encode_unit(
       for the unit and for each of its files (an archive is one, with all its members);
       `filtered_<reason>` add up to `filtered`; `invalid_utf8` are documents that were not UTF-8 and
       are kept or mended; `mended_<kind>` documents with kept fields that were mended,
-      `quotes_as_data` those of TSV that look quoted; `damaged_files` are files given up before
-      their end. And `with_field.<name>`, documents with a field that the user names
-      (`blt.corpus.field_names`).
+      `quotes_as_data` those of TSV that look quoted; `damaged_files` are files cut short or
+      altered, and `lost_<what>` of `input_<what>` what could not be read (`blt.loss`). And
+      `with_field.<name>`, documents with a field that the user names (`blt.corpus.field_names`).
 
     Raises:
       WorkError: a file changed since it was planned or cannot be read, or a shard not written.
@@ -73,6 +80,7 @@ def encode_unit(
     decisions = read_decisions(output, unit_index, config)
     rows: list[SourceRow] = []
     found: Counter[tuple[int, tuple[str, ...]]] = Counter()
+    hidden_records = 0  # behind rejects that stand for several
     with (
         open_rejects(units / f"{unit_index:05d}.rejects.parquet") as rejects,
         _Shards(output, unit_index, config) as shards,
@@ -81,8 +89,11 @@ def encode_unit(
         for entry in payload["files"]:
             row = SourceRow.of_entry(entry)
             rows.append(row)
-            for record in admission.read(entry, progress):
+            meter = Meter.of_entry(entry, progress)
+            for record in admission.read(entry, meter):
                 row.records += 1
+                if record.source is not row.source:
+                    row.see_member(record)
                 if decisions is not None and isinstance(record, Document):
                     record = decisions.decide(record)
                 if isinstance(record, Document):
@@ -95,17 +106,22 @@ def encode_unit(
                 elif isinstance(record, Filtered):
                     row.filtered += 1
                     counts[f"filtered_{record.reason}"] += 1
+                    row.lost_records += record.reason == "damaged_file"
                 else:
-                    row.rejects += 1
-                    row.damaged |= record.ends_input
+                    row.lose(meter.measured(record))
+                    hidden_records += record.num_records - 1
                     _add_reject(rejects, record)
+            row.finish(meter, drops_damaged=config.on_damaged_file == "drop")
             row.sha256 = digest_entry(entry)
-            row.check()
             counts.update(records=row.records, filtered=row.filtered, rejects=row.rejects)
             counts["damaged_files"] += row.damaged
+            counts.update(input_bytes=row.stored_bytes, lost_bytes=row.lost_bytes)
+            counts.update(input_members=row.members, lost_members=row.lost_members)
+            counts["lost_records"] += row.lost_records
         shards.finish()
         for shard in shards.finished:
             counts.update(documents=shard.documents, bytes=shard.bytes, tokens=shard.tokens)
+    counts["input_records"] = counts["records"] + hidden_records
     if decisions is not None:
         decisions.finish()
         counts["suffixed_ids"] = decisions.num_suffixed

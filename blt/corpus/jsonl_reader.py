@@ -13,11 +13,11 @@ from typing import Any
 
 import orjson
 
-from blt.corpus.blocks import max_parsed_bytes, reject_long
+from blt.corpus.blocks import max_parsed_bytes, reject_long, reject_member
 from blt.corpus.config import EncodeConfig
 from blt.corpus.fields import ABSENT, get_field, read_fields
 from blt.corpus.json_heads import JSON_BLANKS
-from blt.corpus.lines import Line, read_lines
+from blt.corpus.lines import Gap, Line, read_lines
 from blt.corpus.mends import BOM, NOT_UTF8
 from blt.corpus.partitions import partition_fields
 from blt.corpus.plain import MENDED_ID, NOT_UNICODE, FloatLiteral, LongInteger, parse_integer
@@ -47,7 +47,12 @@ def read_jsonl(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterat
     source = entry["source"]
     limit = max_parsed_bytes(config)
     partitions = partition_fields(entry, config)
-    for line in read_lines(entry, config, progress, max_line_bytes=limit):
+    for line in read_lines(
+        entry, config, progress, max_line_bytes=limit, is_record=_holds_an_object
+    ):
+        if line.__class__ is Gap:
+            yield reject_member(line.boundary, source, line.offset, "damaged_input")
+            continue
         if line.too_long:
             yield reject_long(source, line.offset, line.num_bytes, line.raw, config)
             continue
@@ -55,6 +60,10 @@ def read_jsonl(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterat
             yield _read_line(line, source, config, partitions)
         except _RejectedError as error:
             yield Reject(source, line.offset, error.reason, str(error), line.raw)
+
+
+def _holds_an_object(content: bytes) -> bool:
+    return b"\n{" in content or content.lstrip(JSON_BLANKS).startswith(b"{")
 
 
 def _read_line(line: Line, source: str, config: EncodeConfig, partitions: dict[str, Any]) -> Record:

@@ -1,11 +1,12 @@
 """Lines of an input: ended by LF alone, of any length, in linear time and bounded memory."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from blt.corpus.blocks import entry_blocks
 from blt.corpus.config import EncodeConfig
+from blt.corpus.decompress import Boundary
 from blt.corpus.plan import Entry
 from blt.units import Progress
 
@@ -30,20 +31,38 @@ class Line(NamedTuple):
     too_long: bool
 
 
+class Gap(NamedTuple):
+    """Damaged data that were passed over, at an offset of the content."""
+
+    offset: int
+    boundary: Boundary
+
+
 def split_lines(
-    blocks: Iterable[bytes], *, start: int = 0, max_line_bytes: int = 1 << 30
-) -> Iterator[Line]:
-    """Yields the lines of a stream of blocks.
+    blocks: Iterable[bytes | Boundary], *, start: int = 0, max_line_bytes: int = 1 << 30
+) -> Iterator[Line | Gap]:
+    """Yields the lines of a stream of blocks, and a gap where damage was passed over.
 
     Args:
       blocks: the content, cut anywhere.
       start: the offset of the first block's first byte.
       max_line_bytes: of a longer line only a sample is kept.
+
+    Raises:
+      DamagedInputError: a boundary says that nothing comes after the damage.
     """
     offset = start
     pieces: list[bytes] = []  # of the line that the last block left open
     num_bytes = 0
     for block in blocks:
+        if block.__class__ is Boundary:
+            if block.is_end:
+                raise block.error
+            if block.error is not None:  # with the line that it left open
+                yield Gap(offset, block)
+                offset += num_bytes
+                pieces, num_bytes = [], 0
+            continue
         first, *ends = block.split(b"\n")
         pieces.append(first)
         num_bytes += len(first)
@@ -67,14 +86,22 @@ def split_lines(
 
 
 def read_lines(
-    entry: Entry, config: EncodeConfig, progress: Progress, *, max_line_bytes: int
-) -> Iterator[Line]:
+    entry: Entry,
+    config: EncodeConfig,
+    progress: Progress,
+    *,
+    max_line_bytes: int,
+    is_record: Callable[[bytes], bool] | None = None,
+) -> Iterator[Line | Gap]:
     """Yields the lines of a file that start in its range [start, end), or all if it has none.
 
-    Any partition of a file into ranges gives each of its lines once.
+    Any partition of a file into ranges gives each of its lines once. With `is_record` damage of
+    compressed data is passed over as `read_blocks` does, and is a gap.
     """
     start, end = entry.get("range") or (0, None)
-    for line in read_lines_from(start, end, entry, config, progress, max_line_bytes=max_line_bytes):
+    for line in read_lines_from(
+        start, end, entry, config, progress, max_line_bytes=max_line_bytes, is_record=is_record
+    ):
         if end is not None and line.offset >= end:
             return
         yield line
@@ -88,14 +115,15 @@ def read_lines_from(
     progress: Progress,
     *,
     max_line_bytes: int,
-) -> Iterator[Line]:
+    is_record: Callable[[bytes], bool] | None = None,
+) -> Iterator[Line | Gap]:
     """Yields the lines of a file that start at the byte `start` or after it.
 
     Goes on after `end`, but yields nothing if no line starts before it.
     """
     # The line that holds the byte before the range began earlier: it is another range's.
     offset = max(0, start - 1)
-    blocks = entry_blocks(entry, config, progress, start=offset)
+    blocks = entry_blocks(entry, config, progress, start=offset, is_record=is_record)
     if start:
         for block in blocks:
             newline = block.find(b"\n")

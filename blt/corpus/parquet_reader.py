@@ -1,4 +1,7 @@
-"""Parquet inputs: a document per row, read in batches bounded in bytes, page checksums checked."""
+"""Parquet inputs: a document per row, read in batches bounded in bytes, page checksums checked.
+
+What is left of a damaged row group is passed over, and reading goes on with the next one.
+"""
 
 from collections.abc import Iterator
 
@@ -7,6 +10,8 @@ import pyarrow.parquet as pq
 
 from blt.corpus.columns import (
     PYARROW_ERRORS,
+    Batch,
+    Gap,
     UnusableFileError,
     damage,
     needed_columns,
@@ -24,6 +29,10 @@ _BATCH_BYTES = 8 << 20
 _MAX_BATCH_ROWS = 64
 _USUAL_GROWTH = 20
 _WIDE_BATCH_BYTES = 1 << 30
+_MAX_GROUP_ROWS = 1 << 40  # more are damage
+# What a row group may take decompressed, whatever the ratio. It is held in part (a page, a
+# dictionary), and the texts that it gives batch by batch: so their length in all is not limited.
+_FREE_GROUP_BYTES = 512 << 20
 
 
 def read_parquet(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Record]:
@@ -41,19 +50,39 @@ def read_parquet(entry: Entry, config: EncodeConfig, progress: Progress) -> Iter
             parquet = pq.ParquetFile(file, page_checksum_verification=True)
             schema = parquet.schema_arrow
             sizes = row_group_bytes(parquet.metadata, entry["size"])
+            groups = map(parquet.metadata.row_group, range(len(sizes)))
+            rows = [min(max(0, group.num_rows), _MAX_GROUP_ROWS) for group in groups]
         except PYARROW_ERRORS as error:
             raise damage(error, "Parquet file") from error
         try:
             columns = needed_columns(schema, config)
         except UnusableFileError as error:
-            yield Reject(source, None, error.reason, str(error), ends_input=True)
+            num_rows = sum(rows[slice(*(entry.get("range") or (None, None)))])
+            if num_rows:
+                yield Reject(
+                    source,
+                    None,
+                    error.reason,
+                    str(error),
+                    ends_input=True,
+                    num_records=num_rows,
+                    stored_bytes=entry["num_bytes"],
+                )
             return
         start, end = entry.get("range") or (0, len(sizes))
-        first_row = sum(parquet.metadata.row_group(index).num_rows for index in range(start))
+        first_row = sum(rows[:start])
 
-        def batches() -> Iterator[pa.RecordBatch]:
+        def batches() -> Iterator[Batch]:
             for index in range(start, end):
-                yield from _batches(parquet, index, columns, entry["size"], config)
+                num_read = 0
+                try:
+                    for batch in _batches(parquet, index, columns, entry["size"], config):
+                        num_read += batch.num_rows
+                        yield batch
+                except DamagedInputError as error:
+                    left = rows[index] - num_read
+                    if left > 0:
+                        yield Gap(left, error, sizes[index] * left // rows[index])
                 progress(sizes[index])
 
         yield from read_rows(batches(), entry, config, first_row)
@@ -65,7 +94,8 @@ def _batches(
     try:
         group = parquet.metadata.row_group(row_group)
         num_bytes = group.total_byte_size  # decompressed, but as it is encoded
-        check_growth(num_bytes, size, config.max_decompression_ratio)
+        if num_bytes > _FREE_GROUP_BYTES:
+            check_growth(num_bytes, size, config.max_decompression_ratio)
         rows = min(_MAX_BATCH_ROWS, max(1, _BATCH_BYTES * group.num_rows // max(1, num_bytes)))
         if num_bytes > _USUAL_GROWTH * size:
             rows = min(rows, max(1, _WIDE_BATCH_BYTES // num_bytes))

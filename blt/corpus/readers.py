@@ -13,6 +13,7 @@ from blt.corpus.detect import UNREAD, read_unread
 from blt.corpus.fields import NO_FIELDS, Fields, read_fields
 from blt.corpus.filesystems import is_remote, size_of
 from blt.corpus.jsonl_reader import read_jsonl
+from blt.corpus.meter import Meter
 from blt.corpus.paragraph_reader import read_text_paragraphs
 from blt.corpus.parquet_reader import read_parquet
 from blt.corpus.partitions import partition_fields
@@ -24,7 +25,7 @@ from blt.corpus.text_reader import NOTES, read_text_file, read_text_lines
 from blt.corpus.tfrecord_reader import read_tfrecord
 from blt.corpus.warc_reader import read_warc
 from blt.errors import WorkError
-from blt.units import Progress, no_progress
+from blt.units import Progress
 
 _Reader = Callable[[Entry, EncodeConfig, Progress], Iterator[Record]]
 
@@ -39,15 +40,16 @@ _TEXT_READERS: dict[str, _Reader] = {
 def read_records(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Record]:
     """Yields the records of a file, or of a range of it, as planned.
 
-    Records before a damage are kept, and the damage is the last record, a reject at the position of
-    the last record before it. `progress` adds up to the entry's `num_bytes`.
+    Records before a damage are kept. Where no record can be found after it, the damage is the last
+    record, a reject at the position of the last record before it. Each reject says how many stored
+    bytes it stands for. `progress` adds up to the entry's `num_bytes`.
 
     Raises:
       WorkError: the file is gone, cannot be read, is not the one that was planned, or changes while
         it is read.
     """
     path = entry["path"]
-    watch = _ClampedProgress(progress, entry["num_bytes"])
+    meter = progress if isinstance(progress, Meter) else Meter.of_entry(entry, progress)
     try:
         size, changed_at = _state(path)
         if size != entry["size"]:
@@ -55,7 +57,7 @@ def read_records(entry: Entry, config: EncodeConfig, progress: Progress) -> Iter
                 f"{path}: has {size} bytes, but had {entry['size']} when the work was planned. "
                 "Run with --overwrite, or put the file back."
             )
-        yield from _read(entry, config, watch.advance)
+        yield from _read(entry, config, meter)
         if _state(path) != (size, changed_at):
             raise WorkError(
                 f"{path}: changed while it was read. Run again, with --overwrite, when it is at "
@@ -63,7 +65,7 @@ def read_records(entry: Entry, config: EncodeConfig, progress: Progress) -> Iter
             )
     except OSError as error:
         raise WorkError(f"{path}: cannot be read ({error.strerror or error}).") from error
-    watch.finish()
+    meter.finish()
 
 
 def _state(path: str) -> tuple[int, int | None]:
@@ -74,7 +76,7 @@ def _state(path: str) -> tuple[int, int | None]:
     return info.st_size, info.st_mtime_ns
 
 
-def _read(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Record]:
+def _read(entry: Entry, config: EncodeConfig, meter: Meter) -> Iterator[Record]:
     """Yields the records of a file, or of a member of an archive, with damage as the last."""
     position = None
     is_text = entry["format"] == "text"
@@ -87,13 +89,25 @@ def _read(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Re
             {name: value for name, value in partitions.items() if name not in NOTES}, config
         )
     try:
-        for record in reader(entry, config, progress):
+        for record in reader(entry, config, meter):
             position = record.position
+            if isinstance(record, Reject):
+                yield meter.measured(record)
+                continue
             if fields.found and isinstance(record, Document):
                 record = _with_fields(record, fields)
             yield _of_text_file(record) if is_text and config.mends else record
     except DamagedInputError as error:
-        yield Reject(entry["source"], position, error.reason, str(error), ends_input=True)
+        reject = Reject(
+            entry["source"],
+            position,
+            error.reason,
+            str(error),
+            ends_input=True,
+            num_records=max(1, error.num_records or 0),
+            num_bytes=error.num_bytes,
+        )
+        yield meter.measured(reject)
 
 
 def _with_fields(document: Document, fields: Fields) -> Document:
@@ -113,7 +127,18 @@ def _of_text_file(record: Record) -> Record:
 
 
 def _read_tar(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Record]:
-    return read_tar(entry, config, progress, lambda member: _read(member, config, no_progress))
+    def read_member(member: Entry) -> Iterator[Record]:
+        meter = Meter.of_entry(member)
+        for record in _read(member, config, meter):
+            # What is stored of a member is content of its archive.
+            if isinstance(record, Reject):
+                num_bytes = record.stored_bytes
+                if num_bytes is None:
+                    num_bytes = meter.as_stored(record.num_bytes or 0)
+                record = dataclasses.replace(record, num_bytes=num_bytes, stored_bytes=None)
+            yield record
+
+    return read_tar(entry, config, progress, read_member)
 
 
 _READERS: dict[str, _Reader] = {
@@ -128,20 +153,3 @@ _READERS: dict[str, _Reader] = {
     "bytes": read_text_file,
     UNREAD: lambda entry, config, progress: read_unread(entry),
 }
-
-
-class _ClampedProgress:
-    """Reports exactly `total` bytes, whatever a reader reads beside its range or leaves out."""
-
-    def __init__(self, progress: Progress, total: int) -> None:
-        self._progress = progress
-        self._left = total
-
-    def advance(self, num_bytes: int) -> None:
-        num_bytes = min(num_bytes, self._left)
-        self._left -= num_bytes
-        if num_bytes:
-            self._progress(num_bytes)
-
-    def finish(self) -> None:
-        self.advance(self._left)

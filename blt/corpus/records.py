@@ -38,9 +38,25 @@ class Document:
     counted: tuple[str, ...] = ()
 
 
+# Reasons that say that an input is altered or cut, or cannot be told from one that is.
+_DAMAGE = ("damaged_input", "too_compressed")
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Reject:
-    """A record, or with `ends_input` the rest of an input, that cannot become documents."""
+    """A record, or several, that cannot become documents.
+
+    Attributes:
+      source: the input it is in.
+      position: where it begins; None for a whole input.
+      reason: a key of `blt.formats.rejects.REASONS`.
+      detail: what is wrong, in words.
+      sample: the record, or its first bytes.
+      ends_input: the input is given up here; nothing of it comes after.
+      num_records: how many records it stands for, where the format tells; else 1.
+      num_bytes: how many bytes of the (decompressed) content it stands for; None: of the sample.
+      stored_bytes: the same in bytes as stored, where these are known.
+    """
 
     source: str
     position: int | None
@@ -48,6 +64,14 @@ class Reject:
     detail: str
     sample: bytes | None = None
     ends_input: bool = False
+    num_records: int = 1
+    num_bytes: int | None = None
+    stored_bytes: int | None = None
+
+    @property
+    def is_damage(self) -> bool:
+        """Whether the input is damaged, as `--on-damaged-file` means it."""
+        return self.reason in _DAMAGE
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

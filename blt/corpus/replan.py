@@ -33,6 +33,7 @@ def plan_corpus(
     *,
     output: Path | None = None,
     earlier: Sequence[Unit] = (),
+    refuses_tables: bool = True,
     say: Callable[[str], None] = lambda line: None,
     watch: Watch = no_watch,
 ) -> list[dict[str, Any]]:
@@ -43,6 +44,7 @@ def plan_corpus(
       config: how they are read.
       output: the folder of the earlier units.
       earlier: the units of the plan that is there, of the same config.
+      refuses_tables: every new table must have the text column, not one of them.
       say: is told, in a line, what the user should know.
       watch: is told how far it is.
 
@@ -73,8 +75,11 @@ def plan_corpus(
         new = _with_own_sources(new, taken)
         say(f"{output}: {count(len(new), 'new file')}; the rest was planned before.")
     with watch("looking at files", len(new), "file") as progress:
-        payloads += build_plan(new, config, progress)
-    check_inputs(payloads, config)  # before `limit_plan` reads any of them
+        added = build_plan(new, config, progress)
+    payloads += added
+    with watch("looking at columns", None, "file") as progress:  # before `limit_plan` reads any
+        tables = added if refuses_tables else []
+        check_inputs(payloads, config, tables=tables, progress=progress)
     if config.limit is None:
         return payloads
     with watch("looking for the end of --limit", config.limit, "document") as progress:

@@ -10,7 +10,13 @@ documents    int64
 bytes        int64   of the documents
 filtered     int64
 rejects      int64
-damaged      bool    it was given up before its end
+lost_records int64   what the rejects stand for, where the format tells; and documents dropped for
+                     damage
+lost_bytes   int64   of stored_bytes: what the rejects stand for
+members      int64   of an archive, that were read
+lost_members int64   of these, given up before their end
+given_up     string  why the file was given up before its end, a reason of rejects; null if not
+damaged      bool    it, or a member of it, is cut short or altered
 
 The members of an archive are in its row. A file that several units read has a row in each unit's
 table (`units/00012.sources.parquet`), one in the whole.
@@ -19,6 +25,7 @@ table (`units/00012.sources.parquet`), one in the whole.
 import contextlib
 import dataclasses
 import hashlib
+import heapq
 import itertools
 import os
 from collections.abc import Iterable, Iterator
@@ -29,8 +36,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from blt.corpus.filesystems import is_remote
+from blt.corpus.meter import Meter
 from blt.corpus.plan import Entry
+from blt.corpus.records import Filtered, Record, Reject
 from blt.errors import WorkError
+from blt.loss import Findings
 from blt.storage import atomic_path
 
 SOURCES_NAME = "sources.parquet"
@@ -45,11 +55,29 @@ SCHEMA = pa.schema(
             pa.field(name, pa.int64(), nullable=False)
             for name in ("records", "documents", "bytes", "filtered", "rejects")
         ),
+        *(
+            pa.field(name, pa.int64(), nullable=False)
+            for name in ("lost_records", "lost_bytes", "members", "lost_members")
+        ),
+        pa.field("given_up", pa.string()),
         pa.field("damaged", pa.bool_(), nullable=False),
     ]
 )
 _BATCH_ROWS = 4096
 _COPY_BYTES = 1 << 20
+_SUMMED = (
+    "stored_bytes",
+    "records",
+    "documents",
+    "bytes",
+    "filtered",
+    "rejects",
+    "lost_records",
+    "lost_bytes",
+    "members",
+    "lost_members",
+)
+_MAX_LISTED = 100
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -66,7 +94,17 @@ class SourceRow:
     bytes: int = 0
     filtered: int = 0
     rejects: int = 0
+    lost_records: int = 0
+    lost_bytes: int = 0
+    members: int = 0
+    lost_members: int = 0
+    given_up: str | None = None
     damaged: bool = False
+
+    def __post_init__(self) -> None:
+        # No fields, so not written: the member whose records are being read, and bytes of content.
+        self._member = ""
+        self._lost_content = 0
 
     @classmethod
     def of_entry(cls, entry: Entry) -> "SourceRow":
@@ -77,12 +115,44 @@ class SourceRow:
             stored_bytes=entry["num_bytes"],
         )
 
-    def check(self) -> None:
-        """Checks that no record is lost.
+    def see_member(self, record: Record) -> None:
+        """Counts the member of an archive that a record is the first of, if it is."""
+        source = record.source
+        if source == self.source or source == self._member:
+            return
+        if not (isinstance(record, Filtered) and record.reason == "unread_member"):
+            self._member = source
+            self.members += 1
+
+    def lose(self, reject: Reject) -> None:
+        """Counts a reject, measured by a `Meter`, and what it stands for."""
+        self.rejects += 1
+        self.lost_records += reject.num_records
+        if reject.stored_bytes is not None:
+            self.lost_bytes += reject.stored_bytes
+        else:
+            self._lost_content += reject.num_bytes or 0
+        self.damaged |= reject.is_damage
+        if reject.ends_input and reject.source == self.source:
+            self.given_up = reject.reason
+        elif reject.ends_input:
+            self.lost_members += 1
+
+    def finish(self, meter: Meter, *, drops_damaged: bool) -> None:
+        """Ends the counting of a file that is read, and checks that no record is unaccounted for.
+
+        Args:
+          meter: of the file.
+          drops_damaged: if it is damaged, no document of it was kept.
 
         Raises:
           WorkError: one is.
         """
+        lost = self.lost_bytes + meter.as_stored(self._lost_content)
+        if self.damaged and drops_damaged:
+            self.given_up = self.given_up or "damaged_input"
+            lost = self.stored_bytes
+        self.lost_bytes = min(meter.total, lost)
         accounted = self.documents + self.filtered + self.rejects
         if self.records != accounted:
             raise WorkError(
@@ -146,12 +216,40 @@ def read_sources(path: str | os.PathLike[str]) -> Iterator[SourceRow]:
         ) from error
 
 
-def merge_sources(output: Path, num_units: int) -> None:
-    """Writes `sources.parquet` from the tables of the units; memory holds a batch of rows."""
+def merge_sources(output: Path, num_units: int) -> Findings:
+    """Writes `sources.parquet` from the tables of the units; memory holds a batch of rows.
+
+    Returns:
+      How many files there are, and how many were given up or are damaged (`input_files`,
+      `lost_files`, `damaged_files`); and the inputs that lost most, at most 100.
+    """
+    totals = {"input_files": 0, "lost_files": 0, "damaged_files": 0}
+    worst: list[tuple[int, int, int, SourceRow]] = []
+
+    def counted(rows: Iterator[SourceRow]) -> Iterator[SourceRow]:
+        for index, row in enumerate(rows):
+            totals["input_files"] += 1
+            totals["lost_files"] += row.given_up is not None
+            totals["damaged_files"] += row.damaged
+            if row.lost_records or row.given_up is not None:
+                push = heapq.heappush if len(worst) < _MAX_LISTED else heapq.heappushpop
+                push(worst, (row.lost_records, row.lost_bytes, -index, row))
+            yield row
+
     rows = (
         row for index in range(num_units) for row in read_sources(unit_sources_path(output, index))
     )
-    write_sources(output / SOURCES_NAME, _joined(rows))
+    write_sources(output / SOURCES_NAME, counted(_joined(rows)))
+    lost = [
+        {
+            "source": row.source,
+            "reason": row.given_up,
+            "records": row.lost_records,
+            "bytes": row.lost_bytes,
+        }
+        for *_, row in sorted(worst, reverse=True)
+    ]
+    return Findings(totals=totals, lost_inputs=lost)
 
 
 def _joined(rows: Iterator[SourceRow]) -> Iterator[SourceRow]:
@@ -169,7 +267,11 @@ def _joined(rows: Iterator[SourceRow]) -> Iterator[SourceRow]:
 
 
 def _sum(first: SourceRow, second: SourceRow) -> SourceRow:
-    changes: dict[str, Any] = {"sha256": None, "damaged": first.damaged or second.damaged}
-    for name in ("stored_bytes", "records", "documents", "bytes", "filtered", "rejects"):
+    changes: dict[str, Any] = {
+        "sha256": None,
+        "damaged": first.damaged or second.damaged,
+        "given_up": first.given_up or second.given_up,
+    }
+    for name in _SUMMED:
         changes[name] = getattr(first, name) + getattr(second, name)
     return dataclasses.replace(first, **changes)

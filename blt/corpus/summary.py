@@ -9,6 +9,7 @@ from blt.corpus.filters import FILTERS
 from blt.corpus.plain import LONG_INTEGER, MENDED_ID, NONFINITE, NOT_UNICODE
 from blt.corpus.sources import SOURCES_NAME
 from blt.formats.rejects import count_rejects
+from blt.loss import describe_loss
 from blt.manifest import Manifest
 from blt.plan_file import read_plan
 from blt.stage import REJECTS_NAME
@@ -20,7 +21,7 @@ _MENDED_WORDS = {
     LONG_INTEGER: "integers beyond any double, made strings",
     NOT_UNICODE: "not Unicode, made U+FFFD or words such as \\xff",
 }
-_DAMAGED_WORDS = {"keep": "what came before the damage was kept", "drop": "dropped"}
+_DAMAGED_WORDS = {"keep": "what could be read was kept", "drop": "dropped"}
 
 
 def summary_lines(manifest: Manifest) -> list[str]:
@@ -59,20 +60,38 @@ def summary_lines(manifest: Manifest) -> list[str]:
             lines.append(f"field {shown}: in {number:,} of {totals['documents']:,} documents")
     if totals.get("suffixed_ids"):
         lines.append(f"{totals['suffixed_ids']:,} ids got a suffix (~dup)")
-    if totals.get("damaged_files"):
-        lines.append(_damage_line(manifest))
+    if totals.get("lost_records") or totals.get("lost_files"):
+        lines.append(f"lost: {describe_loss(totals)}")
+    lines += _file_lines(manifest)
     limit = config.get("limit")
     if limit is not None and "max_documents" in read_plan(manifest.folder)[-1].payload:
         lines.append(f"--limit {limit:,} is reached; what comes after was not read")
     return lines
 
 
-def _damage_line(manifest: Manifest) -> str:
-    names: list[str] = []
+def _file_lines(manifest: Manifest) -> list[str]:
+    """Names the files that are damaged, and those given up for another reason."""
+    totals = manifest.totals
+    if not (totals.get("damaged_files") or totals.get("lost_files")):
+        return []
+    damaged: list[str] = []
+    given_up: list[str] = []
     with pq.ParquetFile(manifest.folder / SOURCES_NAME) as file:
-        for batch in file.iter_batches(columns=["source", "damaged"]):
-            names += [row["source"] for row in batch.to_pylist() if row["damaged"]]
-    shown = ", ".join(ascii(name)[1:-1] for name in names[:_MAX_NAMED])
-    files = f"{len(names):,} damaged file" + "s" * (len(names) != 1)
-    how = _DAMAGED_WORDS[manifest.config.get("on_damaged_file", "keep")]
-    return f"{files}; {how}: {shown}" + ", …" * (len(names) > _MAX_NAMED)
+        for batch in file.iter_batches(columns=["source", "damaged", "given_up"]):
+            for row in batch.to_pylist():
+                name = ascii(row["source"])[1:-1]
+                if row["damaged"]:
+                    damaged.append(name)
+                elif row["given_up"]:
+                    given_up.append(f"{name} ({row['given_up']})")
+    lines = []
+    if damaged:
+        how = _DAMAGED_WORDS[manifest.config.get("on_damaged_file", "keep")]
+        lines.append(f"{count(len(damaged), 'damaged file')}; {how}: {_named(damaged)}")
+    if given_up:
+        lines.append(f"{count(len(given_up), 'file')} given up: {_named(given_up)}")
+    return lines
+
+
+def _named(names: list[str]) -> str:
+    return ", ".join(names[:_MAX_NAMED]) + ", …" * (len(names) > _MAX_NAMED)

@@ -3,11 +3,14 @@
 A member is copied to a temporary file and read from there. Its name is a label and nothing else:
 it is not opened, and tells the format and compression (the first bytes tell what is not read).
 Members that are links, devices or sparse, and hidden or marker files (as in folders), are filtered;
-an archive in an archive is a reject. An archive that has no end mark, or something after it, is
+an archive in an archive is a reject. After a damaged head of a member the next head is looked for,
+and what lies between is a reject. An archive that has no end mark, or something after it, is
 damaged.
 """
 
 import contextlib
+import copy
+import dataclasses
 import os
 import tarfile
 import tempfile
@@ -31,6 +34,7 @@ from blt.units import Progress
 
 _MAX_HEADER_BYTES = 1 << 20  # of a long name, or of extended headers
 _COPY_BYTES = 1 << 20
+_END_BLOCKS = 2  # of zeros, at the end of an archive
 _HAS_OWN_COMPRESSION = ("parquet", "bytes")
 _ERRORS = (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError, ArithmeticError)
 
@@ -53,6 +57,9 @@ def read_tar(
     with contextlib.ExitStack() as resources:
         copy = resources.enter_context(tempfile.NamedTemporaryFile(prefix="blt-member-"))
         for member, content in _members(file):
+            if isinstance(member, _Gap):
+                yield _reject_gap(member, entry["source"])
+                continue
             source = _source(entry["source"], member.name, names)
             if content is None:
                 yield Filtered(source, 0, "unread_member")
@@ -62,7 +69,9 @@ def read_tar(
             format_name = member_format(member.name, config.format, head)
             if format_name == "tar":
                 detail = "an archive inside an archive is not opened"
-                yield Reject(source, None, "nested_archive", detail)
+                yield Reject(
+                    source, None, "nested_archive", detail, ends_input=True, num_bytes=num_bytes
+                )
                 continue
             yield from read_member(
                 {
@@ -89,11 +98,32 @@ def _source(archive: str, name: str, names: dict[str, int]) -> str:
     return f"{archive}/{called}"
 
 
-def _members(file: BlockFile) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | None]]:
-    """Yields each member but folders, with its content if that is to be read."""
+@dataclasses.dataclass(frozen=True)
+class _Gap:
+    """Bytes of an archive in which no head of a member could be found."""
+
+    position: int
+    num_bytes: int
+    detail: str
+
+
+def _reject_gap(gap: _Gap, source: str) -> Reject:
+    detail = f"{gap.detail}; {gap.num_bytes} bytes passed over"
+    return Reject(source, gap.position, "bad_record", detail, num_bytes=gap.num_bytes)
+
+
+def _members(file: BlockFile) -> Iterator[tuple[tarfile.TarInfo | _Gap, IO[bytes] | None]]:
+    """Yields each member but folders, with its content if that is to be read, and each gap."""
+    gaps: list[_Gap] = []
+    reader = type("_Member", (_Member,), {"gaps": gaps})
     try:
-        with tarfile.open(fileobj=file, mode="r|", tarinfo=_Member) as tar:
-            while (member := tar.next()) is not None:
+        with tarfile.open(fileobj=file, mode="r|", tarinfo=reader) as tar:
+            while True:
+                member = tar.next()
+                yield from ((gap, None) for gap in gaps)
+                gaps.clear()
+                if member is None:
+                    break
                 tar.members.clear()  # it would keep them all
                 if member.isdir():
                     continue
@@ -108,7 +138,13 @@ def _members(file: BlockFile) -> Iterator[tuple[tarfile.TarInfo, IO[bytes] | Non
 
 
 class _Member(tarfile.TarInfo):
-    """A member whose damaged head is an error, where tarfile takes it for the end."""
+    """A member after a damaged head too, which tarfile takes for the end.
+
+    Attributes:
+      gaps: where it notes what was passed over; of one archive.
+    """
+
+    gaps: list[_Gap]
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
@@ -119,14 +155,54 @@ class _Member(tarfile.TarInfo):
         except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError) as error:
             raise DamagedInputError("has no end mark: the archive was cut short") from error
         except tarfile.HeaderError as error:
-            raise DamagedInputError(f"a member's head is damaged ({error})") from error
+            return cls._find_next(tar, error)
+
+    @classmethod
+    def _find_next(cls, tar: tarfile.TarFile, error: tarfile.HeaderError) -> tarfile.TarInfo:
+        """Returns the next member after a damaged head, and notes the gap.
+
+        Raises:
+          EOFHeaderError: there is none; the archive ends as it should.
+          DamagedInputError: there is none, and the archive ends inside what was passed over.
+        """
+        start = tar.fileobj.tell() - tarfile.BLOCKSIZE
+        num_zero_blocks = 0
+        while True:
+            try:
+                member = super().fromtarfile(tar)
+            except tarfile.EOFHeaderError:
+                num_zero_blocks += 1
+                continue
+            except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError) as end:
+                num_bytes = tar.fileobj.tell() - start
+                if start == 0 or num_zero_blocks < _END_BLOCKS:
+                    raise DamagedInputError(
+                        f"a member's head is damaged ({error}), and no other follows",
+                        num_bytes=num_bytes,
+                    ) from end
+                cls.gaps.append(_Gap(start, num_bytes, f"a member's head is damaged ({error})"))
+                raise tarfile.EOFHeaderError("end of file header") from end
+            except tarfile.HeaderError:
+                num_zero_blocks = 0
+                continue
+            # Extended heads, whose own member was lost, would be applied to it.
+            found = copy.copy(member)
+            found.as_found = member.as_found = found, tar.offset
+            num_bytes = member.offset - start
+            cls.gaps.append(_Gap(start, num_bytes, f"a member's head is damaged ({error})"))
+            return member
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
         extended = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
         is_long = self.type in (*extended, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
         if self.size < 0 or (is_long and self.size > _MAX_HEADER_BYTES):
             raise DamagedInputError(f"a member's head declares {self.size} bytes")
-        return super()._proc_member(tar)
+        num_gaps = len(self.gaps)
+        member = super()._proc_member(tar)
+        if len(self.gaps) > num_gaps:
+            found, tar.offset = member.as_found
+            member = copy.copy(found)
+        return member
 
 
 def _copy(content: IO[bytes], size: int, copy: IO[bytes]) -> int:

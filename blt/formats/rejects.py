@@ -20,14 +20,16 @@ from blt.errors import WorkError
 from blt.storage import atomic_path
 
 REASONS = {
-    "damaged_input": "the input is cut short or altered, or is not in the format it claims",
+    "damaged_input": "the input, or a part of it, is cut short or altered, or is not in the format "
+    "it claims",
     "too_compressed": "the input grows to more than --max-decompression-ratio times its size",
     "missing_column": "the table has no such text column; the whole file is left out",
     "column_type": "the text column holds neither text nor bytes; the whole file is left out",
     "unread_format": "an archive, compression or database of a kind that is not read (zip, ORC, …)",
     "nested_archive": "the archive's member is an archive itself, which is not opened",
     "bad_row": "the row of CSV or TSV is not well formed, or has another number of fields",
-    "bad_record": "the record of TFRecord or WARC fails its checksum, or is not well formed",
+    "bad_record": "the record of TFRecord or WARC, or the head of a member of tar, fails its "
+    "checksum, or is not well formed",
     "invalid_json": "the line is not JSON",
     "too_deep": "the JSON is nested too deeply to be read",
     "not_an_object": "the line is JSON, but not an object",

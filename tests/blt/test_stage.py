@@ -171,9 +171,10 @@ def test_too_many_rejects_fail_and_a_higher_limit_goes_on_without_new_work(tmp_p
         return dataclasses.replace(result, counts={"documents": 1, "records": 2, "rejects": 1})
 
     stage, units = make_stage(tmp_path / "out", run_unit=reject_one)
-    with pytest.raises(WorkError, match="3 of 6 records were rejected"):
+    message = r"lost 50 % of records \(3 of 6\), more than --max-lost-fraction 0\.01"
+    with pytest.raises(WorkError, match=message):
         run(stage, units)
-    lenient, units = make_stage(tmp_path / "out", run_unit=reject_one, max_reject_fraction=0.5)
+    lenient, units = make_stage(tmp_path / "out", run_unit=reject_one, max_lost_fraction=0.5)
     assert stages.start(lenient, units) == []
     assert stages.finish(lenient, units).totals["rejects"] == 3
 

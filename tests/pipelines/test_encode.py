@@ -205,14 +205,14 @@ def test_rejects_above_the_limit_fail_with_status_1_and_keep_the_work(tmp_path, 
     (tmp_path / "in.jsonl").write_text('{"text": "good"}\n{"text": 7}\nnot json\n')
     argv = ("--input", tmp_path / "in.jsonl", "--output", tmp_path / "bytes")
     assert run(*argv) == 1
-    assert "2 of 3 records were rejected" in capsys.readouterr().err
+    assert "lost 66.7 % of records (2 of 3), 0 % of files (0 of 1)" in capsys.readouterr().err
     assert not (tmp_path / "bytes" / "manifest.json").exists()
     rejects = pq.read_table(tmp_path / "bytes" / "rejects.parquet").to_pylist()
     assert [(row["position"], row["reason"]) for row in rejects] == [
         (17, "text_not_string"),
         (29, "invalid_json"),
     ]
-    assert run(*argv, "--max-reject-fraction", "0.7") == 0
+    assert run(*argv, "--max-lost-fraction", "0.8") == 0
     assert read_manifest(tmp_path / "bytes").totals["documents"] == 1
 
 
@@ -220,10 +220,11 @@ def test_a_damaged_file_is_named(tmp_path, capsys):
     data = gzip.compress(b"".join(b'{"text": "%d"}\n' % i for i in range(5000)), mtime=0)
     (tmp_path / "cut.jsonl.gz").write_bytes(data[: len(data) // 2])
     argv = ("--input", tmp_path / "cut.jsonl.gz", "--output", tmp_path / "bytes")
-    assert run(*argv) == 0
+    assert run(*argv) == 1
+    assert "100 % of files (1 of 1)" in capsys.readouterr().err
+    assert run(*argv, "--max-lost-fraction", "1") == 0
     out = capsys.readouterr().out
-    assert "1 damaged file;" in out
-    assert "cut.jsonl.gz" in out
+    assert "1 damaged file; what could be read was kept: cut.jsonl.gz" in out
 
 
 def test_ctrl_c_ends_with_130_and_no_traceback(corpus, tmp_path):
@@ -321,7 +322,7 @@ def test_too_many_rejects_are_told_with_the_first(tmp_path, capsys):
     (tmp_path / "a\nb.jsonl").write_bytes(b'{"text": "a"}\n{"text": null}\nno\nno\n')
     assert run("--input", tmp_path, "--output", tmp_path / "out") == 1
     err = capsys.readouterr().err
-    assert "3 of 4 records were rejected" in err
+    assert "lost 75 % of records (3 of 4)" in err
     assert r"(2 invalid_json, 1 null_text; the first is a\nb.jsonl at 14: field 'text' is" in err
     assert err.count("\n") == 1
 

@@ -138,7 +138,7 @@ def test_the_summary_tells_where_every_record_went(tmp_path, capsys):
     (folder / "a.jsonl").write_bytes(b"\n".join(lines))
     packed = gzip.compress(b"".join(b'{"text": "text %d"}\n' % i for i in range(5000)), mtime=0)
     (folder / "cut.jsonl.gz").write_bytes(packed[: len(packed) // 2])
-    argv = ["--input", folder, "--output", tmp_path / "bytes", "--max-reject-fraction", "0.5"]
+    argv = ["--input", folder, "--output", tmp_path / "bytes", "--max-lost-fraction", "1"]
     argv += ["--on-duplicate-id", "reject", "--min-bytes", "2", "--on-damaged-file", "drop"]
     assert run(*argv) == 0
     out = capsys.readouterr().out
@@ -192,7 +192,7 @@ def test_all_kinds_of_input_and_policies_together(tmp_path, capsys):
     output = tmp_path / "bytes"
     (tmp_path / "list.txt").write_text(f"{corpus}\n# no more\n")
     flags = ["--doc-per", "paragraph", "--drop-duplicates", "--on-duplicate-id", "suffix"]
-    flags += ["--min-bytes", "1", "--max-reject-fraction", "0.5"]
+    flags += ["--min-bytes", "1", "--max-lost-fraction", "0.5"]
     argv = ["--input", f"@{tmp_path / 'list.txt'}", "--exclude", "*.bin", "--output", output]
     assert run(*argv, *flags) == 0
     first = read(output)
@@ -232,7 +232,7 @@ def test_an_archive_through_standard_input_up_to_a_limit_and_again(tmp_path, mon
     output = tmp_path / "bytes"
     archive = (write_mixed_corpus(tmp_path / "corpus") / "a.tar").read_bytes()
     argv = ["--input", "-", "--output", output, "--doc-per", "paragraph", "--limit", "4"]
-    argv += ["--min-bytes", "1", "--drop-duplicates", "--max-reject-fraction", "0.5"]
+    argv += ["--min-bytes", "1", "--drop-duplicates", "--max-lost-fraction", "0.5"]
     for _ in range(2):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(archive)))
         assert run(*argv) == 0

@@ -64,7 +64,7 @@ def patches(request, data, small_entropy_model, tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(data, patches, tmp_path_factory):
     output = tmp_path_factory.mktemp("export") / "arrow"
-    assert export_to(output, data, patches, "--max-reject-fraction", 0.5) == 0
+    assert export_to(output, data, patches, "--max-lost-fraction", 0.5) == 0
     return output
 
 
@@ -142,15 +142,15 @@ def test_what_is_no_text_is_rejected_by_name_and_counted(exported, data):
 def test_too_many_rejects_fail_and_are_kept(data, patches, tmp_path, capsys):
     assert export_to(tmp_path / "arrow", data, patches) == 1
     err = capsys.readouterr().err
-    assert "3 of 9 records were rejected, more than --max-reject-fraction 0.01 allows" in err
+    assert "lost 33.3 % of records (3 of 9), more than --max-lost-fraction 0.01 allows" in err
     assert not (tmp_path / "arrow" / "manifest.json").exists()
     assert not list((tmp_path / "arrow").glob("*.complete"))
-    assert export_to(tmp_path / "arrow", data, patches, "--max-reject-fraction", 0.5) == 0
+    assert export_to(tmp_path / "arrow", data, patches, "--max-lost-fraction", 0.5) == 0
 
 
 def test_a_document_that_no_row_can_hold_is_rejected(data, patches, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "MAX_ROW_TOKENS", 100)
-    assert export_to(tmp_path / "arrow", data, patches, "--max-reject-fraction", 1) == 0
+    assert export_to(tmp_path / "arrow", data, patches, "--max-lost-fraction", 1) == 0
     fitting = {name: text for name, text in TEXTS.items() if len(text.encode()) + 2 <= 100}
     assert read_rows(tmp_path / "arrow").keys() == fitting.keys() < TEXTS.keys()
     reasons = pq.read_table(tmp_path / "arrow" / "rejects.parquet")["reason"].to_pylist()
@@ -160,7 +160,7 @@ def test_a_document_that_no_row_can_hold_is_rejected(data, patches, tmp_path, mo
 def test_batches_are_small_and_the_bytes_do_not_depend_on_the_run(
     exported, data, patches, tmp_path, monkeypatch
 ):
-    flags = ("--max-reject-fraction", 0.5)
+    flags = ("--max-lost-fraction", 0.5)
     assert export_to(tmp_path / "again", data, patches, *flags) == 0
     assert read_files(tmp_path / "again") == read_files(exported)
     monkeypatch.setattr(meta_arrow, "_BATCH_TOKENS", 64)
@@ -179,7 +179,7 @@ def test_a_lost_file_is_made_again(exported, data, patches, tmp_path):
     shutil.copytree(exported, output)
     lost = sorted(output.glob("*.arrow"))[1]
     lost.unlink()
-    assert export_to(output, data, patches, "--max-reject-fraction", 0.5) == 0
+    assert export_to(output, data, patches, "--max-lost-fraction", 0.5) == 0
     assert read_files(output) == read_files(exported)
 
 

@@ -76,10 +76,10 @@ def make_dataset(output, *inputs, overwrite=False, max_units=None, **options):
         shard_patterns=("bytes-*.tfrecord*",),
         reads_foreign_data=True,
         extra_files=("sources.parquet",),
-        before_manifest=lambda folder, results: merge_sources(folder, len(results)),
+        find_losses=lambda folder, results: merge_sources(folder, len(results)),
         work_folders=("duplicates",),
         grows=True,
-        max_reject_fraction=1.0,
+        max_lost_fraction=1.0,
     )
     earlier = [] if overwrite else stage.earlier_units(job)
     payloads = plan_corpus(files, config, output=output, earlier=earlier)

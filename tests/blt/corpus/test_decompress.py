@@ -48,7 +48,8 @@ def test_members_padding_and_nothing_are_read_whole(kind, tmp_path):
     assert read(path, compress(DATA) + bytes(5000), kind) == DATA
     assert read(path, compress(b"a") + bytes(512) + compress(b"b"), kind) == b"ab"
     assert read(path, compress(b""), kind) == b""
-    assert read(path, b"", kind) == b""
+    with pytest.raises(DamagedInputError, match="is empty"):
+        read(path, b"", kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)

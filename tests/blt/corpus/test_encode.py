@@ -17,6 +17,7 @@ def test_a_text_file_is_one_document_named_as_its_source(tmp_path):
     result = encode(tmp_path / "out", tmp_path / "a.bin")
     assert result.documents == [("a.bin", bytes(range(256)), "a.bin", None)]
     counts = {"documents": 1, "bytes": 256, "tokens": 258, "records": 1, "invalid_utf8": 1}
+    counts |= {"input_records": 1, "input_bytes": 256}
     assert result.counts == {**dict.fromkeys(COUNTS, 0), **counts}
 
 

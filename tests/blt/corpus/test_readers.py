@@ -3,14 +3,23 @@ import datetime
 import json
 import subprocess
 import sys
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from blt.corpus import EncodeConfig, blocks, decompress, discover_inputs
+from blt.corpus import (
+    EncodeConfig,
+    blocks,
+    build_plan,
+    decompress,
+    discover_inputs,
+    parquet_reader,
+)
 from blt.corpus.plan import plan_entry
 from blt.corpus.readers import read_records
+from blt.corpus.records import Document
 from blt.errors import WorkError
 from blt.units import no_progress
 from tests.blt.corpus.helpers import encode
@@ -160,8 +169,12 @@ def test_an_altered_page_of_parquet_is_noticed(tmp_path):
     data[data.index(b"row number 555")] ^= 1
     path.write_bytes(data)
     result = encode(tmp_path / "out", path)
-    assert len(result.documents) == 500
-    assert reasons(result) == [(499, "damaged_input")]
+    assert [i for i, *_ in result.documents] == [
+        f"x.parquet#{i}" for i in range(1000) if not 500 <= i < 600
+    ]
+    assert reasons(result) == [(500, "damaged_input")]
+    assert (result.counts["lost_records"], result.counts["input_records"]) == (100, 1000)
+    assert result.counts["damaged_files"] == 1
 
 
 def test_an_index_of_a_dictionary_that_points_nowhere_is_damage(tmp_path):
@@ -243,32 +256,36 @@ def test_a_text_file_that_grows_while_it_is_read_stops_the_unit(tmp_path, monkey
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])
-def test_rows_that_share_a_text_do_not_grow_without_end(tmp_path, monkeypatch, suffix):
-    monkeypatch.setattr(decompress, "FREE_OUTPUT_BYTES", 1 << 20)
-    texts = pa.array(["x" * (1 << 16)]).dictionary_encode()
-    table = pa.table({"text": pa.DictionaryArray.from_arrays([0] * 100, texts.dictionary)})
+def test_rows_that_share_a_text_are_no_bomb(tmp_path, suffix):
+    """However small the file is for its rows, as what is held stays small."""
+    texts = pa.array(["x" * 99]).dictionary_encode()
+    indices = pa.array([0] * 1_000_000, pa.int8())
+    table = pa.table({"text": pa.DictionaryArray.from_arrays(indices, texts.dictionary)})
     path = tmp_path / f"x.{suffix}"
     if suffix == "parquet":
         pq.write_table(table, path, compression="zstd")
+        assert path.stat().st_size < 99_000_000 // 5000
     else:
-        with pa.ipc.new_file(path, table.schema) as writer:
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.ipc.new_file(path, table.schema, options=options) as writer:
             writer.write_table(table)
-    ratio = -(-(1 << 21) // path.stat().st_size)  # 2 MiB and a bit more
-    result = encode(tmp_path / "out", path, max_decompression_ratio=ratio)
-    assert 16 < len(result.documents) < 50
-    assert reasons(result) == [(len(result.documents) - 1, "too_compressed")]
-    result = encode(tmp_path / "all", path, max_decompression_ratio=10 * ratio)
-    assert (len(result.documents), result.rejects) == (100, [])
+    (payload,) = build_plan(discover_inputs([path]).files, EncodeConfig())
+    tracemalloc.start()
+    records = read_records(payload["files"][0], EncodeConfig(), lambda n: None)
+    assert sum(isinstance(record, Document) for record in records) == 1_000_000
+    assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    tracemalloc.stop()
 
 
 def test_a_row_group_that_says_that_it_is_too_large_is_not_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr(parquet_reader, "_FREE_GROUP_BYTES", 1 << 20)
     monkeypatch.setattr(decompress, "FREE_OUTPUT_BYTES", 1 << 20)
     path = tmp_path / "x.parquet"
-    table = pa.table({"text": ["a", "b" * (1 << 22)]})
+    table = pa.table({"text": ["a", "b" * (1 << 22), "c"]})
     pq.write_table(table, path, compression="zstd", use_dictionary=False, row_group_size=1)
     result = encode(tmp_path / "out", path)
-    assert [raw for _, raw, _, _ in result.documents] == [b"a"]
-    assert reasons(result) == [(0, "too_compressed")]
+    assert [raw for _, raw, _, _ in result.documents] == [b"a", b"c"]
+    assert reasons(result) == [(1, "too_compressed")]
 
 
 def test_a_byte_order_mark_where_files_were_joined_is_passed_over(tmp_path):

@@ -200,7 +200,6 @@ DATA = tar_bytes({"a.txt": b"a" * 700, "b.txt": b"b" * 700})
         (DATA[:1600], 1),
         (DATA[:2200], 1),
         (DATA[:3072], 2),
-        (DATA[:1536] + b"x" * 512 + DATA[2048:], 1),
         (DATA + b"more", 2),
         (b"", 0),
     ],
@@ -209,6 +208,17 @@ def test_cut_and_altered_archives_are_damage_after_the_whole_members(tmp_path, d
     result = encode_tar(tmp_path, data)
     assert len(result.documents) == num_kept
     assert [(r["source"], r["reason"]) for r in result.rejects] == [("x.tar", "damaged_input")]
+
+
+def test_a_damaged_head_costs_its_own_member_alone(tmp_path):
+    for start, name in ((0, "b.txt"), (1536, "a.txt")):
+        data = DATA[:start] + b"x" * 512 + DATA[start + 512 :]
+        result = encode_tar(tmp_path, data)
+        assert [source for source, _ in texts(result)] == [f"x.tar/{name}"]
+        (reject,) = result.rejects
+        assert (reject["source"], reject["position"]) == ("x.tar", start)
+        assert reject["reason"] == "bad_record"
+        assert result.counts["damaged_files"] == 0
 
 
 def test_a_long_name_that_never_ends_is_damage(tmp_path):

@@ -1,5 +1,6 @@
 import gzip
 import io
+import itertools
 import time
 import zlib
 
@@ -160,11 +161,10 @@ WHOLE = warc(b"one", kind="conversion")
     [
         WHOLE[:-8],
         WHOLE[:30],
+        WHOLE[:-1],
+        WHOLE[:-4],
         b"garbage\r\n",
-        b"WARC/1.0\r\nContent-Length: -5\r\n\r\n",
-        b"WARC/1.0\r\nContent-Length: \xc2\xb2\r\n\r\n",
-        b"WARC/1.0\r\nWARC-Type: conversion\r\n\r\n",
-        b"WARC/1.0\r\nContent-Length: 99999999999999999999999\r\n\r\n",
+        b"WARC/1.0\r\nContent-Length: 99\r\n\r\nx",
         b"WARC/1.0\r\nContent-Length: 99999999999999\r\n\r\nx",
         b"WARC/1.0\r\nA: " + b"x" * (2 << 20),
     ],
@@ -176,7 +176,11 @@ def test_damage_keeps_the_records_before_it(tmp_path, after):
 
 
 def test_a_header_that_goes_on_and_on_takes_linear_time(tmp_path):
-    data = b"WARC/1.0\r\nA: b\r\n" + b" c\n" * 300_000 + b"Content-Length: 0\r\n\r\n"
+    data = (
+        b"WARC/1.0\r\nWARC-Type: warcinfo\r\nA: b\r\n"
+        + b" c\n" * 300_000
+        + b"Content-Length: 0\r\n\r\n\r\n\r\n"
+    )
     start = time.monotonic()
     result = encode_warc(tmp_path, data)
     assert time.monotonic() - start < 5  # seconds; measured at 0.3, quadratic code needs 20
@@ -186,7 +190,7 @@ def test_a_header_that_goes_on_and_on_takes_linear_time(tmp_path):
 def test_headers_may_go_on_and_come_twice(tmp_path):
     data = (
         b"WARC/1.1\nwarc-type: conversion\ncontent-length: 1\nWARC-Target-URI: a\n b\n"
-        b"warc-target-uri: second\nWARC-Record-ID: <x>\n\nt\n"
+        b"warc-target-uri: second\nWARC-Record-ID: <x>\n\nt\n\n"
     )
     result = encode_warc(tmp_path, data, keep_fields=("url",))
     assert result.documents == [("x", b"t", "x.warc", b'{"url": "a b"}')]
@@ -212,3 +216,68 @@ def test_the_reject_of_a_record_that_is_too_long_has_a_sample(tmp_path, monkeypa
 def test_prose_about_warc_is_text(tmp_path):
     result = encode_warc(tmp_path, b"WARC/ is a format.\n", name="unnamed")
     assert [raw for _, raw, _, _ in result.documents] == [b"WARC/ is a format.\n"]
+
+
+RESOURCE = b"WARC/1.0\r\nWARC-Type: resource\r\nWARC-Record-ID: <%s>\r\nContent-Length: %s\r\n\r\n"
+LAST = RESOURCE % (b"z", b"4") + b"last\r\n\r\n"
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+@pytest.mark.parametrize("gz", [False, True])
+@pytest.mark.parametrize(
+    "length",
+    [
+        b"13",
+        b"11",
+        b"14",
+        b"16",
+        b"0",
+        b"99",
+        b"5000",
+        b"99999999999999",
+        b"9" * 30,
+        b"-5",
+        b"",
+        b"x",
+    ],
+)
+def test_a_wrong_length_costs_its_own_record_alone(tmp_path, length, gz, is_last):
+    """Also where it is one too large or too small, and where the block holds blank lines."""
+    text = b"he\r\n\r\nre it!"
+    records = [RESOURCE % (b"a", b"5") + b"first\r\n\r\n"]
+    records += [RESOURCE % (b"b", length) + text + b"\r\n\r\n"] + [LAST] * (not is_last)
+    data = b"".join(map(gzip.compress, records)) if gz else b"".join(records)
+    result = encode_warc(tmp_path, data, "x.warc" + ".gz" * gz)
+    expected = [("a", b"first"), ("z", b"last")][: len(records) - 1]
+    assert [(i, raw) for i, raw, _, _ in result.documents] == expected
+    (reject,) = result.rejects
+    assert (reject["reason"], reject["position"]) == ("bad_record", len(records[0]))
+    assert f"{len(records[1])} bytes passed over" in reject["detail"]
+    assert result.counts["damaged_files"] == 0
+
+
+@pytest.mark.parametrize("cuts", [(1,), (2,), (1, 2), (1, 4), ()])
+def test_members_may_hold_any_number_of_records(tmp_path, cuts):
+    records = [RESOURCE % (b"%d" % n, b"4") + b"text\r\n\r\n" for n in range(6)]
+    bounds = [0, *cuts, len(records)]
+    members = [b"".join(records[a:b]) for a, b in itertools.pairwise(bounds)]
+    result = encode_warc(tmp_path, b"".join(map(gzip.compress, members)), "x.warc.gz")
+    assert [(i, raw) for i, raw, _, _ in result.documents] == [(f"{n}", b"text") for n in range(6)]
+    assert result.rejects == []
+
+
+def test_records_may_go_on_in_the_next_member(tmp_path):
+    data = b"".join(RESOURCE % (b"%d" % n, b"400") + b"t" * 400 + b"\r\n\r\n" for n in range(6))
+    pieces = [gzip.compress(data[start : start + 77]) for start in range(0, len(data), 77)]
+    result = encode_warc(tmp_path, b"".join(pieces), "x.warc.gz")
+    assert [len(raw) for _, raw, _, _ in result.documents] == [400] * 6
+    assert result.rejects == []
+
+
+def test_a_text_that_quotes_a_record_is_not_read_after_damage_where_members_tell(tmp_path):
+    quoted = RESOURCE % (b"q", b"4") + b"fake\r\n\r\n"
+    records = [RESOURCE % (b"%d" % n, b"4") + b"text\r\n\r\n" for n in range(4)]
+    records[2] = RESOURCE % (b"2", b"9") + quoted + b"\r\n\r\n"
+    result = encode_warc(tmp_path, b"".join(map(gzip.compress, records)), "x.warc.gz")
+    assert [i for i, _, _, _ in result.documents] == ["0", "1", "3"]
+    assert f"{len(records[2])} bytes passed over" in result.rejects[0]["detail"]
