@@ -2,7 +2,10 @@ import gzip
 import io
 import re
 import zipfile
+import zlib
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from blt.corpus.detect import detect
@@ -80,3 +83,89 @@ def test_what_gzip_holds_is_told_without_a_suffix_too(tmp_path, data):
     assert re.search(
         "zip archive|Parquet file inside gzip|Arrow file inside gzip", reject["detail"]
     )
+
+
+OBJECTS = b'{"text": "a"}\n{"text": "b"}\n{"text": "c"}\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("out.csv-00000-of-00002", "csv"),
+        ("out.csv.gz-00000-of-00002", "csv"),
+        ("out.tsv-00001-of-00002.gz", "tsv"),
+        ("log.jsonl.3", "jsonl"),
+        ("x.parquet_0004", "parquet"),
+        ("notes.txt-2", "text"),
+        ("report-2024", "text"),
+    ],
+)
+def test_a_suffix_may_stand_before_the_number_of_a_shard(tmp_path, name, expected):
+    data = b"PAR1" if expected == "parquet" else b"text,b\n1,2\n"
+    (tmp_path / name).write_bytes(gzip.compress(data) if "gz" in name else data)
+    found = detect(str(tmp_path / name))
+    assert found.format == expected
+    assert found.compression == ("gzip" if "gz" in name else "plain")
+    assert found.note is None
+
+
+def test_shards_of_beam_are_read_as_what_they_are(tmp_path):
+    for number, text in enumerate("ab"):
+        shard = tmp_path / "in" / f"out.csv-0000{number}-of-00002"
+        shard.parent.mkdir(exist_ok=True)
+        shard.write_text(f"id,text\n{number},{text}\n")
+    (tmp_path / "in" / "x.tar").write_bytes(tar_bytes({"t.csv-00000-of-00001": b"text\nc\n"}))
+    result = encode(tmp_path / "out", tmp_path / "in")
+    assert [raw for _, raw, _, _ in result.documents] == [b"a", b"b", b"c"]
+
+
+def test_a_parquet_file_is_one_whatever_compression_its_name_claims(tmp_path):
+    pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "df.parquet.gzip")
+    found = detect(str(tmp_path / "df.parquet.gzip"))
+    assert (found.format, found.compression) == ("parquet", "plain")
+    assert "is a Parquet file and not gzip data" in found.note
+    result = encode(tmp_path / "out", tmp_path / "df.parquet.gzip")
+    assert [raw for _, raw, _, _ in result.documents] == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("first", [b'{"text": "cut\n', b'xt": "the end of a line"}\n'])
+def test_json_lines_with_a_damaged_first_line_are_json_lines(tmp_path, first):
+    (tmp_path / "part-00000").write_bytes(first + OBJECTS)
+    found = detect(str(tmp_path / "part-00000"))
+    assert found.format == "jsonl"
+    assert "its first line is no JSON object" in found.note
+    result = encode(tmp_path / "out", tmp_path / "part-00000")
+    assert [raw for _, raw, _, _ in result.documents] == [b"a", b"b", b"c"]
+    assert [reject["reason"] for reject in result.rejects] == ["invalid_json"]
+
+
+@pytest.mark.parametrize(
+    "data", [b"A title\n" + OBJECTS + b"and words\n", b'a\n{"text": "a"}\n', b"[\n{}\n{}\n]\n"]
+)
+def test_text_in_which_json_stands_is_text(tmp_path, data):
+    (tmp_path / "notes").write_bytes(data)
+    assert detect(str(tmp_path / "notes")).format == "text"
+
+
+@pytest.mark.parametrize("name", ["z.tfrecord.zz", "zz.tfrecord-00000-of-00001", "z", "z.txt"])
+@pytest.mark.parametrize("level", [0, 1, 3, 6, 9])
+def test_zlib_data_are_never_text(tmp_path, name, level):
+    (tmp_path / name).write_bytes(zlib.compress(bytes(range(256)) * 40, level))
+    (reject,) = encode(tmp_path / "out", tmp_path / name).rejects
+    assert reject["reason"] == "unread_format"
+    assert "a zlib stream, which is not read" in reject["detail"]
+
+
+@pytest.mark.parametrize("data", [b"x^2 + y^2 = z^2\n", b"x\x9c in Latin-1", b"x", b"x\x01"])
+def test_text_that_begins_like_zlib_is_text(tmp_path, data):
+    (tmp_path / "a.txt").write_bytes(data)
+    assert detect(str(tmp_path / "a.txt")).format == "text"
+
+
+@pytest.mark.parametrize("name", ["inputrc.arrows", "words.parquet"])
+def test_text_with_the_suffix_of_a_table_is_text_and_noted(tmp_path, name):
+    (tmp_path / name).write_text("# set bell-style none\n" + "ä" * 3000)
+    found = detect(str(tmp_path / name))
+    assert (found.format, "is text and not a" in found.note) == ("text", True)
+    (tmp_path / name).write_bytes(b"\x10\x01\0\0" * 40)  # damage stays damage
+    assert detect(str(tmp_path / name)).format in ("arrow", "parquet")
