@@ -15,6 +15,7 @@ from blt.corpus.meter import Meter
 from blt.corpus.plain import MENDED_COUNTS
 from blt.corpus.records import Document, Filtered, Reject
 from blt.corpus.sources import SourceRow, digest_entry, unit_sources_path, write_sources
+from blt.corpus.warc_reader import UNKNOWN_CODING
 from blt.errors import WorkError
 from blt.formats.byte_shard import ByteShardWriter, byte_shard_name
 from blt.formats.rejects import RejectsWriter, open_rejects
@@ -32,6 +33,7 @@ COUNTS = (
     "invalid_utf8",
     *MENDED_COUNTS,
     QUOTED_COUNT,
+    UNKNOWN_CODING,
     "suffixed_ids",
     "damaged_files",
     "input_records",
@@ -68,7 +70,8 @@ def encode_unit(
       for the unit and for each of its files (an archive is one, with all its members);
       `filtered_<reason>` add up to `filtered`; `invalid_utf8` are documents that were not UTF-8 and
       are kept or mended; `mended_<kind>` documents with kept fields that were mended,
-      `quotes_as_data` those of TSV that look quoted; `damaged_files` are files cut short or
+      `quotes_as_data` those of TSV that look quoted, `unknown_content_encoding` those of WARC
+      whose coding is none; `damaged_files` are files cut short or
       altered, and `lost_<what>` of `input_<what>` what could not be read (`blt.loss`). And
       `with_field.<name>`, documents with a field that the user names (`blt.corpus.field_names`).
 

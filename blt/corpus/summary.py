@@ -8,6 +8,7 @@ from blt.corpus.field_names import fields_with
 from blt.corpus.filters import FILTERS
 from blt.corpus.plain import LONG_INTEGER, MENDED_ID, NONFINITE, NOT_UNICODE
 from blt.corpus.sources import SOURCES_NAME
+from blt.corpus.warc_reader import UNKNOWN_CODING
 from blt.formats.rejects import count_rejects
 from blt.loss import describe_loss
 from blt.manifest import Manifest
@@ -54,6 +55,8 @@ def summary_lines(manifest: Manifest) -> list[str]:
             f"{count(number, 'document')} of TSV in quotes, which were taken as data; "
             "--csv-quoting quotes reads quoted fields"
         )
+    if number := totals.get(UNKNOWN_CODING):
+        lines.append(f"{count(number, 'document')} of WARC: Content-Encoding unknown, taken as is")
     for name, number in fields_with(totals).items():
         if 0 < number < totals["documents"]:
             shown = ascii(name)[1:-1]

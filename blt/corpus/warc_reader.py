@@ -24,7 +24,7 @@ from blt.corpus.decompress import PLAIN, DamagedInputError, decompress_bytes
 from blt.corpus.lines import SAMPLE_BYTES
 from blt.corpus.partitions import partition_fields
 from blt.corpus.plan import Entry
-from blt.corpus.records import Filtered, Record, Reject
+from blt.corpus.records import Document, Filtered, Record, Reject
 from blt.corpus.rows import make_row_record
 from blt.units import Progress, no_progress
 
@@ -43,6 +43,16 @@ _FREE_BYTES = 64 << 20
 _MAX_REOPENED = 8
 _BLOCK_TYPES = ("conversion", "resource")
 _SHORT_NAMES = {"url": "warc-target-uri", "date": "warc-date", "type": "warc-type"}
+
+# Documents whose Content-Encoding is none that there is, taken as they stand.
+UNKNOWN_CODING = "unknown_content_encoding"
+# Of HTTP (the IANA's register), and others that are in use.
+_UNREAD_NAMES = (
+    b"aes128gcm br brotli bzip2 compress dcb dcz exi lzma pack200-gzip x-bzip2 x-compress xz"
+)
+_UNREAD_CODINGS = frozenset(_UNREAD_NAMES.split())
+_READ_CODINGS = frozenset((b"", b"identity", b"none", b"gzip", b"x-gzip", b"zstd", b"deflate"))
+_KNOWN_CODINGS = _READ_CODINGS | _UNREAD_CODINGS
 
 
 class _BadRecordError(Exception):
@@ -138,12 +148,13 @@ class _Warc:
             return self._reject("it has no WARC-Type", position, block)
         if not is_kept:
             return Filtered(source, position, "no_content")
+        counted: list[str] = []
         try:
-            text = _payload(block, self._limit) if kind == "response" else block
+            text = _payload(block, self._limit, counted) if kind == "response" else block
         except _BadRecordError as error:
             return self._reject(str(error), position, block)
         row = _fields(headers, (self._config.id_field, *self._config.keep_fields))
-        return make_row_record(
+        record = make_row_record(
             row,
             text,
             source=source,
@@ -151,6 +162,9 @@ class _Warc:
             config=self._config,
             partitions=self._partitions,
         )
+        if counted and isinstance(record, Document):
+            record.counted += tuple(counted)
+        return record
 
     def _reject(self, detail: str, position: int, block: bytes) -> Reject:
         num_bytes = self._file.tell() - position
@@ -305,8 +319,8 @@ def _fields(headers: dict[str, str], names: tuple[str, ...]) -> dict[str, str]:
     return row
 
 
-def _payload(block: bytes, limit: int) -> bytes:
-    """Returns the body of an HTTP response."""
+def _payload(block: bytes, limit: int, counted: list[str]) -> bytes:
+    """Returns the body of an HTTP response; adds to `counted` what it is counted as."""
     if not block.startswith(b"HTTP/"):
         return block  # of another protocol
     ends = [(block.find(mark), len(mark)) for mark in (b"\r\n\r\n", b"\n\n")]
@@ -326,8 +340,10 @@ def _payload(block: bytes, limit: int) -> bytes:
     encodings = headers.get(b"content-encoding", b"").split(b",")
     if len(encodings) > _MAX_ENCODINGS:
         raise _BadRecordError(f"its body has {len(encodings)} encodings")
-    for encoding in reversed(encodings):
-        body = _decode(body, encoding.strip(), limit)
+    for encoding in map(bytes.strip, reversed(encodings)):
+        body = _decode(body, encoding, limit)
+        if encoding not in _KNOWN_CODINGS and UNKNOWN_CODING not in counted:
+            counted.append(UNKNOWN_CODING)
     return body
 
 
@@ -335,7 +351,7 @@ def _join_chunks(body: bytes) -> bytes:
     """Returns the content of a chunked body, or a body that is not (any more) chunked as it is.
 
     Raises:
-      _BadRecordError: it begins with a whole chunk, but does not go on as it should.
+      _BadRecordError: it begins with a chunk, but ends inside it or does not go on as it should.
     """
     pieces, at = [], 0
     while True:
@@ -346,7 +362,8 @@ def _join_chunks(body: bytes) -> bytes:
         except ValueError:
             size = -1
         if size < 0 or end + 2 + size > len(body):
-            if pieces and body[at - 2 : at] == b"\r\n":
+            is_cut = size > 0 if at == 0 else body[at - 2 : at] == b"\r\n"
+            if is_cut:
                 raise _BadRecordError("its chunked body is cut short or altered")
             return body
         if size == 0:
@@ -369,8 +386,10 @@ def _decode(body: bytes, encoding: bytes, limit: int) -> bytes:
             decoded = decoder.decompress(body, limit + 1)
             if not decoder.eof and len(decoded) <= limit:
                 raise _BadRecordError("its deflate data end too soon")
-        else:
+        elif encoding in _UNREAD_CODINGS:
             raise _BadRecordError(f"Content-Encoding {ascii(encoding)[1:]} is not read")
+        else:
+            return body  # no coding that there is: servers put charsets and types there
     except (DamagedInputError, zlib.error) as error:
         raise _BadRecordError(f"its body is damaged: {error}") from error
     if len(decoded) > limit:

@@ -103,7 +103,6 @@ RAW_DEFLATE = zlib.compressobj(wbits=-15)
     [
         (http(b"3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n", CHUNKED), b"abcde"),
         (http(b"not chunked any more", CHUNKED), b"not chunked any more"),
-        (http(b"5\r\nabc", CHUNKED), b"5\r\nabc"),
         (http(gzip.compress(b"text"), b"content-encoding: GZIP"), b"text"),
         (http(b"decoded before", b"Content-Encoding: gzip"), b"decoded before"),
         (http(zlib.compress(b"text"), b"Content-Encoding: deflate"), b"text"),
@@ -130,6 +129,8 @@ def test_encodings_of_http_are_undone(tmp_path, block, expected):
         http(zlib.compress(b"text" * 100)[:-5], b"Content-Encoding: deflate"),
         http(b"\x00\x01", b"Content-Encoding: deflate"),
         http(b"x", b"Content-Encoding: br"),
+        http(b"5\r\nabc", CHUNKED),
+        http(b"ac\r\nshort", CHUNKED),
         b"HTTP/1.1 200 OK\r\nno end",
         http(b"x", b"Content-Encoding: " + b"gzip," * 9),
         http(b"x", b"A: " + b"y" * (2 << 20)),
@@ -139,6 +140,13 @@ def test_a_body_that_cannot_be_decoded_is_a_reject_and_the_next_is_read(tmp_path
     result = encode_warc(tmp_path, warc(block, http(b"next")))
     assert [raw for _, raw, _, _ in result.documents] == [b"next"]
     assert [(r["position"], r["reason"]) for r in result.rejects] == [(0, "bad_record")]
+
+
+@pytest.mark.parametrize("coding", [b"utf-8", b"text/html", b"UTF-8, identity", b"8bit"])
+def test_a_coding_that_is_none_leaves_the_body_as_it_is_and_is_counted(tmp_path, coding):
+    result = encode_warc(tmp_path, warc(http(b"as it is", b"Content-Encoding: " + coding), b"x"))
+    assert [raw for _, raw, _, _ in result.documents] == [b"as it is", b"x"]
+    assert result.counts["unknown_content_encoding"] == 1
 
 
 def test_a_body_that_grows_too_far_is_a_reject(tmp_path, monkeypatch):
@@ -199,10 +207,11 @@ def test_headers_may_go_on_and_come_twice(tmp_path):
 def test_a_chunked_body_that_is_cut_is_no_text(tmp_path):
     head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
     cut = head + b"5\r\nhello\r\n6\r\n wo"
-    joined_before = head + b"cafe\r\nis a word"
-    result = encode_warc(tmp_path, warc(cut, joined_before))
-    assert [raw for _, raw, _, _ in result.documents] == [b"cafe\r\nis a word"]
-    assert [reject["reason"] for reject in result.rejects] == ["bad_record"]
+    cut_in_its_first_chunk = head + b"cafe\r\nis a size"
+    joined_before = head + b"cafes\r\nare words"
+    result = encode_warc(tmp_path, warc(cut, cut_in_its_first_chunk, joined_before))
+    assert [raw for _, raw, _, _ in result.documents] == [b"cafes\r\nare words"]
+    assert [reject["reason"] for reject in result.rejects] == ["bad_record"] * 2
 
 
 def test_the_reject_of_a_record_that_is_too_long_has_a_sample(tmp_path, monkeypatch):
