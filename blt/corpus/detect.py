@@ -237,6 +237,11 @@ def _format_by_name(stem: str, wanted: str) -> str:
     return found if wanted == "auto" or found == "tar" else wanted
 
 
+def names_a_format(name: str) -> bool:
+    """Tells whether the name of a file shows its format."""
+    return _format_by_name(strip_compression_suffix(os.path.basename(name))[0], "auto") != "auto"
+
+
 def _without_shard_number(name: str) -> str:
     """
     >>> _without_shard_number("x.csv-00000-of-00002"), _without_shard_number("part-00000")

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Container, Hashable, Iterator, Sequence
 from pathlib import PurePosixPath
 
+from blt.corpus.detect import names_a_format
 from blt.corpus.filesystems import find_remote, is_remote
 from blt.corpus.mends import BOM
 from blt.corpus.patterns import matches_any
@@ -151,8 +152,12 @@ def discover_inputs(
             raise UserError(_nothing_found(argument, shown, skipped[before:]) + hints)
         for match in matches:
             first = found.setdefault(match.identity, match)
-            if first.path != match.path:
-                skipped.append(Skipped(path=match.path, reason=f"the same file as {first.path}"))
+            if first.path == match.path:
+                continue
+            # Of two names of a file, the one that shows its format: a cache may list blobs first.
+            if names_a_format(match.name) and not names_a_format(first.name):
+                found[match.identity], first, match = match, match, first
+            skipped.append(Skipped(path=match.path, reason=f"the same file as {first.path}"))
     if not found:
         raise UserError("--input: no file was named. Give files, folders or globs.")
     sources = _unique_sources(list(found.values()))

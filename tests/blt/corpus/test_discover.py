@@ -268,3 +268,17 @@ def test_a_file_in_a_folder_called_as_an_archive_is_called_by_its_path(tree):
     assert "x.tar" in found
     assert "x.tar/a.txt" not in found
     assert str(tree.parent / "other/x.tar/a.txt") in found
+
+
+@pytest.mark.parametrize("names", [("blobs/5a67", "data/t.csv"), ("data/t.csv.gz", "other/5a67")])
+def test_of_two_names_of_a_file_the_one_that_shows_its_format_counts(tmp_path, names):
+    first, second = (tmp_path / name for name in names)
+    for path in (first, second):
+        path.parent.mkdir()
+    first.write_text("text\na\n")
+    second.symlink_to(first)
+    found = discover_inputs([tmp_path])
+    (file,) = found.files
+    assert file.source == next(name for name in names if "t.csv" in name)
+    (skipped,) = found.skipped
+    assert skipped.reason == f"the same file as {file.path}"
