@@ -43,6 +43,9 @@ VARIANTS = {
     "meta": {"compat": "meta"},
     "hf": {"compat": "hf", "patch_rule": PatchRule(**RULES["entropy"], compat="meta")},
 }
+# The weights are made large, and rounding with them: 2e-4 on some CPUs. A context that goes on
+# where it should end moves every logit by 0.8 and more.
+TOLERANCE = 1e-3
 # Other backends compile for longer than they run: a few must do there.
 FEW = ("entropy", "all layers, windows", "no cross-attention")
 TESTED = VARIANTS if keras.backend.backend() == "tensorflow" else FEW
@@ -112,7 +115,7 @@ def test_newlines_that_come_cut_the_context_of_entropies(monkeypatch):
         return np.array(seen)
 
     cached = logits_of(True)
-    np.testing.assert_allclose(cached, logits_of(False), atol=1e-4)
+    np.testing.assert_allclose(cached, logits_of(False), atol=TOLERANCE)
     lines = LineEngine(EntropyEngine(model.entropy_model))
     for row, (prompt, said) in enumerate(zip(prompts, script, strict=True)):
         tokens = frame_tokens(prompt + said[:13] + b"?", add_eos=False).astype("int32")
@@ -121,8 +124,8 @@ def test_newlines_that_come_cut_the_context_of_entropies(monkeypatch):
         assert 3 < len(lengths) < len(tokens) - 2  # some bytes open a patch, some do not
         given = model(tokens[None, :-1], lengths[None])  # what "?" is does not matter
         alone = model(tokens[None, :-1])
-        np.testing.assert_allclose(cached[26 + row], given[0, -1], atol=1e-4)
-        np.testing.assert_allclose(cached[26 + row], alone[0, -1], atol=1e-4)
+        np.testing.assert_allclose(cached[26 + row], given[0, -1], atol=TOLERANCE)
+        np.testing.assert_allclose(cached[26 + row], alone[0, -1], atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("variant", ["entropy", "space"])

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from blt.corpus import EncodeConfig, build_plan, discover_inputs
@@ -65,6 +65,10 @@ def checked_zstd(data):
     return zstandard.ZstdCompressor(write_checksum=True).compress(data)
 
 
+# The same examples in every run: looking for more is what `python -m tests.fuzz` is for.
+QUIET = {"suppress_health_check": list(HealthCheck)}
+
+
 @st.composite
 def damages(draw):
     """Where in a record, as a share of it, how many bytes are taken away, and what is put there."""
@@ -89,7 +93,7 @@ def read(path, **options):
 
 
 @pytest.mark.parametrize("name", MAKERS)
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, derandomize=True, **QUIET)
 @given(texts=TEXTS, which=st.integers(0, 5), damage=damages())
 def test_damage_to_one_record_leaves_the_others(name, texts, which, damage, tmp_path):
     make, end, head = MAKERS[name]
@@ -102,12 +106,15 @@ def test_damage_to_one_record_leaves_the_others(name, texts, which, damage, tmp_
     records[which] = damaged(records[which], damage, end)
     path.write_bytes(head + b"".join(records))
     after, rejects = read(path)
+    # Damage may open a quote that ends in a later row, as a row of several lines that is well
+    # formed. Nothing tells it from one that was meant.
+    assume(name != "x.csv" or not any("\n" in i or b"\n" in text for i, text in after))
     assert [d for d in before if d[0] != str(which) and d not in after] == []
     if len(after) < len(texts):
         assert rejects or not records[which].strip(), "nothing is said of what was lost"
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, derandomize=True, **QUIET)
 @given(which=st.integers(0, 4), at=st.integers(0, 511), byte=st.integers(1, 255))
 def test_damage_to_the_head_of_one_member_leaves_the_others(which, at, byte, tmp_path):
     members = {f"{n}" * (1 + 150 * (n % 2)) + ".txt": b"%d" % n * 700 for n in range(5)}
@@ -124,7 +131,7 @@ def test_damage_to_the_head_of_one_member_leaves_the_others(which, at, byte, tmp
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, derandomize=True, **QUIET)
 @given(which=st.integers(0, 4), at=st.integers(0, 99), byte=st.integers(1, 255))
 def test_damage_to_one_batch_of_a_table_leaves_the_others(suffix, which, at, byte, tmp_path):
     table = pa.table({"text": [f"{n}" * 100 for n in range(10)]})
