@@ -89,7 +89,7 @@ def detect(path: str, wanted: str = "auto") -> Detected:
     A shard number behind a suffix (`x.csv-00000-of-00002`) is passed over. A compression suffix is
     believed (if the content is something else, reading it is damage), but Parquet and Arrow files
     are told by their content. Compressed content without the suffix is recognised, with a note, and
-    so is text that is called a Parquet or Arrow file.
+    so is text that is called an Arrow file.
 
     Args:
       path: the file.
@@ -130,7 +130,8 @@ def detect(path: str, wanted: str = "auto") -> Detected:
                 kind = _ZLIB_KIND
             if kind is not None:
                 return Detected(UNREAD, PLAIN, f"{path}: {_not_read(kind)}")
-            if found in _MAGIC_WORDS and _is_text(_first_block(path, PLAIN)):
+            # Parquet is a name for nothing else; "arrows" is a word.
+            if found == "arrow" and _is_text(_first_block(path, PLAIN)):
                 note = f"{path}: is text and not {_MAGIC_WORDS[found]}; read as text."
                 found = "text"
     if found == "auto":
