@@ -75,14 +75,17 @@ def read_parquet(entry: Entry, config: EncodeConfig, progress: Progress) -> Iter
         def batches() -> Iterator[Batch]:
             for index in range(start, end):
                 num_read = 0
+                # Where the head of a page is altered, pyarrow may end as if all had been read.
+                error = DamagedInputError("not a whole Parquet file (a row group has fewer rows)")
                 try:
                     for batch in _batches(parquet, index, columns, entry["size"], config):
                         num_read += batch.num_rows
                         yield batch
-                except DamagedInputError as error:
-                    left = rows[index] - num_read
-                    if left > 0:
-                        yield Gap(left, error, sizes[index] * left // rows[index])
+                except DamagedInputError as raised:
+                    error = raised
+                left = rows[index] - num_read
+                if left > 0:
+                    yield Gap(left, error, sizes[index] * left // rows[index])
                 progress(sizes[index])
 
         yield from read_rows(batches(), entry, config, first_row)
