@@ -6,7 +6,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from blt.corpus.decompress import (
@@ -20,7 +20,7 @@ from blt.corpus.decompress import (
 from blt.corpus.filesystems import open_input
 from blt.corpus.mends import BOM
 from blt.corpus.records import Reject
-from blt.formats.tfrecord import is_record_start
+from blt.formats.tfrecord import holds_record_start, is_record_start
 
 ARROW_MAGIC = b"ARROW1"
 _TAR_HEAD_BYTES = 512
@@ -119,6 +119,8 @@ def detect(path: str, wanted: str = "auto") -> Detected:
         # The length of a record may look like the start of gzip.
         is_packed = is_packed or (found == "tfrecord" and is_record_start(head))
         compression = PLAIN if is_packed else sniff_compression(head)
+        if compression != PLAIN and _is_plain_after_all(path, found, compression):
+            compression = PLAIN
         if compression != PLAIN:
             if strip_compression_suffix(_without_shard_number(name))[1] != compression:
                 note = f"{path}: {compression} data without the suffix; read decompressed."
@@ -151,6 +153,31 @@ def _first_block(path: str, compression: str) -> bytes:
         return b""  # reading it will tell what is wrong
     finally:
         blocks.close()
+
+
+def _is_plain_after_all(path: str, found: str, compression: str) -> bool:
+    """Tells whether a file only begins as compressed data do: its first record is damaged.
+
+    Then nothing can be decompressed, and records of the format that its name shows follow.
+    """
+    if found not in _RECORD_SHOWN or _first_block(path, compression):
+        return False
+    return _RECORD_SHOWN[found](_first_block(path, PLAIN))
+
+
+def _holds_object(content: bytes) -> bool:
+    return any(map(_is_object, content.split(b"\n", _SNIFFED_LINES)))
+
+
+def _holds_warc_head(content: bytes) -> bool:
+    return _WARC_HEAD.search(content) is not None
+
+
+_RECORD_SHOWN: dict[str, Callable[[bytes], bool]] = {
+    "tfrecord": holds_record_start,
+    "jsonl": _holds_object,
+    "warc": _holds_warc_head,
+}
 
 
 def _may_be_zlib(head: bytes) -> bool:
