@@ -36,6 +36,7 @@ from blt.corpus.duplicates import DUPLICATES_FOLDER, duplicate_kinds, remove_fou
 from blt.corpus.encode import encode_unit
 from blt.corpus.field_names import unmatched_after, unmatched_before
 from blt.corpus.filesystems import use_remote
+from blt.corpus.listing import list_files, listing_lines
 from blt.corpus.plan import payload_bytes, payload_notes
 from blt.corpus.replan import plan_corpus
 from blt.corpus.sources import SOURCES_NAME, merge_sources
@@ -286,7 +287,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     if manifest is None:
         outputs = [f"bytes-{unit.index:05d}-*.tfrecord" for unit in units[:5]]
         outputs += ["…"] * (len(units) > 5) + [REJECTS_NAME, "manifest.json"]
-        return describe_plan(stage, units, outputs)
+        return _describe(describe_plan(stage, units, outputs), units, args, console)
     if "-" in args.input:
         kept_input.unlink(missing_ok=True)
     unmatched = unmatched_after([unit.payload for unit in units], manifest.totals, config)
@@ -332,6 +333,16 @@ def _plan_units(
     if len(notes) > _MAX_NOTES:
         console.say(f"… and {count(len(notes) - _MAX_NOTES, 'more note')} of this kind.")
     return make_units(stage, payloads, [payload_bytes(payload) for payload in payloads])
+
+
+def _describe(
+    plan: Summary, units: Sequence[Unit], args: argparse.Namespace, console: Console
+) -> Summary:
+    """Adds to the plan of a dry run what each file is taken as."""
+    with console.progress(f"{args.output.name}: counting rows", None, "file") as progress:
+        files = list_files([unit.payload for unit in units], progress)
+    listed = [dataclasses.asdict(file) for file in files]
+    return Summary({**plan.data, "files": listed}, [*plan.lines, *listing_lines(files)])
 
 
 def _say_unmatched(

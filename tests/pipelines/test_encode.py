@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -150,6 +151,37 @@ def test_a_dry_run_writes_nothing(corpus, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "nothing was written" in out
     assert "bytes-00000-*.tfrecord" in out
+
+
+def test_a_dry_run_lists_what_each_file_is_taken_as(tmp_path, capsys):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "a.txt").write_text("text")
+    (folder / "b.csv.gz").write_bytes(gzip.compress(b"text\na\n"))
+    pq.write_table(pa.table({"text": ["x"] * 1234}), folder / "c.parquet", row_group_size=100)
+    (folder / "d.zip").write_bytes(b"PK\x03\x04" + bytes(30))
+    for number in range(60):
+        (folder / f"e{number:02}.jsonl").write_text('{"text": "a"}\n')
+    argv = ("--input", folder, "--output", tmp_path / "bytes", "--target-shard-bytes", "2KB")
+    assert run(*argv, "--dry-run") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["64", "files:"] in lines
+    assert ["60", "files", "as", "jsonl,", "840", "B"] in lines
+    assert ["csv", "in", "gzip", "27", "B", "b.csv.gz"] in lines
+    size = (folder / "c.parquet").stat().st_size
+    assert ["parquet", f"{size / 1000:.1f}", "KB", "1,234", "rows", "c.parquet"] in lines
+    assert ["none", "that", "is", "read", "34", "B", "d.zip"] in lines
+    assert ["…", "and", "14", "more", "(--json", "lists", "all)"] in lines
+    assert run(*argv, "--dry-run", "--json") == 0
+    files = json.loads(capsys.readouterr().out)["files"]
+    assert len(files) == 64
+    assert files[2] == {
+        "source": "c.parquet",
+        "format": "parquet",
+        "compression": "plain",
+        "stored_bytes": size,
+        "records": 1234,
+    }
 
 
 def test_the_json_summary_is_one_object(corpus, tmp_path, capsys):

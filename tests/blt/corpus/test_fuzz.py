@@ -1,6 +1,7 @@
 """Altered, cut and made-up bytes for every reader, under any options: no crash, no record lost.
 
-The number of examples is small here; `BLT_FUZZ_EXAMPLES=100000` makes more, and
+The number of examples is small here; `BLT_FUZZ_EXAMPLES=100000` makes more (with
+`HYPOTHESIS_PROFILE=explore` others), and
 `python -m tests.fuzz --reader jsonl` goes on for minutes.
 """
 
