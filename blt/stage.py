@@ -393,6 +393,20 @@ def _is_continued(stage: Stage, old: Sequence[Unit], new: Sequence[Unit]) -> boo
     )
 
 
+def _changes(name: str, old: Any, new: Any) -> list[str]:
+    """Names what differs between two values; of objects, the keys at which they do."""
+    if old == new:
+        return []
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted({*old, *new})
+        return [
+            change
+            for key in keys
+            for change in _changes(f"{name} {key}", old.get(key), new.get(key))
+        ]
+    return [f"{name} ({old!r}, now {new!r})"]
+
+
 def _differences(old: dict[str, Any], stage: Stage) -> list[str]:
     """Names what differs between the identity in a plan and the stage's, in the user's words."""
     new = json.loads(json.dumps(stage.identity()))  # as it is read back: tuples are lists
@@ -402,9 +416,7 @@ def _differences(old: dict[str, Any], stage: Stage) -> list[str]:
     changed = []
     old_config, new_config = old.get("config", {}), new["config"]
     for key in sorted({*old_config, *new_config}):
-        if old_config.get(key) != new_config.get(key):
-            flag = "--" + key.replace("_", "-")
-            changed.append(f"{flag} ({old_config.get(key)!r}, now {new_config.get(key)!r})")
+        changed += _changes("--" + key.replace("_", "-"), old_config.get(key), new_config.get(key))
     for role in sorted({*old.get("fingerprints", {}), *new["fingerprints"]}):
         if old["fingerprints"].get(role) != new["fingerprints"].get(role):
             changed.append(f"the {role.replace('_', ' ')} (another fingerprint)")

@@ -2,10 +2,12 @@
 
 import argparse
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blt.console import Console
-from blt.engine.options import AUTO, BFLOAT16
+from blt.engine.options import AUTO, BFLOAT16, PRECISIONS
+from blt.plan_file import PLAN_NAME, load_plan
 from blt.stage import Stage
 from blt.units import Unit
 
@@ -16,10 +18,26 @@ Hints = dict[str, str | int]
 
 
 def asked_precision(args: argparse.Namespace, hints: Hints) -> str:
-    """Returns --precision; with --accelerator, auto is what the workers' accelerator calls for."""
-    if args.precision == AUTO and "accelerator" in hints:
-        return BFLOAT16  # the workers have what this machine may lack
-    return args.precision
+    """Returns --precision; for auto what an earlier run of the output took, if there is one.
+
+    What auto is on a CPU is measured, so that it may come out otherwise when a run is finished than
+    when it was begun. With --accelerator it is what the workers' accelerator calls for.
+    """
+    if args.precision != AUTO:
+        return args.precision
+    earlier = None if args.overwrite else _earlier_precision(args.output)
+    if earlier is not None:
+        return earlier
+    return BFLOAT16 if "accelerator" in hints else AUTO  # the workers have what this one may lack
+
+
+def _earlier_precision(output: Path) -> str | None:
+    path = output / PLAN_NAME
+    if not path.exists():
+        return None
+    config = load_plan(path)[0].get("config", {})
+    precision = config.get("score_spec", config).get("precision")
+    return precision if precision in PRECISIONS else None
 
 
 def say_unused_gpu(console: Console, hints: Hints) -> None:

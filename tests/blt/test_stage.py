@@ -109,6 +109,16 @@ def test_another_config_is_refused_by_name_unless_told_to_overwrite(tmp_path):
     assert manifest.config == {"loudness": 2}
 
 
+def test_of_a_setting_with_parts_those_that_differ_are_named(tmp_path):
+    run(*make_stage(tmp_path / "out", config={"spec": {"window": 32, "layers": {"a": 1, "b": 2}}}))
+    stage, units = make_stage(tmp_path / "out", config={"spec": {"layers": {"a": 1, "b": 3}}})
+    with pytest.raises(UserError) as error:
+        stages.finished_manifest(stage, units)
+    assert "differs in --spec layers b (2, now 3); --spec window (32, now None). " in str(
+        error.value
+    )
+
+
 def test_changed_inputs_are_refused(tmp_path):
     run(*make_stage(tmp_path / "out"))
     with pytest.raises(UserError, match="its input files"):

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import importlib
 import json
 import os
 import random
@@ -15,8 +16,11 @@ import keras
 import pytest
 
 from blt import command
+from blt.engine import loading as engine_loading
+from blt.engine import precision
 from blt.errors import WorkError
 from blt.manifest import read_manifest
+from blt.scoring import loading as scoring_loading
 from blt.storage import sha256_file
 from pipelines import patch
 from pipelines.run_units import run_stage
@@ -231,6 +235,25 @@ def test_a_model_of_another_vocabulary_is_refused_before_any_work(
     line = one_line_error(capsys)
     assert f"{model}: has a vocabulary of 256 ids, but byte shards have 260" in line
     assert not (tmp_path / "patches").exists()
+
+
+@pytest.mark.parametrize("command_name", ["patch", "score"])
+def test_the_measured_precision_of_an_earlier_run_is_kept(
+    command_name, small_bytes, small_entropy_model, tmp_path, monkeypatch, capsys
+):
+    module = importlib.import_module(f"pipelines.{command_name}")
+    flag = "--entropy-model" if command_name == "patch" else "--model"
+    argv = ["--data", small_bytes, flag, small_entropy_model, "--output", tmp_path / "out"]
+    argv += ["--threshold-nats", "3"] if command_name == "patch" else []
+    argv = [str(argument) for argument in argv]
+    for speedup in (3.0, 1.0):  # the machine is busy the second time
+        monkeypatch.setattr(precision, "measure_speedup", lambda *shape, ratio=speedup: ratio)
+        monkeypatch.setattr(engine_loading, "_engines", {})
+        monkeypatch.setattr(scoring_loading, "_loaded", {})
+        assert command.main(module, argv) == 0
+    assert "already done" in capsys.readouterr().out
+    config = read_manifest(tmp_path / "out").config
+    assert config.get("score_spec", config)["precision"] == "bfloat16"
 
 
 def test_what_differs_from_an_earlier_run_is_named_and_overwrite_makes_it_anew(
