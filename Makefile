@@ -11,13 +11,14 @@ quickstart: venv  ## run the whole way on text that Python carries
 	$(BIN)/blt run configs/quickstart.yaml
 
 # The tests of models, layers and engine; most of JAX's time is compiling, so it
-# leaves out most optimizations; PyTorch's run only where it is installed.
+# leaves out most optimizations; PyTorch's run only where it is installed. Two processes share the tests.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 MODEL_TESTS := tests/blt/layers tests/blt/model tests/blt/engine tests/blt/test_generation.py
 
 test: venv  ## the whole test suite that CI runs
-	$(BIN)/python -m pytest
-	KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(BIN)/python -m pytest $(MODEL_TESTS)
-	if $(BIN)/python -c 'import torch' 2>/dev/null; then KERAS_BACKEND=torch $(BIN)/python -m pytest $(MODEL_TESTS); fi
+	$(PYTEST)
+	KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PYTEST) $(MODEL_TESTS)
+	if $(BIN)/python -c 'import torch' 2>/dev/null; then KERAS_BACKEND=torch $(PYTEST) $(MODEL_TESTS); fi
 
 lint: venv
 	$(BIN)/ruff check .
