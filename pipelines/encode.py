@@ -31,11 +31,12 @@ from blt.commands.arguments import (
 from blt.commands.policy_arguments import add_policy_arguments
 from blt.console import Console, Phase, count, format_bytes, printable
 from blt.corpus.config import COMPRESSIONS, CSV_QUOTING, DOC_PER, FORMATS, EncodeConfig
-from blt.corpus.discover import InputFile, discover_inputs
+from blt.corpus.discover import Discovery, InputFile, discover_inputs
 from blt.corpus.duplicates import DUPLICATES_FOLDER, duplicate_kinds, remove_found
 from blt.corpus.encode import encode_unit
 from blt.corpus.field_names import unmatched_after, unmatched_before
 from blt.corpus.filesystems import use_remote
+from blt.corpus.left_out import UNREADABLE, left_out_line
 from blt.corpus.listing import list_files, listing_lines
 from blt.corpus.plan import payload_bytes, payload_notes
 from blt.corpus.replan import plan_corpus
@@ -64,6 +65,7 @@ read goes to rejects.parquet with a reason. A run that was killed goes on where 
 same command is given again, and the result is the same."""
 
 _MAX_NOTES = 50
+_MAX_NAMED = 5
 SHARD_PATTERNS = ("bytes-*.tfrecord", "bytes-*.tfrecord.gz")
 
 
@@ -89,6 +91,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"In folders and by globs, read {which} whose name, or path below the folder if "
             "there is a slash in it, is like one of these.",
         )
+    parser.add_argument(
+        "--include-hidden",
+        action="store_true",
+        help="In folders, by globs and in archives, read also files and folders whose names begin "
+        "with . or _ (such as __init__.py).",
+    )
+    parser.add_argument(
+        "--include-leftovers",
+        action="store_true",
+        help="Read also what editors, downloads and dataset tools leave behind (*~, *.bak, *.lock, "
+        "*.part, checksum lists, dataset_info.json, …).",
+    )
     parser.add_argument(
         "--strict",
         action="store_true",
@@ -309,12 +323,15 @@ def _plan_units(
             args.input,
             include=args.include,
             exclude=args.exclude,
+            rule=config.left_out_rule,
             standard_input=kept_input,
             progress=progress,
         )
         files = _outside(found.files, args.output)
-    for skipped in found.skipped:
-        console.say(printable(f"skipped {skipped.path}: {skipped.reason}"))
+    _say_left_out(found, args, console)
+    stage.told["left_out"] = {
+        kind: dataclasses.asdict(left_out) for kind, left_out in found.left_out.items()
+    }
     _say_unmatched(found.unmatched, args, console)
     earlier = [] if args.overwrite else earlier_units(stage)
     payloads = plan_corpus(
@@ -343,6 +360,24 @@ def _describe(
         files = list_files([unit.payload for unit in units], progress)
     listed = [dataclasses.asdict(file) for file in files]
     return Summary({**plan.data, "files": listed}, [*plan.lines, *listing_lines(files)])
+
+
+def _say_left_out(found: Discovery, args: argparse.Namespace, console: Console) -> None:
+    """Names what cannot be read, and with --verbose or --dry-run all else that is left out."""
+    unreadable = found.left_out.get(UNREADABLE)
+    if unreadable is not None:
+        for skipped in [s for s in found.skipped if s.kind == UNREADABLE][:_MAX_NAMED]:
+            console.say(printable(f"warning: {skipped.path}: {skipped.reason}; left out"))
+        if unreadable.number > _MAX_NAMED:
+            more = unreadable.number - _MAX_NAMED
+            console.say(f"warning: {count(more, 'more file')} cannot be read.")
+    if console.verbose or args.dry_run:
+        for skipped in found.skipped[:_MAX_NOTES]:
+            if skipped.kind != UNREADABLE:
+                console.say(printable(f"left out {skipped.path}: {skipped.reason}"))
+        line = left_out_line({kind: left.number for kind, left in found.left_out.items()})
+        if line is not None:
+            console.say(line)
 
 
 def _say_unmatched(
@@ -381,6 +416,8 @@ def _summarize(manifest: Manifest, how: str, warnings: Sequence[str] = ()) -> Su
     ]
     described = {"stage": NAME, "how": how, "output": str(manifest.folder), **totals}
     described["lost"] = manifest.lost
+    left_out = manifest.config.get("left_out", {})
+    described["left_out"] = {kind: found["number"] for kind, found in left_out.items()}
     return Summary({**described, "warnings": list(warnings)} if warnings else described, lines)
 
 

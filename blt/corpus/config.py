@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+from blt.corpus.left_out import LeftOutRule
 from blt.errors import UserError, near_names
 
 FORMATS = ("auto", "text", "jsonl", "parquet", "arrow", "csv", "tsv", "warc", "tfrecord", "bytes")
@@ -26,6 +27,8 @@ class EncodeConfig:
     Attributes:
       format: "auto" (by suffix, else by the first bytes), or one of `FORMATS`; "bytes" takes every
         file as one document, whatever it holds, and decompresses nothing.
+      include_hidden: read files, and members of archives, whose names begin with "." or "_".
+      include_leftovers: read leftovers, lists of checksums and bookkeeping (`blt.corpus.left_out`).
       doc_per: in text files, a document per "file", per "line" (ended by LF alone) or per
         "paragraph" (blank lines between them).
       text_field: field or column of the text; dots lead into objects ("doc.text").
@@ -57,6 +60,8 @@ class EncodeConfig:
     """
 
     format: str = "auto"
+    include_hidden: bool = False
+    include_leftovers: bool = False
     doc_per: str = "file"
     text_field: str = "text"
     id_field: str = "id"
@@ -109,6 +114,11 @@ class EncodeConfig:
         self._check_policies()
 
     @property
+    def left_out_rule(self) -> LeftOutRule:
+        """Which names are no corpus."""
+        return LeftOutRule(self.include_hidden, self.include_leftovers)
+
+    @property
     def mends(self) -> bool:
         """Whether documents are changed by rules that depend on what they were cut from."""
         return self.strip_bom or self.newlines == "lf"
@@ -137,7 +147,7 @@ class EncodeConfig:
         _check_choice("newlines", self.newlines, NEWLINES)
         _check_choice("on-duplicate-id", self.on_duplicate_id, ON_DUPLICATE_ID)
         _check_choice("on-damaged-file", self.on_damaged_file, ON_DAMAGED_FILE)
-        for flag in ("strip_bom", "drop_duplicates"):
+        for flag in ("include_hidden", "include_leftovers", "strip_bom", "drop_duplicates"):
             if not isinstance(getattr(self, flag), bool):
                 raise UserError(f"--{flag.replace('_', '-')}: true or false expected.")
         for flag, value in (("min-bytes", self.min_bytes), ("max-bytes", self.max_bytes)):

@@ -5,7 +5,8 @@ from blt.splits import seeded_hash
 # The closed list of reasons; the manifest counts them as `filtered_<reason>`.
 FILTERS = {
     "blank": "a blank line of JSONL or CSV, or what is too long of the gap between paragraphs",
-    "unread_member": "a link, device, sparse, hidden or marker file in an archive",
+    "unread_member": "a link, device or sparse file in an archive",
+    "left_out_member": "left out by its name in an archive (hidden, marker, leftover)",
     "no_content": "a WARC record of a type without content to keep (request, revisit, …)",
     "not_sampled": "not chosen by --sample",
     "below_min_bytes": "shorter than --min-bytes",

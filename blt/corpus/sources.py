@@ -78,6 +78,7 @@ _SUMMED = (
     "lost_members",
 )
 _MAX_LISTED = 100
+_NOT_READ = ("unread_member", "left_out_member")
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -120,7 +121,7 @@ class SourceRow:
         source = record.source
         if source == self.source or source == self._member:
             return
-        if not (isinstance(record, Filtered) and record.reason == "unread_member"):
+        if not (isinstance(record, Filtered) and record.reason in _NOT_READ):
             self._member = source
             self.members += 1
 

@@ -6,6 +6,7 @@ from blt.console import count
 from blt.corpus.csv_reader import QUOTED_COUNT
 from blt.corpus.field_names import fields_with
 from blt.corpus.filters import FILTERS
+from blt.corpus.left_out import left_out_line
 from blt.corpus.plain import LONG_INTEGER, MENDED_ID, NONFINITE, NOT_UNICODE
 from blt.corpus.sources import SOURCES_NAME
 from blt.corpus.warc_reader import UNKNOWN_CODING
@@ -36,6 +37,9 @@ def summary_lines(manifest: Manifest) -> list[str]:
             f"{totals['records']:,} records read = {totals['documents']:,} documents "
             f"+ {totals['filtered']:,} filtered + {totals['rejects']:,} rejected"
         )
+    left_out = manifest.config.get("left_out", {})
+    if line := left_out_line({kind: found["number"] for kind, found in left_out.items()}):
+        lines.append(f"{line} (names: config.left_out in manifest.json)")
     counts = {FILTERS[reason]: totals.get(f"filtered_{reason}", 0) for reason in FILTERS}
     lines += [f"filtered: {num:,} {what}" for what, num in counts.items() if num]
     if totals["rejects"]:

@@ -2,10 +2,10 @@
 
 A member is copied to a temporary file and read from there. Its name is a label and nothing else:
 it is not opened, and tells the format and compression (the first bytes tell what is not read).
-Members that are links, devices or sparse, and hidden or marker files (as in folders), are filtered;
-an archive in an archive is a reject. After a damaged head of a member the next head is looked for,
-and what lies between is a reject. An archive that has no end mark, or something after it, is
-damaged.
+Members that are links, devices or sparse, and those that are left out by their names as files are,
+are filtered; an archive in an archive is a reject. After a damaged head of a member the next head
+is looked for, and what lies between is a reject. An archive that has no end mark, or something
+after it, is damaged.
 """
 
 import contextlib
@@ -54,6 +54,7 @@ def read_tar(
     """
     file = BlockFile(entry_blocks(entry, config, progress))
     names: dict[str, int] = {}
+    rule = config.left_out_rule
     with contextlib.ExitStack() as resources:
         copy = resources.enter_context(tempfile.NamedTemporaryFile(prefix="blt-member-"))
         for member, content in _members(file):
@@ -63,6 +64,9 @@ def read_tar(
             source = _source(entry["source"], member.name, names)
             if content is None:
                 yield Filtered(source, 0, "unread_member")
+                continue
+            if rule.reason_of_path(member.name):
+                yield Filtered(source, 0, "left_out_member")
                 continue
             num_bytes = _copy(content, member.size, copy)
             head = _head(copy)
@@ -128,8 +132,7 @@ def _members(file: BlockFile) -> Iterator[tuple[tarfile.TarInfo | _Gap, IO[bytes
                 if member.isdir():
                     continue
                 is_file = member.isreg() and not member.issparse()
-                hidden = os.path.basename(member.name.rstrip("/")).startswith((".", "_"))
-                yield member, tar.extractfile(member) if is_file and not hidden else None
+                yield member, tar.extractfile(member) if is_file else None
             while rest := tar.fileobj.read(_COPY_BYTES):
                 if rest.strip(b"\0"):
                     raise DamagedInputError("has bytes after the end of the archive")

@@ -12,6 +12,7 @@ import json
 import uuid
 import zlib
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -31,7 +32,7 @@ class Case:
     """A situation, and what a user expects of it.
 
     Attributes:
-      files: by name, as bytes, text or columns of Parquet.
+      files: by name, as bytes, text, columns of Parquet, or what a link leads to.
       flags: besides --input and --output.
       status: of the command.
       documents: (id, text) of all; None if that is not looked at.
@@ -195,6 +196,39 @@ CASES = {
         rejects={"unread_format": 1},
         says=("a zlib stream, which is not read",),
     ),
+    "a cache of the hub: blobs, links to them, and refs": Case(
+        files={
+            "datasets--me--c/blobs/52eb": "text of a blob",
+            "datasets--me--c/refs/main": "abc",
+            "datasets--me--c/snapshots/abc/README.md": Path("../../blobs/52eb"),
+        },
+        documents=[("datasets--me--c/snapshots/abc/README.md", "text of a blob")],
+        says=("left out: 1 bookkeeping file of a dataset tool, 1 further name of a file",),
+    ),
+    "a dataset that was saved to disk": Case(
+        files={
+            "data.parquet": {"text": ["x"]},
+            "state.json": "{}",
+            "dataset_info.json": "{}",
+        },
+        documents=[("data.parquet#0", "x")],
+        says=("left out: 2 bookkeeping files of dataset tools; see --include-leftovers",),
+    ),
+    "a package of Python": Case(
+        files={"p/__init__.py": "a", "p/_util.py": "b", "p/_in/c.py": "c", "p/core.py": "d"},
+        documents=[("p/core.py", "d")],
+        says=("left out: 3 names that begin with _; see --include-hidden",),
+    ),
+    "a package of Python, all of it": Case(
+        files={"p/__init__.py": "a", "p/_util.py": "b", "p/_in/c.py": "c", "p/core.py": "d"},
+        flags="--include-hidden",
+        documents=[
+            ("p/__init__.py", "a"),
+            ("p/_in/c.py", "c"),
+            ("p/_util.py", "b"),
+            ("p/core.py", "d"),
+        ],
+    ),
     "every shard cut at half of its bytes": Case(
         files={f"{n}.jsonl.gz": _HALF_OF_500_LINES for n in range(5)},
         flags="",
@@ -211,7 +245,9 @@ CASES = {
 
 def write(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(content, dict):
+    if isinstance(content, Path):
+        path.symlink_to(content)
+    elif isinstance(content, dict):
         pq.write_table(pa.table(content), path)
     else:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())

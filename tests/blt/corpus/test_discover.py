@@ -1,12 +1,17 @@
 import io
 import os
+from collections import Counter
 
 import pytest
 
-from blt.corpus import discover_inputs
+from blt.corpus import EncodeConfig, build_plan, discover_inputs
+from blt.corpus.left_out import LeftOutRule
 from blt.corpus.patterns import matches_any
+from blt.corpus.readers import read_records
+from blt.corpus.records import Document, Filtered
 from blt.corpus.standard_input import keep_standard_input
 from blt.errors import UserError
+from tests.blt.corpus.test_tar import tar_bytes
 
 
 @pytest.fixture
@@ -31,7 +36,7 @@ def test_a_folder_gives_all_below_it_but_hidden_and_marker_files(tree):
     assert sources("in") == ["a.txt", "sub/b.txt", "sub/deep/c.txt"]
     assert skipped("in") == [
         ("in/.hidden", "hidden"),
-        ("in/_SUCCESS", "marker file"),
+        ("in/_SUCCESS", "name that begins with _"),
         ("in/sub/.git", "hidden"),
     ]
 
@@ -51,7 +56,91 @@ def test_a_glob_names_files_from_its_fixed_start(tree):
     assert sources("in/s*") == ["sub/b.txt", "sub/deep/c.txt"]
     assert sources("*/a.txt") == ["in/a.txt"]
     assert sources("in/_*") == ["_SUCCESS"]
-    assert skipped("in/*") == [("in/_SUCCESS", "marker file"), ("in/sub/.git", "hidden")]
+    assert skipped("in/*") == skipped("in")
+    assert skipped("in/**/*") == skipped("in/**") == skipped("in")
+
+
+# Of each kind, as paths below a corpus; all else in `CORPUS` is read.
+LEFT_OUT = {
+    "hidden": [".DS_Store", ".github/ci.yml", "pkg/.gitignore", "a/.x.txt.swp"],
+    "underscore": ["_SUCCESS", "pkg/__init__.py", "_internal/a.py", "t/_delta_log/0.json"],
+    "leftover": [
+        *("a.txt~", "#a.txt#", "x.jsonl.bak", "poetry.lock", "b.parquet.incomplete"),
+        *("c.zip.crdownload", "Thumbs.db", "DESKTOP.INI", "d.csv.part", "e.tmp"),
+    ],
+    "checksums": ["x.jsonl.sha256", "SHA256SUMS", "MD5SUMS.txt", "a/checksums.txt", "x.crc"],
+    "bookkeeping": [
+        *("s/state.json", "s/dataset_info.json", "s/dataset_dict.json"),
+        "hub/datasets--me--corpus/refs/main",
+    ],
+}
+CORPUS = ["a.txt", "s/data.json", "lock", "part", "refs/main", "checksums/a.txt", "x.backup"]
+
+
+def write_tree(folder):
+    for path in sum(LEFT_OUT.values(), CORPUS):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(path)
+
+
+def test_what_is_no_corpus_is_left_out_by_one_rule(tmp_path, monkeypatch):
+    write_tree(tmp_path / "in")
+    monkeypatch.chdir(tmp_path)
+    members = tar_bytes(dict.fromkeys(sum(LEFT_OUT.values(), CORPUS), b"x"))
+    (tmp_path / "x.tar").write_bytes(members)
+    for argument in ("in", "in/**", "in/*", "in/**/*", "@list"):
+        (tmp_path / "list").write_text("in\n")
+        found = discover_inputs([argument])
+        assert [file.source for file in found.files] == sorted(CORPUS), argument
+        numbers = {kind: left_out.number for kind, left_out in found.left_out.items()}
+        # A folder counts as one.
+        assert numbers == {kind: len(paths) for kind, paths in LEFT_OUT.items()}, argument
+    (payload,) = build_plan(discover_inputs(["x.tar"]).files, EncodeConfig())
+    records = list(read_records(payload["files"][0], EncodeConfig(), lambda n: None))
+    kept = [r.source for r in records if isinstance(r, Document)]
+    assert sorted(kept) == [f"x.tar/{path}" for path in sorted(CORPUS)]
+    assert Counter(r.reason for r in records if isinstance(r, Filtered)) == {
+        "left_out_member": sum(map(len, LEFT_OUT.values()))
+    }
+
+
+@pytest.mark.parametrize(
+    ("rule", "kinds"),
+    [
+        ({"takes_hidden": True}, ("hidden", "underscore")),
+        ({"takes_leftovers": True}, ("leftover", "checksums", "bookkeeping")),
+        ({"takes_hidden": True, "takes_leftovers": True}, LEFT_OUT),
+    ],
+)
+def test_flags_take_what_is_left_out(rule, kinds, tmp_path):
+    write_tree(tmp_path)
+    taken = sorted(sum((LEFT_OUT[kind] for kind in kinds), CORPUS))
+    for argument in (tmp_path, f"{tmp_path}/**"):
+        found = discover_inputs([argument], rule=LeftOutRule(**rule))
+        assert [file.source for file in found.files] == taken
+        assert list(found.left_out) == [kind for kind in LEFT_OUT if kind not in kinds]
+
+
+def test_what_is_asked_for_by_name_is_taken(tmp_path, monkeypatch):
+    write_tree(tmp_path / "in")
+    monkeypatch.chdir(tmp_path)
+    assert sources("in/x.jsonl.bak", "in/pkg/__init__.py") == ["__init__.py", "x.jsonl.bak"]
+    assert sources("in/*.bak") == ["x.jsonl.bak"]
+    assert sources("in/**/_*.py") == ["pkg/__init__.py"]
+    assert sources("in/**/.git*") == ["pkg/.gitignore"]
+    assert sources("in/**/__init__.py", "in/*.lock") == ["pkg/__init__.py", "poetry.lock"]
+    found = discover_inputs(["in"], include=["*.bak", "lock"])
+    assert [file.source for file in found.files] == ["lock", "x.jsonl.bak"]
+
+
+def test_many_names_are_counted_and_some_are_kept(tmp_path):
+    (tmp_path / "a.txt").touch()
+    for number in range(1005):
+        (tmp_path / f".{number:04}").touch()
+    found = discover_inputs([tmp_path])
+    assert found.left_out["hidden"].number == 1005
+    assert found.left_out["hidden"].names[-1] == str(tmp_path / ".0999")
+    assert len(found.skipped) == 1000
 
 
 def test_a_path_that_exists_is_opened_as_it_stands(tree):
@@ -117,7 +206,7 @@ def test_the_order_of_arguments_does_not_matter_for_distinct_files(tree):
         ("absent.txt", r"--input absent\.txt: no such file or folder"),
         ("in/*.parquet", r"--input in/\*\.parquet: matches no file"),
         ("empty", "--input empty: is a folder without files"),
-        ("only", r"--input only: holds no file that can be read \(only/_SUCCESS: marker file\)"),
+        ("only", r"holds no file that can be read \(only/_SUCCESS: name that begins with _\)"),
         ("pipe", r"--input pipe: holds no file that can be read \(pipe: not a regular file\)"),
         ("nul\0", "no such file"),
         ("", "no such file"),

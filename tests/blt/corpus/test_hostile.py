@@ -103,7 +103,7 @@ def test_names_that_are_trouble_lead_to_one_document_each(tmp_path):
         result = encode(tmp_path / f"one{index}", path)
         assert [source for _, _, source, _ in result.documents] == [path.name]
     whole = encode(tmp_path / "folder", names)
-    assert len(whole.documents) == len(files) - 1  # without .hidden.jsonl
+    assert len(whole.documents) == len(files) - 2  # without .hidden.jsonl and tilde~
     assert "deep/a/b/c/d/e/f/g/h/inner.jsonl" in [source for _, _, source, _ in whole.documents]
     parts = encode(tmp_path / "glob", names / "part-*-of-00002.jsonl")
     assert [doc_id for doc_id, _, _, _ in parts.documents] == ["name-11", "name-12"]

@@ -97,7 +97,8 @@ def test_links_devices_and_hidden_members_are_passed_over(tmp_path):
     members = {"a.txt": b"a", "._a.txt": b"mac", "d/.git": b"x", "_SUCCESS": b""}
     result = encode_tar(tmp_path, tar_bytes(members, special=odd))
     assert texts(result) == [("x.tar/a.txt", b"a")]
-    assert (result.counts["filtered_unread_member"], result.rejects) == (7, [])
+    assert (result.counts["filtered_unread_member"], result.rejects) == (4, [])
+    assert result.counts["filtered_left_out_member"] == 3
 
 
 def test_names_are_labels_and_nothing_is_written_by_them(tmp_path):
