@@ -317,9 +317,13 @@ def test_include_exclude_and_lists_choose_the_files(corpus, tmp_path, capsys):
         run(*argv, "--include", "*.jsonl", "x", "--include", "*.gz", "--exclude", "part-[0-3].*")
         == 0
     )
-    captured = capsys.readouterr()
-    assert json.loads(captured.out)["documents"] == 400
-    assert "leave out 4 of what is in it" in captured.err
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["documents"] == 400
+    assert summary["left_out"] == {"not_included": 4}
+    left_out = read_manifest(tmp_path / "bytes").config["left_out"]["not_included"]
+    assert left_out["names"] == [str(corpus / f"part-{number}.jsonl") for number in range(4)]
+    assert run(*argv[:4], "--include", "*.gz", "*.jsonl", "--exclude", "part-[0-3].*") == 0
+    assert "left out: 4 by --include and --exclude" in capsys.readouterr().out
 
 
 def test_what_lies_in_the_output_is_no_input_by_whatever_link(tmp_path, monkeypatch):

@@ -208,7 +208,7 @@ def test_all_kinds_of_input_and_policies_together(tmp_path, capsys):
         ("d.txt#16", b"last"),
     ]
     totals = read_manifest(output).totals
-    wanted = {"blank": 1, "unread_member": 1, "no_content": 1, "below_min_bytes": 1}
+    wanted = {"blank": 1, "left_out_member": 1, "no_content": 1, "below_min_bytes": 1}
     wanted["duplicate"] = 3  # first, one, second
     assert {k: v for k, v in totals.items() if k.startswith("filtered_") and v} == {
         f"filtered_{reason}": number for reason, number in wanted.items()
