@@ -64,6 +64,8 @@ class Stage:
       config: everything that the result depends on, as JSON, named as the flags are.
       told: more for the manifest's config that the result does not depend on, or only by the units,
         such as the inputs' names.
+      finishing: more for the manifest's config, that only `before_manifest` depends on: where it is
+        another one, a finished stage is finished anew, without its units.
       fingerprints: of the models used, by role.
       parents: sha256 of the manifests of the datasets read, by kind.
       run_unit: makes the shards of one unit; pure but for the files it writes.
@@ -82,6 +84,7 @@ class Stage:
     output: Path
     config: dict[str, Any]
     told: dict[str, Any] = dataclasses.field(default_factory=dict)
+    finishing: dict[str, Any] = dataclasses.field(default_factory=dict)
     fingerprints: dict[str, str] = dataclasses.field(default_factory=dict)
     parents: dict[str, str] = dataclasses.field(default_factory=dict)
     run_unit: UnitFunction
@@ -150,6 +153,7 @@ def finished_manifest(stage: Stage, units: Sequence[Unit]) -> Manifest | None:
         return None
     manifest = read_manifest(stage.output, stage.kind)
     names = [*(shard.name for shard in manifest.shards), *manifest.files]
+    is_same &= all(manifest.config.get(key) == value for key, value in stage.finishing.items())
     if not is_same or not all((stage.output / name).is_file() for name in names):
         (stage.output / MANIFEST_NAME).unlink()  # it is no longer the whole dataset
         return None
@@ -284,7 +288,7 @@ def finish(stage: Stage, units: Sequence[Unit]) -> Manifest:
     return write_manifest(
         stage.output,
         kind=stage.kind,
-        config={**stage.told, **stage.config},
+        config={**stage.told, **stage.finishing, **stage.config},
         fingerprints=stage.fingerprints,
         parents=stage.parents,
         totals=dict(totals),
