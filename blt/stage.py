@@ -5,6 +5,8 @@ The output folder of a stage holds
     plan.json            the units, written before the work
     units/00012.json     what unit 12 gave, written once its shards are in place
     units/00012.rejects.parquet   its rejects, if it had any
+    units/00012.failed.json       why it failed, if it did
+    units/failure.json            why the last run failed, if it did
     <shards>             named by unit
     rejects.parquet      of all units (stages that read foreign data)
     <extra files>        that speak of all units, such as summary.json
@@ -14,6 +16,7 @@ Nothing here knows about Beam: `start`, `work_on` for each pending unit, then `f
 run. `pipelines` only decides where the units are worked on.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -51,6 +54,7 @@ REJECTS_NAME = "rejects.parquet"
 
 UnitFunction = Callable[[Unit, Path, Progress], UnitResult]
 Finisher = Callable[[Path, Manifest], None]
+_FAILURE_NAME = "failure.json"  # why the last run failed, in `UNITS_FOLDER`
 _MAX_NAMED = 3
 
 
@@ -192,6 +196,7 @@ def start(
     # First of all: it says whose folder this is, should this run be killed.
     write_plan(stage.output, stage.identity(), units)
     prepare_output_folder(stage.output / UNITS_FOLDER)
+    (stage.output / UNITS_FOLDER / _FAILURE_NAME).unlink(missing_ok=True)
     for name in stage.extra_files:
         (stage.output / name).unlink(missing_ok=True)  # they speak of all shards: made anew
 
@@ -254,8 +259,32 @@ def finish(stage: Stage, units: Sequence[Unit]) -> Manifest:
     """Checks that every unit is there and nothing was lost, and writes the manifest.
 
     Raises:
-      WorkError: a unit failed or is missing, records do not add up, or too much was lost.
+      WorkError: a unit failed or is missing, records do not add up, or too much was lost; it is
+        noted in the folder, until a later run begins or ends well.
     """
+    try:
+        return _finish(stage, units)
+    except WorkError as error:
+        note_failure(stage, str(error))
+        raise
+
+
+def note_failure(stage: Stage, reason: str) -> None:
+    """Notes in the output folder why the run failed, if there is room to, for `read_failure`."""
+    with contextlib.suppress(WorkError):
+        write_json(stage.output / UNITS_FOLDER / _FAILURE_NAME, {"reason": reason})
+
+
+def read_failure(output: Path) -> str | None:
+    """Returns why the last run of a stage failed; None if it did not, or was killed."""
+    path = output / UNITS_FOLDER / _FAILURE_NAME
+    try:
+        return str(read_json(path)["reason"]) if path.is_file() else None
+    except (UserError, KeyError, TypeError):
+        return None  # cut short: no more than a note
+
+
+def _finish(stage: Stage, units: Sequence[Unit]) -> Manifest:
     failures, results = [], []
     for unit in units:
         result = read_result(stage.output, unit, verify=False)
@@ -276,14 +305,17 @@ def finish(stage: Stage, units: Sequence[Unit]) -> Manifest:
         paths = [stage.output / UNITS_FOLDER / f"{u.index:05d}.rejects.parquet" for u in units]
         merge_rejects([path for path in paths if path.exists()], stage.output / REJECTS_NAME)
         _check_accounting(stage, totals)
-    lost = None
+    lost = invalid_utf8 = None
     if stage.reads_foreign_data:
         findings = stage.find_losses(stage.output, results) if stage.find_losses else Findings()
         totals = Counter({**totals, **findings.totals})
         _check_loss(stage, totals, findings)
         lost = {"shares": shares_to_json(totals), "inputs": list(findings.lost_inputs)}
+        if findings.invalid_utf8_inputs:
+            invalid_utf8 = {"inputs": list(findings.invalid_utf8_inputs)}
     if stage.before_manifest is not None:
         stage.before_manifest(stage.output, results)
+    (stage.output / UNITS_FOLDER / _FAILURE_NAME).unlink(missing_ok=True)
     files = (REJECTS_NAME,) * stage.reads_foreign_data + stage.extra_files
     return write_manifest(
         stage.output,
@@ -295,6 +327,7 @@ def finish(stage: Stage, units: Sequence[Unit]) -> Manifest:
         shards=list(itertools.chain.from_iterable(result.shards for result in results)),
         files={name: sha256_file(stage.output / name) for name in files},
         lost=lost,
+        invalid_utf8=invalid_utf8,
     )
 
 

@@ -105,7 +105,7 @@ def encode_unit(
                     found[record.found, record.counted] += 1
                     # Known only now that its parts were read.
                     if record.mender is not None and not record.mender.is_utf8:
-                        counts["invalid_utf8"] += 1
+                        row.invalid_utf8 += 1
                 elif isinstance(record, Filtered):
                     row.filtered += 1
                     counts[f"filtered_{record.reason}"] += 1
@@ -120,7 +120,7 @@ def encode_unit(
             counts["damaged_files"] += row.damaged
             counts.update(input_bytes=row.stored_bytes, lost_bytes=row.lost_bytes)
             counts.update(input_members=row.members, lost_members=row.lost_members)
-            counts["lost_records"] += row.lost_records
+            counts.update(lost_records=row.lost_records, invalid_utf8=row.invalid_utf8)
         shards.finish()
         for shard in shards.finished:
             counts.update(documents=shard.documents, bytes=shard.bytes, tokens=shard.tokens)

@@ -2,11 +2,13 @@
 
 import dataclasses
 import itertools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from blt.command import Summary
 from blt.console import format_bytes
+from blt.corpus.sources import SOURCES_NAME
 from blt.formats.rejects import REASONS, count_rejects
 from blt.formats.training_shard import read_training_shard
 from blt.inspection.artefacts import Dataset, find_by_sha256, find_parent, flatten
@@ -34,11 +36,13 @@ from blt.inspection.words import (
     table_lines,
 )
 from blt.joining import check_related
+from blt.loss import describe_invalid_input, describe_lost_input
 from blt.manifest import KINDS, Manifest, read_manifest
 from blt.packing import PackedSequence
 from blt.stage import REJECTS_NAME
 
 _MAX_SHARDS_LISTED = 5
+_MAX_FILES_LISTED = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +67,7 @@ def describe_dataset(dataset: Dataset, look: Look) -> Summary:
       UserError: `look.data` is not what the boundaries were made from.
       WorkError: a shard that is looked into is damaged.
     """
-    parts = [_describe_manifest(dataset), describe_rejects(dataset.manifest.folder)]
+    parts = [_describe_manifest(dataset), _describe_input(dataset.manifest)]
     content = {
         "byte_shards": _describe_bytes,
         "boundaries": _describe_boundaries,
@@ -148,6 +152,44 @@ def describe_rejects(folder: Path) -> Summary:
         for reason, count in counts.most_common()
     )
     return Summary({"rejects": dict(counts)}, lines)
+
+
+def _describe_input(manifest: Manifest) -> Summary:
+    """Describes the rejects, and the files that have them or are not UTF-8; bounded lists."""
+    rejects = describe_rejects(manifest.folder)
+    if manifest.kind != "byte_shards":
+        return rejects
+    lines = [*rejects.lines]
+    totals, lost, invalid = manifest.totals, manifest.lost, manifest.invalid_utf8
+    number = totals.get("reject_files", 0)
+    lines += file_lines("Files with rejects", number, lost.get("inputs", ()), describe_lost_input)
+    number, what = totals.get("invalid_utf8_files", 0), "Files with documents that are not UTF-8"
+    lines += file_lines(what, number, invalid.get("inputs", ()), describe_invalid_input)
+    data = {"lost": manifest.lost, "invalid_utf8": manifest.invalid_utf8}
+    return Summary({**rejects.data, **data}, lines)
+
+
+def file_lines(
+    words: str,
+    number: int,
+    rows: Sequence[Mapping[str, Any]],
+    describe: Callable[[Mapping[str, Any]], str],
+) -> list[str]:
+    """Returns a heading and the worst of some files; nothing where there are none.
+
+    Args:
+      words: what they are.
+      number: how many there are.
+      rows: the worst ones, from a manifest.
+      describe: words a row.
+    """
+    if not number:
+        return []
+    shown = rows[:_MAX_FILES_LISTED]
+    lines = [f"{words}, {number:,}:", *(f"  {describe(row)}" for row in shown)]
+    if number > len(shown):
+        lines.append(f"  … and {number - len(shown):,} more, in {SOURCES_NAME}")
+    return lines
 
 
 def _describe_documents(documents: list[Document], what: str, hint: str = "") -> Summary:

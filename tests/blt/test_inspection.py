@@ -197,6 +197,16 @@ def test_an_unfinished_folder_says_how_far_it_is(tmp_path):
     text = "\n".join(lines_of(tmp_path / "out"))
     assert "not finished: 1 of 3 units are done" in text
     assert "unit 00001 failed: in.txt: cannot be shouted." in text
+    assert "Once that is fixed, run `blt encode` again to finish it" in text
+    with pytest.raises(WorkError):
+        stages.finish(stage, units)
+    text = "\n".join(lines_of(tmp_path / "out"))
+    assert "The last run failed: " in text
+    assert "2 of 3 units failed: unit 1: in.txt: cannot be shouted.; unit 2: it was not" in text
+    # A run that begins anew is no failed one.
+    stages.start(stage, units)
+    text = "\n".join(lines_of(tmp_path / "out"))
+    assert "failed" not in text
     assert "Run the same `blt encode` again to finish it" in text
 
 

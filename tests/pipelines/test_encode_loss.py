@@ -8,8 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from blt import command
+from blt.commands import inspect
 from blt.manifest import read_manifest
 from tests.blt.corpus.test_tar import tar_bytes
+from tests.pipelines.conftest import read_files
 from tests.pipelines.test_encode import run
 
 
@@ -48,7 +51,17 @@ def test_a_corpus_of_cut_shards_fails(tmp_path, capsys):
     assert err.strip().count("\n") == 0
     assert list((tmp_path / "out").glob("bytes-*"))  # what is done is kept
     assert not (tmp_path / "out" / "manifest.json").exists()
+    # Whoever comes later is told why.
+    assert command.main(inspect, [str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "The last run failed: " in out
+    assert "100 % of files (40 of 40)" in out
+    assert re.search(r"most in \d+\.jsonl\.gz \(1 record: damaged_input\), ", out)
+    # With the limit raised it ends as if it had been so from the start.
     assert run(*argv, "--max-lost-fraction", "1") == 0
+    argv = ("--input", tmp_path / "in", "--output", tmp_path / "at once")
+    assert run(*argv, "--max-lost-fraction", "1") == 0
+    assert read_files(tmp_path / "out") == read_files(tmp_path / "at once")
 
 
 def test_one_cut_file_of_many_passes_and_is_told(tmp_path, capsys):
@@ -67,6 +80,47 @@ def test_one_cut_file_of_many_passes_and_is_told(tmp_path, capsys):
     )
     assert run(*argv, "--json") == 0
     assert json.loads(capsys.readouterr().out)["lost"] == manifest.lost
+
+
+def test_files_that_are_not_utf8_are_named(tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(20):
+        (folder / f"{number:02d}.txt").write_text(f"text {number}\n" * 50)
+    (folder / "logo").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)))
+    (folder / "latin.txt").write_bytes(b"caf\xe9\n" * 60 + b"more\n" * 40)
+    argv = ["--input", folder, "--output", tmp_path / "out", "--doc-per", "line"]
+    # One file in several units is one file.
+    assert run(*argv, "--target-shard-bytes", "200") == 0
+    named = "latin.txt (60 of 100 documents), logo (2 of 4 documents)"
+    assert f"not UTF-8 in 2 files: {named}; --exclude leaves files out" in capsys.readouterr().out
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest.invalid_utf8["inputs"] == [
+        {"source": "latin.txt", "documents": 100, "invalid_utf8": 60},
+        {"source": "logo", "documents": 4, "invalid_utf8": 2},
+    ]
+    rows = pq.read_table(tmp_path / "out" / "sources.parquet").to_pylist()
+    found = {row["source"]: row["invalid_utf8"] for row in rows if row["invalid_utf8"]}
+    assert found == {"latin.txt": 60, "logo": 2}
+    assert sum(found.values()) == manifest.totals["invalid_utf8"]
+    assert command.main(inspect, [str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "Files with documents that are not UTF-8, 2:" in out
+    assert "  latin.txt (60 of 100 documents)" in out
+
+
+def test_inspect_names_files_with_rejects_and_counts_the_rest(tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(12):
+        bad = "broken\n" * (number + 1)
+        (folder / f"{number:02d}.jsonl").write_text('{"text": "good"}\n' * 5 + bad)
+    assert run("--input", folder, "--output", tmp_path / "out", "--max-lost-fraction", "1") == 0
+    assert "rejects in 12 files: 11.jsonl (12 records), 10.jsonl (11" in capsys.readouterr().out
+    assert command.main(inspect, [str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "Files with rejects, 12:\n  11.jsonl (12 records)\n" in out
+    assert "  02.jsonl (3 records)\n  … and 2 more, in sources.parquet" in out
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "arrow", "csv"])
