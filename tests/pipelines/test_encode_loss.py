@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from blt import command
-from blt.commands import inspect
+from blt.commands import decode, inspect
+from blt.corpus.filters import FILTERS
 from blt.manifest import read_manifest
 from tests.blt.corpus.test_tar import tar_bytes
 from tests.pipelines.conftest import read_files
@@ -121,6 +122,37 @@ def test_inspect_names_files_with_rejects_and_counts_the_rest(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "Files with rejects, 12:\n  11.jsonl (12 records)\n" in out
     assert "  02.jsonl (3 records)\n  … and 2 more, in sources.parquet" in out
+
+
+def test_decode_says_what_does_not_come_back(tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text('{"text": "one"}\n\nbroken\n{"text": "x"}\n')
+    (folder / "b.jsonl").write_text("broken\n")
+    argv = ["--input", folder, "--output", tmp_path / "data", "--max-lost-fraction", "1"]
+    argv += ["--limit", "9", "--newlines", "lf", "--min-bytes", "2"]
+    assert run(*argv) == 0
+    capsys.readouterr()
+    argv = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "back")]
+    assert command.main(decode, argv) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"decode: done. 1 document, 3 B in 1 file -> {tmp_path / 'back'}",
+        "  left out, since they were rejected: 2 invalid_json",
+        "  rejects in 2 files: a.jsonl (1 record), b.jsonl (1 record)",
+        f"  left out by rule: 1 {FILTERS['blank']}",
+        "  left out by rule: 1 shorter than --min-bytes",
+        "  1 input file without a document, not written: b.jsonl",
+        "  encoded with --limit 9; what came after is left out",
+        "  encoded with --newlines lf, so bytes may be others than those that were read",
+    ]
+    # Where all comes back nothing is said.
+    (folder / "b.jsonl").unlink()
+    (folder / "a.jsonl").write_text('{"text": "one"}\n')
+    assert run("--input", folder, "--output", tmp_path / "whole") == 0
+    argv = ["--data", str(tmp_path / "whole"), "--output", str(tmp_path / "again"), "--json"]
+    capsys.readouterr()
+    assert command.main(decode, argv) == 0
+    assert json.loads(capsys.readouterr().out)["left_out"] == []
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "arrow", "csv"])
