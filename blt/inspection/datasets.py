@@ -39,6 +39,7 @@ from blt.joining import check_related
 from blt.loss import describe_invalid_input, describe_lost_input
 from blt.manifest import KINDS, Manifest, read_manifest
 from blt.packing import PackedSequence
+from blt.patching.words import inside_characters_words
 from blt.stage import REJECTS_NAME
 
 _MAX_SHARDS_LISTED = 5
@@ -90,6 +91,8 @@ def _describe_manifest(dataset: Dataset) -> Summary:
         "How much:",
         *table_lines(_totals(manifest)),
     ]
+    if (inside := inside_characters_words(manifest.totals, manifest.config)) is not None:
+        lines.append(f"  of the patches, {inside}")
     if manifest.config:
         lines += ["Made with:", *table_lines(flatten(manifest.config))]
     if manifest.parents or manifest.fingerprints:
