@@ -249,7 +249,7 @@ def work_on(stage: Stage, unit: Unit, progress: Progress) -> UnitResult | None:
         write_json(folder / f"{unit.index:05d}.failed.json", {"reason": reason})
     except WorkError as error:
         raise WorkError(
-            f"unit {unit.index}: {reason} Run the same command again when it is mended; finished "
+            f"unit {unit.index}: {reason} Run the same command again once that is fixed; finished "
             "units are kept."
         ) from error
     return None
@@ -296,7 +296,7 @@ def _finish(stage: Stage, units: Sequence[Unit]) -> Manifest:
         shown = "; ".join(failures[:3]) + ("; …" if len(failures) > 3 else "")
         raise WorkError(
             f"{stage.output}: {len(failures)} of {len(units)} units failed: {shown} "
-            "Run the same command again when it is mended; finished units are kept."
+            "Run the same command again once that is fixed; finished units are kept."
         )
     totals = Counter({"documents": 0, "bytes": 0, "tokens": 0, "rejects": 0, "filtered": 0})
     for result in results:
@@ -401,7 +401,7 @@ def _check_loss(stage: Stage, totals: Counter[str], findings: Findings) -> None:
             f"{stage.output}: lost {describe_loss(totals)}, more than --max-lost-fraction "
             f"{stage.max_lost_fraction:g} allows{in_inputs} "
             f"({describe_rejects(stage.output / REJECTS_NAME).rstrip('.')}). "
-            f"See {stage.output / REJECTS_NAME}; mend the input or raise the limit and run again."
+            f"See {stage.output / REJECTS_NAME}; fix the input or raise the limit and run again."
         )
 
 

@@ -109,7 +109,7 @@ class EncodeConfig:
         self._check_policies()
 
     @property
-    def mends(self) -> bool:
+    def changes_bytes(self) -> bool:
         """Whether documents are changed by rules that depend on what they were cut from."""
         return self.strip_bom or self.newlines == "lf"
 
@@ -128,7 +128,7 @@ class EncodeConfig:
             raise UserError("--csv-escape: is the same as --csv-delimiter; give another one.")
 
     def _check_policies(self) -> None:
-        if self.format == "bytes" and (self.mends or self.utf8 != "keep"):
+        if self.format == "bytes" and (self.changes_bytes or self.utf8 != "keep"):
             raise UserError(
                 "--format bytes: keeps every byte, so that --strip-bom, --newlines lf and --utf8 "
                 "do not go with it. Leave them out, or name the format of the files."

@@ -6,7 +6,7 @@ from blt.console import count
 from blt.corpus.csv_reader import QUOTED_COUNT
 from blt.corpus.field_names import fields_with
 from blt.corpus.filters import FILTERS
-from blt.corpus.plain import LONG_INTEGER, MENDED_ID, NONFINITE, NOT_UNICODE
+from blt.corpus.plain import CHANGED_ID, LONG_INTEGER, NONFINITE, NOT_UNICODE
 from blt.corpus.sources import SOURCES_NAME
 from blt.corpus.warc_reader import UNKNOWN_CODING
 from blt.formats.rejects import count_rejects
@@ -20,7 +20,7 @@ _UTF8_WORDS = {
     "keep": "bytes are kept as they are",
     "replace": "U+FFFD replaces the bytes that are not",
 }
-_MENDED_WORDS = {
+_CHANGED_WORDS = {
     NONFINITE: "NaN or infinite, made null",
     LONG_INTEGER: "integers beyond any double, made strings",
     NOT_UNICODE: "not Unicode, made U+FFFD or words such as \\xff",
@@ -47,10 +47,10 @@ def summary_lines(manifest: Manifest) -> list[str]:
         lines.append(f"rejected: {words} -> {manifest.folder / REJECTS_NAME}")
     lines += reject_file_lines(manifest)
     lines += invalid_utf8_lines(manifest)
-    for kind, how in _MENDED_WORDS.items():
+    for kind, how in _CHANGED_WORDS.items():
         if number := totals.get(kind):
             lines.append(f"kept fields of {count(number, 'document')}: {how}")
-    if number := totals.get(MENDED_ID):
+    if number := totals.get(CHANGED_ID):
         lines.append(f"ids of {count(number, 'document')}: not Unicode, made U+FFFD")
     if number := totals.get(QUOTED_COUNT):
         lines.append(

@@ -260,7 +260,7 @@ def check_sums(output, sources):
 
 
 @pytest.mark.parametrize(("flags", "status"), [((), 0), (("--drop-duplicates",), 2)])
-def test_a_damaged_file_can_fail_the_job_until_it_is_mended(tmp_path, capsys, flags, status):
+def test_a_damaged_file_can_fail_the_job_until_it_is_fixed(tmp_path, capsys, flags, status):
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:-9])
     argv = ["--input", tmp_path / "cut.jsonl.gz", "--output", tmp_path / "bytes"]
     argv += ["--on-damaged-file", "fail", *flags]
