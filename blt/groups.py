@@ -2,8 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
+
+from blt.console import count, format_bytes
 
 SOURCE = "source"
 MAX_NAME_CHARACTERS = 200
@@ -41,3 +43,26 @@ def group_name(value: Any) -> str:
 def is_cut(name: str) -> bool:
     """Tells whether `group_name` has cut a name."""
     return len(name) == MAX_NAME_CHARACTERS and name[-_DIGITS - 1] == _ELLIPSIS
+
+
+def describe_bounds(summary: Mapping[str, Any]) -> list[str]:
+    """Returns what a summary of scores does not show of its groups, and where it is inexact.
+
+    Args:
+      summary: from `blt.scoring.summary.summarize_scores`.
+    """
+    lines = []
+    for name, groups in summary.get("by", {}).items():
+        shown, left_out, other = len(groups["values"]), groups["left_out"], groups.get("other")
+        if other is not None:
+            number = "more than are followed" if left_out is None else f"{left_out:,}"
+            lines.append(
+                f"by {name}: {count(shown, 'group')} shown, the others ({number}) are summed as "
+                f"other: {count(other['documents'], 'document')}, {format_bytes(other['bytes'])}"
+            )
+        if cut := groups.get("cut_names"):
+            longest = f"longer than {MAX_NAME_CHARACTERS} characters, cut"
+            lines.append(f"by {name}: {count(cut, 'name')} {longest}")
+    if error := summary.get("percentile_error_bits"):
+        lines.append(f"percentiles: within {error:g} bits, there being very many documents")
+    return lines

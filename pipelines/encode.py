@@ -370,6 +370,7 @@ def _summarize(manifest: Manifest, how: str, warnings: Sequence[str] = ()) -> Su
     ]
     described = {"stage": NAME, "how": how, "output": str(manifest.folder), **totals}
     described["lost"] = manifest.lost
+    described["invalid_utf8_inputs"] = manifest.invalid_utf8.get("inputs", [])
     return Summary({**described, "warnings": list(warnings)} if warnings else described, lines)
 
 

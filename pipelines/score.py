@@ -26,7 +26,7 @@ from blt.commands.arguments import (
 )
 from blt.console import Console, count, format_bytes, printable
 from blt.errors import UserError, near_names
-from blt.groups import MAX_NAME_CHARACTERS, input_group
+from blt.groups import describe_bounds, input_group
 from blt.manifest import Manifest, check_shard, read_manifest
 from blt.ngram.model import is_ngram_path
 from blt.quiet import import_keras, silence
@@ -352,29 +352,10 @@ def _summarize(manifest: Manifest, how: str, split: str, known: Sequence[str]) -
         [
             f"score: {how}. {count(summary['documents'], what)}, {format_bytes(summary['bytes'])}; "
             f"bits per byte: {words or 'none, there are no bytes'} -> {manifest.folder}",
-            *(printable(f"  {line}") for line in _group_lines(summary)),
+            *(printable(f"  {line}") for line in describe_bounds(summary)),
             *(printable(f"  warning: {line}") for line in warnings),
         ],
     )
-
-
-def _group_lines(summary: dict[str, Any]) -> list[str]:
-    """Says what the summary does not show of the groups, and how it is inexact."""
-    lines = []
-    for name, groups in summary["by"].items():
-        shown, left_out, other = len(groups["values"]), groups["left_out"], groups["other"]
-        if other is not None:
-            number = "more than are followed" if left_out is None else f"{left_out:,}"
-            lines.append(
-                f"by {name}: {shown:,} groups are shown, the rest ({number}) are summed as other: "
-                f"{count(other['documents'], 'document')}, {format_bytes(other['bytes'])}"
-            )
-        if groups["cut_names"]:
-            longest = f"longer than {MAX_NAME_CHARACTERS} characters are cut"
-            lines.append(f"by {name}: {count(groups['cut_names'], 'name')} {longest}")
-    if error := summary["percentile_error_bits"]:
-        lines.append(f"percentiles: within {error:g} bits, there being very many documents")
-    return lines
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from blt.console import format_bytes
 from blt.corpus.sources import SOURCES_NAME
 from blt.formats.rejects import REASONS, count_rejects
 from blt.formats.training_shard import read_training_shard
+from blt.groups import describe_bounds
 from blt.inspection.artefacts import Dataset, find_by_sha256, find_parent, flatten
 from blt.inspection.documents import (
     Document,
@@ -22,6 +23,7 @@ from blt.inspection.measures import (
     BLT,
     ENTROPY_MODEL,
     MIN_RANKED_BYTES,
+    SUMMARY_NAME,
     Score,
     is_blt_scores,
     measure_scores,
@@ -29,6 +31,7 @@ from blt.inspection.measures import (
 from blt.inspection.visible import visible_text
 from blt.inspection.words import (
     BAR,
+    MAX_VALUE_CHARACTERS,
     SHORT_HEX,
     document_data,
     document_lines,
@@ -44,6 +47,7 @@ from blt.stage import REJECTS_NAME
 
 _MAX_SHARDS_LISTED = 5
 _MAX_FILES_LISTED = 10
+_MAX_GROUPS_LISTED = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,12 +259,17 @@ def describe_sequence(sequence: PackedSequence, name: str, num_bytes: int) -> Su
 def _describe_scores(dataset: Dataset, look: Look) -> Summary:
     measured = measure_scores(dataset, BLT if is_blt_scores(dataset) else ENTROPY_MODEL)
     lines = [f"Scores of the {measured.label}:"]
-    figures = {n: value for n, value in measured.summary.items() if not isinstance(value, dict)}
+    figures = {
+        name: value
+        for name, value in measured.summary.items()
+        if not isinstance(value, dict) and name != "percentile_error_bits"
+    }
     lines += table_lines((name.replace("_", " "), _rounded(v)) for name, v in figures.items())
     percentiles = measured.summary.get("percentiles", {})
     if percentiles:
         shown = ", ".join(f"{q} % {percentiles[q]:.3f}" for q in sorted(percentiles, key=float))
         lines.append(f"  percentiles of documents, in bits per byte: {shown}")
+    lines += _group_lines(measured.summary)
     if measured.is_sampled:
         lines.append(f"  (what follows is from {measured.num_rows:,} rows, a part of all)")
     for name, ranked in (("Best", measured.best), ("Worst", measured.worst)):
@@ -275,6 +284,25 @@ def _describe_scores(dataset: Dataset, look: Look) -> Summary:
         "compressors_ahead": measured.ahead,
     }
     return Summary(data, lines)
+
+
+def _group_lines(summary: dict[str, Any]) -> list[str]:
+    """Shows the groups with the most bytes, and says what of the groups is not in the summary."""
+    lines = []
+    for name, groups in summary.get("by", {}).items():
+        shown = list(groups["values"].items())[:_MAX_GROUPS_LISTED]
+        more = len(groups["values"]) - len(shown)
+        lines.append(f"By {visible_text(name)}, in bits per byte; the groups with the most bytes:")
+        lines += table_lines(
+            (
+                visible_text(value, MAX_VALUE_CHARACTERS) or "(none)",
+                f"{_rounded(figures['bits_per_byte'] or 0.0)}; {figures['documents']:,} documents, "
+                f"{format_bytes(figures['bytes'])}",
+            )
+            for value, figures in shown
+        )
+        lines += [f"  … and {more:,} more, in {SUMMARY_NAME}"] * (more > 0)
+    return [*lines, *(f"  {visible_text(line)}" for line in describe_bounds(summary))]
 
 
 def _score_words(score: Score) -> str:

@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 
 from blt.command import Summary
-from blt.console import format_bytes
+from blt.console import count, format_bytes
 from blt.corpus.detect import detect
 from blt.corpus.discover import discover_inputs
 from blt.errors import BltError, UserError
@@ -148,7 +148,7 @@ def _describe_corpus_folder(folder: Path) -> Summary:
             "manifest.json or plan.json), or a folder of text, JSONL, Parquet, …, expected."
         ) from error
     lines = [
-        f"{visible_text(folder)}: not made by blt; as a raw corpus: {len(files):,} files, "
+        f"{visible_text(folder)}: not made by blt; as a raw corpus: {count(len(files), 'file')}, "
         f"{format_bytes(sum(file.size for file in files))}.",
     ]
     for file, detected in found:

@@ -129,7 +129,7 @@ def write_scores(
             )
         )
     writer.close()
-    write_json(folder / "summary.json", summarize_scores([path]))
+    write_json(folder / "summary.json", summarize_scores([path], by=["source"]))
     totals = {"documents": len(DOCUMENTS), "bytes": data.totals["bytes"]}
     shard = ShardInfo(name=path.name, tokens=0, sha256=sha256_file(path), **totals)
     return write_manifest(

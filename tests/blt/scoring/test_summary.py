@@ -9,6 +9,7 @@ import pytest
 
 from blt.errors import WorkError
 from blt.formats.scores import ScoresRow, ScoresWriter
+from blt.groups import describe_bounds
 from blt.scoring import summary as summaries
 from blt.scoring.percentiles import BIN_BITS, Percentiles
 from blt.scoring.summary import summarize_scores
@@ -62,11 +63,17 @@ def test_groups_beyond_the_bounds_are_one_and_no_document_is_lost(tmp_path):
     assert (hosts["other"]["documents"], hosts["other"]["bytes"]) == (6, 140)
     assert hosts["other"]["bits_per_byte"] == pytest.approx(2 / math.log(2))
     assert hosts["other"]["mean_patch_bytes"] == 140 / (2 * (3 + 6 + 13))
+    (line,) = describe_bounds(summary)
+    assert line.startswith(
+        "by host: 2 groups shown, the others (more than are followed) are summed"
+    )
+    assert line.endswith("as other: 6 documents, 140 B")
     # Where all could be followed, the number of those that are not shown is known.
     hosts = summarize_scores([path], by=["host"], max_groups=2, max_followed=5)["by"]["host"]
     assert (hosts["left_out"], hosts["other"]["documents"]) == (3, 6)
     hosts = summarize_scores([path], by=["host"])["by"]["host"]
     assert (hosts["left_out"], hosts["other"], len(hosts["values"])) == (0, None, 5)
+    assert describe_bounds({"by": {"host": hosts}}) == []
 
 
 def test_long_names_are_cut_and_go_on_to_differ(tmp_path):
@@ -75,6 +82,9 @@ def test_long_names_are_cut_and_go_on_to_differ(tmp_path):
     url = summarize_scores([write_scores(tmp_path / "s.parquet", rows)], by=["url"])["by"]["url"]
     assert [len(name) for name in url["values"]] == [200] * 3
     assert sum("…" in name for name in url["values"]) == url["cut_names"] == 2
+    assert describe_bounds({"by": {"url": url}}) == [
+        "by url: 2 names longer than 200 characters, cut"
+    ]
 
 
 @pytest.mark.parametrize("cuts", [(0, 1, 700), (350, 351), (699,)])
