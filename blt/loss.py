@@ -48,7 +48,7 @@ class Findings:
       lost_inputs: the inputs that lost most, worst first: `source`, `reason` (why it was given up,
         or None), `records` and `bytes`.
       invalid_utf8_inputs: those with most documents that are not UTF-8, most first: `source`,
-        `documents`, and `invalid_utf8` of these.
+        `documents`, `invalid_utf8` of these, and the id of the `first`.
     """
 
     totals: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -89,7 +89,8 @@ def describe_lost_input(row: Mapping[str, Any]) -> str:
 def describe_invalid_input(row: Mapping[str, Any]) -> str:
     """Words what of one input is not UTF-8, from a row of the manifest's `invalid_utf8.inputs`."""
     documents = count(row["documents"], "document")
-    return f"{ascii(row['source'])[1:-1]} ({row['invalid_utf8']:,} of {documents})"
+    first = "" if row["first"] == row["source"] else f"; the first is {ascii(row['first'])[1:-1]}"
+    return f"{ascii(row['source'])[1:-1]} ({row['invalid_utf8']:,} of {documents}{first})"
 
 
 def _percent(fraction: float) -> str:

@@ -105,7 +105,7 @@ def encode_unit(
                     found[record.found, record.counted] += 1
                     # Known only now that its parts were read.
                     if record.mender is not None and not record.mender.is_utf8:
-                        row.invalid_utf8 += 1
+                        row.see_invalid_utf8(record.doc_id)
                 elif isinstance(record, Filtered):
                     row.filtered += 1
                     counts[f"filtered_{record.reason}"] += 1

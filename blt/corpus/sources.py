@@ -18,6 +18,7 @@ lost_members int64   of these, given up before their end
 given_up     string  why the file was given up before its end, a reason of rejects; null if not
 damaged      bool    it, or a member of it, is cut short or altered
 invalid_utf8 int64   of the documents, as they were read: not UTF-8
+first_invalid_utf8 string  the id of the first of these (its first 200 characters); null if none
 
 The members of an archive are in its row. A file that several units read has a row in each unit's
 table (`units/00012.sources.parquet`), one in the whole.
@@ -63,6 +64,7 @@ SCHEMA = pa.schema(
         pa.field("given_up", pa.string()),
         pa.field("damaged", pa.bool_(), nullable=False),
         pa.field("invalid_utf8", pa.int64(), nullable=False),
+        pa.field("first_invalid_utf8", pa.string()),
     ]
 )
 _BATCH_ROWS = 4096
@@ -81,6 +83,7 @@ _SUMMED = (
     "invalid_utf8",
 )
 _MAX_LISTED = 100
+_MAX_ID_CHARACTERS = 200
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -104,6 +107,7 @@ class SourceRow:
     given_up: str | None = None
     damaged: bool = False
     invalid_utf8: int = 0
+    first_invalid_utf8: str | None = None
 
     def __post_init__(self) -> None:
         # No fields, so not written: the member whose records are being read, and bytes of content.
@@ -141,6 +145,12 @@ class SourceRow:
             self.given_up = reject.reason
         elif reject.ends_input:
             self.lost_members += 1
+
+    def see_invalid_utf8(self, doc_id: str) -> None:
+        """Counts a document that is not UTF-8."""
+        self.invalid_utf8 += 1
+        if self.first_invalid_utf8 is None:
+            self.first_invalid_utf8 = doc_id[:_MAX_ID_CHARACTERS]
 
     def finish(self, meter: Meter, *, drops_damaged: bool) -> None:
         """Ends the counting of a file that is read, and checks that no record is unaccounted for.
@@ -266,6 +276,7 @@ def merge_sources(output: Path, num_units: int) -> Findings:
                 "source": row.source,
                 "documents": row.documents,
                 "invalid_utf8": row.invalid_utf8,
+                "first": row.first_invalid_utf8,
             }
             for row in invalid.rows()
         ],
@@ -306,6 +317,7 @@ def _sum(first: SourceRow, second: SourceRow) -> SourceRow:
         "sha256": None,
         "damaged": first.damaged or second.damaged,
         "given_up": first.given_up or second.given_up,
+        "first_invalid_utf8": first.first_invalid_utf8 or second.first_invalid_utf8,
     }
     for name in _SUMMED:
         changes[name] = getattr(first, name) + getattr(second, name)

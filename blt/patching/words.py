@@ -16,7 +16,7 @@ def inside_characters_words(totals: Mapping[str, int], config: Mapping[str, Any]
     number = totals.get(INSIDE_CHARACTERS)
     if number is None:
         return None
-    words = f"{number:,} begin inside a UTF-8 character"
+    words = f"{number:,} begin{'s' * (number == 1)} inside a UTF-8 character"
     if not number:
         return words
     return f"{words} ({_percent(number / max(1, totals['patches']))}): {_meaning(config)}"

@@ -93,12 +93,12 @@ def test_files_that_are_not_utf8_are_named(tmp_path, capsys):
     argv = ["--input", folder, "--output", tmp_path / "out", "--doc-per", "line"]
     # One file in several units is one file.
     assert run(*argv, "--target-shard-bytes", "200") == 0
-    named = "latin.txt (60 of 100 documents), logo (2 of 4 documents)"
-    assert f"not UTF-8 in 2 files: {named}; --exclude leaves files out" in capsys.readouterr().out
+    named = "latin.txt (60 of 100 documents; the first is latin.txt#0), logo (2 of 4 documents; "
+    assert f"not UTF-8 in 2 files: {named}" in capsys.readouterr().out
     manifest = read_manifest(tmp_path / "out")
     assert manifest.invalid_utf8["inputs"] == [
-        {"source": "latin.txt", "documents": 100, "invalid_utf8": 60},
-        {"source": "logo", "documents": 4, "invalid_utf8": 2},
+        {"source": "latin.txt", "documents": 100, "invalid_utf8": 60, "first": "latin.txt#0"},
+        {"source": "logo", "documents": 4, "invalid_utf8": 2, "first": "logo#0"},
     ]
     rows = pq.read_table(tmp_path / "out" / "sources.parquet").to_pylist()
     found = {row["source"]: row["invalid_utf8"] for row in rows if row["invalid_utf8"]}
@@ -107,7 +107,17 @@ def test_files_that_are_not_utf8_are_named(tmp_path, capsys):
     assert command.main(inspect, [str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     assert "Files with documents that are not UTF-8, 2:" in out
-    assert "  latin.txt (60 of 100 documents)" in out
+    assert "  latin.txt (60 of 100 documents; the first" in out
+
+
+def test_a_member_that_is_not_utf8_is_named_too(tmp_path, capsys):
+    members = {f"{n}.txt": b"text" for n in range(9)} | {"logo.png": b"\x89PNG\xff"}
+    (tmp_path / "a.tar").write_bytes(tar_bytes(members))
+    (tmp_path / "b.txt").write_bytes(b"\xff")
+    argv = ["--input", tmp_path / "a.tar", tmp_path / "b.txt", "--output", tmp_path / "out"]
+    assert run(*argv) == 0
+    expected = "2 files: a.tar (1 of 10 documents; the first is a.tar/logo.png), b.txt (1 of 1 "
+    assert f"{expected}document); --exclude leaves files out" in capsys.readouterr().out
 
 
 def test_inspect_names_files_with_rejects_and_counts_the_rest(tmp_path, capsys):

@@ -151,7 +151,7 @@ def test_the_summary_tells_where_every_record_went(tmp_path, capsys):
         "filtered: 1 shorter than --min-bytes",
         f"filtered: {dropped:,} in a damaged file",
         "1 document is not UTF-8; bytes are kept as they are",
-        "not UTF-8 in 1 file: a.jsonl (1 of 2 documents)",
+        "not UTF-8 in 1 file: a.jsonl (1 of 2 documents; the first is c)",
         "rejects in 2 files: cut.jsonl.gz (",
         ", a.jsonl (2 records)",
         "1 damaged file; dropped: cut.jsonl.gz",

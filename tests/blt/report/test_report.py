@@ -122,7 +122,7 @@ def test_headline_figures_are_those_of_the_manifests_and_summaries(run_folder):
 
 
 def test_patches_that_begin_inside_characters_are_said_with_the_flag(page):
-    assert "Of all, 1 begin inside a UTF-8 character (" in page
+    assert "Of all, 1 begins inside a UTF-8 character (" in page
     assert "--snap-utf8 moves these boundaries" in page
 
 
