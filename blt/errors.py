@@ -1,7 +1,7 @@
 """The two ways in which a command ends badly, each with its exit status.
 
 Everything a user can cause is raised as one of these, with a message of one line that names the
-thing, says what was expected, and says how to mend it. Anything else that escapes is our mistake.
+thing, says what was expected, and says how to fix it. Anything else that escapes is our mistake.
 """
 
 import difflib

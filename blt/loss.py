@@ -47,10 +47,13 @@ class Findings:
       totals: counts that no unit can tell by itself; they replace those of the same name.
       lost_inputs: the inputs that lost most, worst first: `source`, `reason` (why it was given up,
         or None), `records` and `bytes`.
+      invalid_utf8_inputs: those with most documents that are not UTF-8, most first: `source`,
+        `documents`, `invalid_utf8` of these, and the id of the `first`.
     """
 
     totals: Mapping[str, int] = dataclasses.field(default_factory=dict)
     lost_inputs: Sequence[Mapping[str, Any]] = ()
+    invalid_utf8_inputs: Sequence[Mapping[str, Any]] = ()
 
 
 def lost_shares(totals: Mapping[str, int]) -> list[Share]:
@@ -81,6 +84,13 @@ def describe_lost_input(row: Mapping[str, Any]) -> str:
     """Words what one input lost, from a row of the manifest's `lost.inputs`."""
     reason = f": {row['reason']}" if row["reason"] else ""
     return f"{ascii(row['source'])[1:-1]} ({count(row['records'], 'record')}{reason})"
+
+
+def describe_invalid_input(row: Mapping[str, Any]) -> str:
+    """Words what of one input is not UTF-8, from a row of the manifest's `invalid_utf8.inputs`."""
+    documents = count(row["documents"], "document")
+    first = "" if row["first"] == row["source"] else f"; the first is {ascii(row['first'])[1:-1]}"
+    return f"{ascii(row['source'])[1:-1]} ({row['invalid_utf8']:,} of {documents}{first})"
 
 
 def _percent(fraction: float) -> str:

@@ -41,6 +41,7 @@ class Manifest:
       shards: every shard, in order.
       lost: how much of the input could not be read: `shares` by kind (records, files, members of
         archives, bytes), and the `inputs` that lost most; empty if the stage reads no foreign data.
+      invalid_utf8: the `inputs` with most documents that are not UTF-8; empty if there are none.
       files: the sha256 of each other file of the dataset, by name: `rejects.parquet` and such.
       folder: where it lies.
       sha256: of `manifest.json` itself; what its children name as parent.
@@ -56,6 +57,7 @@ class Manifest:
     folder: Path
     sha256: str
     lost: dict[str, Any] = dataclasses.field(default_factory=dict)
+    invalid_utf8: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def shard_path(self, shard: ShardInfo) -> Path:
         return self.folder / shard.name
@@ -72,6 +74,7 @@ def write_manifest(
     shards: list[ShardInfo],
     files: dict[str, str] | None = None,
     lost: dict[str, Any] | None = None,
+    invalid_utf8: dict[str, Any] | None = None,
 ) -> Manifest:
     """Writes `manifest.json` into `folder` and returns it as `read_manifest` would."""
     from blt.version import __version__
@@ -87,6 +90,7 @@ def write_manifest(
             "parents": parents,
             "totals": totals,
             **({"lost": lost} if lost else {}),
+            **({"invalid_utf8": invalid_utf8} if invalid_utf8 else {}),
             "shards": [dataclasses.asdict(shard) for shard in shards],
             "files": files or {},
         },
@@ -142,6 +146,7 @@ def read_manifest(folder: str | Path, kind: str | None = None) -> Manifest:
             folder=folder,
             sha256=sha256_file(path),
             lost=value.get("lost", {}),
+            invalid_utf8=value.get("invalid_utf8", {}),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a manifest of this program ({error!r}).") from error

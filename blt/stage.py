@@ -5,6 +5,8 @@ The output folder of a stage holds
     plan.json            the units, written before the work
     units/00012.json     what unit 12 gave, written once its shards are in place
     units/00012.rejects.parquet   its rejects, if it had any
+    units/00012.failed.json       why it failed, if it did
+    units/failure.json            why the last run failed, if it did
     <shards>             named by unit
     rejects.parquet      of all units (stages that read foreign data)
     <extra files>        that speak of all units, such as summary.json
@@ -14,6 +16,7 @@ Nothing here knows about Beam: `start`, `work_on` for each pending unit, then `f
 run. `pipelines` only decides where the units are worked on.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -51,6 +54,7 @@ REJECTS_NAME = "rejects.parquet"
 
 UnitFunction = Callable[[Unit, Path, Progress], UnitResult]
 Finisher = Callable[[Path, Manifest], None]
+_FAILURE_NAME = "failure.json"  # why the last run failed, in `UNITS_FOLDER`
 _MAX_NAMED = 3
 
 
@@ -64,6 +68,8 @@ class Stage:
       config: everything that the result depends on, as JSON, named as the flags are.
       told: more for the manifest's config that the result does not depend on, or only by the units,
         such as the inputs' names.
+      finishing: more for the manifest's config, that only `before_manifest` depends on: where it is
+        another one, a finished stage is finished anew, without its units.
       fingerprints: of the models used, by role.
       parents: sha256 of the manifests of the datasets read, by kind.
       run_unit: makes the shards of one unit; pure but for the files it writes.
@@ -82,6 +88,7 @@ class Stage:
     output: Path
     config: dict[str, Any]
     told: dict[str, Any] = dataclasses.field(default_factory=dict)
+    finishing: dict[str, Any] = dataclasses.field(default_factory=dict)
     fingerprints: dict[str, str] = dataclasses.field(default_factory=dict)
     parents: dict[str, str] = dataclasses.field(default_factory=dict)
     run_unit: UnitFunction
@@ -150,6 +157,7 @@ def finished_manifest(stage: Stage, units: Sequence[Unit]) -> Manifest | None:
         return None
     manifest = read_manifest(stage.output, stage.kind)
     names = [*(shard.name for shard in manifest.shards), *manifest.files]
+    is_same &= all(manifest.config.get(key) == value for key, value in stage.finishing.items())
     if not is_same or not all((stage.output / name).is_file() for name in names):
         (stage.output / MANIFEST_NAME).unlink()  # it is no longer the whole dataset
         return None
@@ -188,6 +196,7 @@ def start(
     # First of all: it says whose folder this is, should this run be killed.
     write_plan(stage.output, stage.identity(), units)
     prepare_output_folder(stage.output / UNITS_FOLDER)
+    (stage.output / UNITS_FOLDER / _FAILURE_NAME).unlink(missing_ok=True)
     for name in stage.extra_files:
         (stage.output / name).unlink(missing_ok=True)  # they speak of all shards: made anew
 
@@ -240,7 +249,7 @@ def work_on(stage: Stage, unit: Unit, progress: Progress) -> UnitResult | None:
         write_json(folder / f"{unit.index:05d}.failed.json", {"reason": reason})
     except WorkError as error:
         raise WorkError(
-            f"unit {unit.index}: {reason} Run the same command again when it is mended; finished "
+            f"unit {unit.index}: {reason} Run the same command again once that is fixed; finished "
             "units are kept."
         ) from error
     return None
@@ -250,8 +259,32 @@ def finish(stage: Stage, units: Sequence[Unit]) -> Manifest:
     """Checks that every unit is there and nothing was lost, and writes the manifest.
 
     Raises:
-      WorkError: a unit failed or is missing, records do not add up, or too much was lost.
+      WorkError: a unit failed or is missing, records do not add up, or too much was lost; it is
+        noted in the folder, until a later run begins or ends well.
     """
+    try:
+        return _finish(stage, units)
+    except WorkError as error:
+        note_failure(stage, str(error))
+        raise
+
+
+def note_failure(stage: Stage, reason: str) -> None:
+    """Notes in the output folder why the run failed, if there is room to, for `read_failure`."""
+    with contextlib.suppress(WorkError):
+        write_json(stage.output / UNITS_FOLDER / _FAILURE_NAME, {"reason": reason})
+
+
+def read_failure(output: Path) -> str | None:
+    """Returns why the last run of a stage failed; None if it did not, or was killed."""
+    path = output / UNITS_FOLDER / _FAILURE_NAME
+    try:
+        return str(read_json(path)["reason"]) if path.is_file() else None
+    except (UserError, KeyError, TypeError):
+        return None  # cut short: no more than a note
+
+
+def _finish(stage: Stage, units: Sequence[Unit]) -> Manifest:
     failures, results = [], []
     for unit in units:
         result = read_result(stage.output, unit, verify=False)
@@ -263,7 +296,7 @@ def finish(stage: Stage, units: Sequence[Unit]) -> Manifest:
         shown = "; ".join(failures[:3]) + ("; …" if len(failures) > 3 else "")
         raise WorkError(
             f"{stage.output}: {len(failures)} of {len(units)} units failed: {shown} "
-            "Run the same command again when it is mended; finished units are kept."
+            "Run the same command again once that is fixed; finished units are kept."
         )
     totals = Counter({"documents": 0, "bytes": 0, "tokens": 0, "rejects": 0, "filtered": 0})
     for result in results:
@@ -272,25 +305,29 @@ def finish(stage: Stage, units: Sequence[Unit]) -> Manifest:
         paths = [stage.output / UNITS_FOLDER / f"{u.index:05d}.rejects.parquet" for u in units]
         merge_rejects([path for path in paths if path.exists()], stage.output / REJECTS_NAME)
         _check_accounting(stage, totals)
-    lost = None
+    lost = invalid_utf8 = None
     if stage.reads_foreign_data:
         findings = stage.find_losses(stage.output, results) if stage.find_losses else Findings()
         totals = Counter({**totals, **findings.totals})
         _check_loss(stage, totals, findings)
         lost = {"shares": shares_to_json(totals), "inputs": list(findings.lost_inputs)}
+        if findings.invalid_utf8_inputs:
+            invalid_utf8 = {"inputs": list(findings.invalid_utf8_inputs)}
     if stage.before_manifest is not None:
         stage.before_manifest(stage.output, results)
+    (stage.output / UNITS_FOLDER / _FAILURE_NAME).unlink(missing_ok=True)
     files = (REJECTS_NAME,) * stage.reads_foreign_data + stage.extra_files
     return write_manifest(
         stage.output,
         kind=stage.kind,
-        config={**stage.told, **stage.config},
+        config={**stage.told, **stage.finishing, **stage.config},
         fingerprints=stage.fingerprints,
         parents=stage.parents,
         totals=dict(totals),
         shards=list(itertools.chain.from_iterable(result.shards for result in results)),
         files={name: sha256_file(stage.output / name) for name in files},
         lost=lost,
+        invalid_utf8=invalid_utf8,
     )
 
 
@@ -364,7 +401,7 @@ def _check_loss(stage: Stage, totals: Counter[str], findings: Findings) -> None:
             f"{stage.output}: lost {describe_loss(totals)}, more than --max-lost-fraction "
             f"{stage.max_lost_fraction:g} allows{in_inputs} "
             f"({describe_rejects(stage.output / REJECTS_NAME).rstrip('.')}). "
-            f"See {stage.output / REJECTS_NAME}; mend the input or raise the limit and run again."
+            f"See {stage.output / REJECTS_NAME}; fix the input or raise the limit and run again."
         )
 
 

@@ -52,8 +52,10 @@ SECTIONS = {
     "scores-blt": (
         "Scores",
         "`scores-UUUUU-RRR.parquet`: one row a document. `bits_per_byte` is null for an empty document. "
-        "`summary.json` holds the corpus figures: Σ bits / Σ bytes, and under `by` those of groups: by "
-        "each kept field, and by input as `source` (`input_source` where a kept field is called `source`).",
+        "`summary.json` holds the corpus figures: Σ bits / Σ bytes, and under `by` those of the groups that "
+        "`--by` asks for: kept fields, and the input as `source` (`input_source` where a kept field is called "
+        "`source`), which is the default. Of each name the 1,000 groups with the most bytes are shown, the rest "
+        "together as `other` ([architecture.md](architecture.md#bits-per-byte)).",
     ),
 }
 

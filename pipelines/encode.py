@@ -418,6 +418,7 @@ def _summarize(manifest: Manifest, how: str, warnings: Sequence[str] = ()) -> Su
     described["lost"] = manifest.lost
     left_out = manifest.config.get("left_out", {})
     described["left_out"] = {kind: found["number"] for kind, found in left_out.items()}
+    described["invalid_utf8_inputs"] = manifest.invalid_utf8.get("inputs", [])
     return Summary({**described, "warnings": list(warnings)} if warnings else described, lines)
 
 

@@ -25,7 +25,8 @@ from blt.commands.rule_arguments import add_rule_arguments, read_rule
 from blt.console import Console, count, format_bytes
 from blt.manifest import Manifest, read_manifest
 from blt.ngram.model import is_ngram_path
-from blt.patching.rules import INSIDE_CHARACTERS, PatchRule
+from blt.patching.rules import PatchRule
+from blt.patching.words import inside_characters_words
 from blt.quiet import silence
 from blt.stage import Stage, make_units
 from blt.units import Progress, Unit, UnitResult
@@ -192,9 +193,8 @@ def summarize(stage: str, manifest: Manifest, how: str, inference: dict | None =
         f"{stage}: {how}. {count(totals['documents'], 'document')}, "
         f"{format_bytes(totals['bytes'])} in {words} -> {manifest.folder}"
     ]
-    inside = totals.get(INSIDE_CHARACTERS)
-    if inside is not None:
-        lines.append(f"  of these, {inside:,} begin inside a UTF-8 character")
+    if (inside := inside_characters_words(totals, manifest.config)) is not None:
+        lines.append(f"  of these, {inside}")
     if manifest.config.get("snap_utf8"):
         lines.append(
             "  note: snapped patches tell of bytes to come: no model can generate with them, and "

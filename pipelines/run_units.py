@@ -133,12 +133,17 @@ def run_stage(
         if len(pending) < len(units):
             finished = f"{len(units) - len(pending)} of {len(units)} units are finished"
             console.say(f"{stage.output}: {finished}; going on from there.")
-        if pending:
-            phases = start_phases(stage) if start_phases else []
-            found = _run_pipeline(stage, pending, args.beam_flags, console, make_transform, phases)
-            if metrics is not None:
-                metrics.update(found)
-        return _conclude(stage, units), "done"
+        try:
+            if pending:
+                phases = start_phases(stage) if start_phases else []
+                flags = args.beam_flags
+                found = _run_pipeline(stage, pending, flags, console, make_transform, phases)
+                if metrics is not None:
+                    metrics.update(found)
+            return _conclude(stage, units), "done"
+        except BltError as error:
+            stages.note_failure(stage, str(error))
+            raise
 
 
 def _run_pipeline(

@@ -10,6 +10,7 @@ Reads byte shards, or raw input that is encoded first, and a BLT or an entropy m
 import argparse
 import dataclasses
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from blt.commands.arguments import (
     add_output_arguments,
     add_precision_argument,
     add_split_arguments,
+    field_names,
     local_path,
     positive_int,
 )
-from blt.console import Console, count, format_bytes
-from blt.errors import UserError
+from blt.console import Console, count, format_bytes, printable
+from blt.errors import UserError, near_names
+from blt.groups import describe_bounds, input_group
 from blt.manifest import Manifest, check_shard, read_manifest
 from blt.ngram.model import is_ngram_path
 from blt.quiet import import_keras, silence
@@ -93,6 +96,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TOKENS",
         help="For documents longer than the BLT's context: what each byte has before it at least. "
         "Default: half of the context.",
+    )
+    group.add_argument(
+        "--by",
+        action="extend",
+        type=field_names,
+        metavar="A,B",
+        help="What summary.json groups the figures by: fields that `blt encode --keep-fields` "
+        "kept, and the input as `source` (`input_source`, where a kept field is called `source`). "
+        "Default: the input; '' for no groups. The same command with another --by makes the "
+        "summary anew, without scoring anew.",
     )
     group.add_argument(
         "--baselines",
@@ -180,18 +193,29 @@ class _ScoreShard:
 @dataclasses.dataclass(frozen=True)
 class _WriteSummary:
     by: tuple[str, ...]
+    input_name: str
 
     def __call__(self, output: Path, results: list[UnitResult]) -> None:
         from blt.scoring.summary import summarize_scores
 
         paths = [output / shard.name for result in results for shard in result.shards]
-        write_json(output / SUMMARY_NAME, summarize_scores(paths, by=self.by))
+        summary = summarize_scores(paths, by=self.by, input_name=self.input_name)
+        write_json(output / SUMMARY_NAME, summary)
 
 
 def run(args: argparse.Namespace, console: Console) -> Summary:
     """Scores; see `DESCRIPTION`."""
     if args.patches is not None and args.data is None:
         raise UserError("--patches: needs --data, the byte shards that they were made from.")
+    kept = args.keep_fields
+    if args.data is not None:
+        kept = read_manifest(args.data, "byte_shards").config.get("keep_fields", ())
+    input_name = input_group(kept)
+    by = [input_name] if args.by is None else list(dict.fromkeys(args.by))
+    known = [input_name, *kept]
+    for name in by:
+        if name not in known:
+            console.say(printable(f"warning: {_unknown_group(name, known)}"))
     hints = read_resource_hints(args)
     import_keras(verbose=console.verbose)
     options = _Options(
@@ -235,6 +259,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
             "score_spec": loaded.scorer.score_spec,
         },
         fingerprints=loaded.fingerprints,
+        finishing={"by": by},
         parents=parents,
         run_unit=_ScoreShard(
             data.folder.resolve(),
@@ -246,7 +271,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         ),
         shard_patterns=("scores-*.parquet",),
         extra_files=(SUMMARY_NAME,),
-        before_manifest=_WriteSummary(tuple(data.config.get("keep_fields", ()))),
+        before_manifest=_WriteSummary(tuple(by), input_name),
     )
     share = {"all": 1.0, "valid": args.valid_fraction, "train": 1 - args.valid_fraction}
     expected = [round(shard.bytes * share[args.split]) for shard in data.shards]
@@ -254,7 +279,15 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     manifest, how = run_stage(stage, units, args, console, MakeTransform(hints))
     if manifest is None:
         return describe_plan(stage, units, ["scores-*.parquet", SUMMARY_NAME, "manifest.json"])
-    return _summarize(manifest, how, args.split)
+    return _summarize(manifest, how, args.split, known)
+
+
+def _unknown_group(name: str, known: Sequence[str]) -> str:
+    others = [other for other in known if other != name]
+    return (
+        f"--by {name}: no document has this field (there are {', '.join(others)})."
+        f"{near_names(name, others)} `blt encode --keep-fields` keeps fields."
+    )
 
 
 def _read_data(args: argparse.Namespace, console: Console) -> Manifest:
@@ -294,7 +327,7 @@ def _read_patches(args: argparse.Namespace, data: Manifest, loaded: Any) -> Mani
     return patches
 
 
-def _summarize(manifest: Manifest, how: str, split: str) -> Summary:
+def _summarize(manifest: Manifest, how: str, split: str, known: Sequence[str]) -> Summary:
     summary = read_json(manifest.folder / SUMMARY_NAME)
     figures = {
         "model": summary["bits_per_byte"],
@@ -303,16 +336,24 @@ def _summarize(manifest: Manifest, how: str, split: str) -> Summary:
     }
     words = ", ".join(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
     what = {"all": "document", "valid": "held-out document", "train": "training document"}[split]
+    warnings = [
+        _unknown_group(name, known)
+        for name, groups in summary["by"].items()
+        if summary["documents"] and not groups["with_field"]
+    ]
+    data = {
+        "stage": NAME,
+        "how": how,
+        "output": str(manifest.folder),
+        **{key: value for key, value in summary.items() if key != "by"},
+    }
     return Summary(
-        {
-            "stage": NAME,
-            "how": how,
-            "output": str(manifest.folder),
-            **{key: value for key, value in summary.items() if key != "by"},
-        },
+        {**data, "warnings": warnings} if warnings else data,
         [
             f"score: {how}. {count(summary['documents'], what)}, {format_bytes(summary['bytes'])}; "
-            f"bits per byte: {words or 'none, there are no bytes'} -> {manifest.folder}"
+            f"bits per byte: {words or 'none, there are no bytes'} -> {manifest.folder}",
+            *(printable(f"  {line}") for line in describe_bounds(summary)),
+            *(printable(f"  warning: {line}") for line in warnings),
         ],
     )
 

@@ -15,9 +15,10 @@ from blt.commands.arguments import (
 )
 from blt.commands.rule_arguments import add_refinement_arguments
 from blt.commands.sidecar import find_finished, note_finished
-from blt.console import Console, format_bytes
+from blt.console import Console, count, format_bytes
 from blt.manifest import read_manifest
 from blt.ngram.model import is_ngram_path
+from blt.patching.words import share_inside_words
 from blt.splits import SPLIT_CHOICES
 from blt.storage import prepare_output_file
 
@@ -164,7 +165,15 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         note_finished(args.output, identity, calibration)
     lines = [f"calibrate: {how} -> {args.output}"]
     for target in finished["targets"]:
-        lines += [_words(target), *map(_group_words, target.get("groups", ()))]
+        lines.append(_words(target))
+        if (share := target.get("share_inside_characters")) is not None:
+            lines.append(f"    {share_inside_words(share, target)}")
+        lines += map(_group_words, target.get("groups", ()))
+        if left_out := finished["sample"].get("groups_left_out"):
+            lines.append(
+                f"    not shown: {count(left_out['groups'], 'smaller group')}, "
+                f"{format_bytes(left_out['bytes'])} of the sample"
+            )
     if args.plot:
         from blt.report.charts import save_calibration_chart
 

@@ -4,15 +4,18 @@ import argparse
 
 from blt.command import Summary
 from blt.commands.arguments import add_data_argument, local_path
-from blt.console import Console, format_bytes
+from blt.console import Console, count, format_bytes
 from blt.corpus.decode import decode_dataset
+from blt.corpus.not_decoded import not_decoded_lines
+from blt.manifest import read_manifest
 
 NAME = "decode"
 HELP = "byte shards back to the corpus"
 DESCRIPTION = """\
-Gives a corpus back from its byte shards. Text files come back byte for byte, under their names, if
-a document was a file or a line; of JSONL and Parquet the texts come back byte for byte, as JSONL
-files with id and text (or bytes_base64, for a text that is not UTF-8)."""
+Gives a corpus back from its byte shards. Text files come back byte for byte, under their names; of
+JSONL, Parquet and other records the texts come back byte for byte, as JSONL files with id, text (or
+bytes_base64, for a text that is not UTF-8) and meta, which holds the fields that were kept. What
+was left out when the corpus was encoded is said."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,11 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> Summary:
     """Decodes; see `DESCRIPTION`."""
-    counts = decode_dataset(args.data, args.output)
+    manifest = read_manifest(args.data, "byte_shards")
+    left_out = not_decoded_lines(manifest)
+    with console.progress("decode", manifest.totals.get("bytes")) as progress:
+        counts = decode_dataset(args.data, args.output, progress)
     return Summary(
-        {"stage": NAME, "output": str(args.output), **counts},
+        {"stage": NAME, "output": str(args.output), **counts, "left_out": left_out},
         [
-            f"decode: done. {counts['documents']:,} documents, {format_bytes(counts['bytes'])} "
-            f"in {counts['files']} files -> {args.output}"
+            f"decode: done. {count(counts['documents'], 'document')}, "
+            f"{format_bytes(counts['bytes'])} in {count(counts['files'], 'file')} -> {args.output}",
+            *(f"  {line}" for line in left_out),
         ],
     )

@@ -116,7 +116,7 @@ def check_weights(checkpoint: Checkpoint, bindings: Iterable[Binding]) -> list[s
     if missing:
         raise UserError(
             f"{checkpoint.path}: {_weights(missing)} missing of {described}: {_some(missing)}. "
-            "Fetch the checkpoint again, or mend its config."
+            "Fetch the checkpoint again, or fix its config."
         )
     surplus = [name for name in checkpoint.weights if name not in sources]
     never_used = [name for name in surplus if name.endswith(_NEVER_USED)]
@@ -124,7 +124,7 @@ def check_weights(checkpoint: Checkpoint, bindings: Iterable[Binding]) -> list[s
     if surplus:
         raise UserError(
             f"{checkpoint.path}: {_weights(surplus)} left over, since {described} does not have "
-            f"them: {_some(surplus)}. Mend the config."
+            f"them: {_some(surplus)}. Fix the config."
         )
     wrong = [
         f"{name} is {list(checkpoint.weights[name].shape)} and not {list(source.shape)}"
@@ -134,7 +134,7 @@ def check_weights(checkpoint: Checkpoint, bindings: Iterable[Binding]) -> list[s
     if wrong:
         raise UserError(
             f"{checkpoint.path}: {_weights(wrong)} not of the shape in {described}: "
-            f"{_some(wrong)}. Mend the config, or fetch the checkpoint again."
+            f"{_some(wrong)}. Fix the config, or fetch the checkpoint again."
         )
     return never_used
 

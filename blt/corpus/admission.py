@@ -45,7 +45,7 @@ class Admission:
         self._config, self._scratch = config, scratch
         self._left = payload.get("max_documents")
         lengths = (config.min_bytes, config.max_bytes)
-        self._takes_any_utf8 = not config.mends and (config.sample, *lengths) == (None,) * 3
+        self._takes_any_utf8 = not config.changes_bytes and (config.sample, *lengths) == (None,) * 3
 
     def read(self, entry: Entry, progress: Progress = no_progress) -> Iterator[Record]:
         """Yields what becomes of each record of a file; ends early if no more is wanted.
@@ -98,7 +98,7 @@ def _admit(
     if document.num_parts == 1:
         return _admit_bytes(document, config)
     judges = config.utf8 != "keep" or config.min_bytes or config.max_bytes
-    if config.mends or judges:
+    if config.changes_bytes or judges:
         return _admit_spooled(document, config, scratch)
     mender = document.mender or Mender()
     return dataclasses.replace(document, parts=_watch(document, mender), mender=mender)
@@ -124,7 +124,7 @@ def _admit_bytes(document: Document, config: EncodeConfig) -> Document | Reject 
     """Admits a document of one part."""
     raw = found = b"".join(document.parts)
     mender = document.mender
-    if config.mends or not (document.is_utf8 or is_utf8(raw)):
+    if config.changes_bytes or not (document.is_utf8 or is_utf8(raw)):
         used = _new_mender(document, config)
         raw = used.mend(raw, final=True)
         mender = mender if used.is_utf8 else used

@@ -119,7 +119,7 @@ class EncodeConfig:
         return LeftOutRule(self.include_hidden, self.include_leftovers)
 
     @property
-    def mends(self) -> bool:
+    def changes_bytes(self) -> bool:
         """Whether documents are changed by rules that depend on what they were cut from."""
         return self.strip_bom or self.newlines == "lf"
 
@@ -138,7 +138,7 @@ class EncodeConfig:
             raise UserError("--csv-escape: is the same as --csv-delimiter; give another one.")
 
     def _check_policies(self) -> None:
-        if self.format == "bytes" and (self.mends or self.utf8 != "keep"):
+        if self.format == "bytes" and (self.changes_bytes or self.utf8 != "keep"):
             raise UserError(
                 "--format bytes: keeps every byte, so that --strip-bom, --newlines lf and --utf8 "
                 "do not go with it. Leave them out, or name the format of the files."

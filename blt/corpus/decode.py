@@ -4,7 +4,8 @@ A text file comes back byte for byte under its source name (`docs/a.txt.gz` as `
 whether it was encoded as one document, by line or by paragraph; what was rejected is missing, and
 of more than 4096 bytes of blank lines in a row between paragraphs the rest. JSONL
 and Parquet sources become JSON Lines (`a.jsonl.zst` as `a.jsonl`, `b.parquet` as `b.parquet.jsonl`)
-of `{"id", "text"}`, or `{"id", "bytes_base64"}` where the document is not UTF-8.
+of `{"id", "text"}`, or `{"id", "bytes_base64"}` where the document is not UTF-8; and with `"meta"`,
+an object of the fields that were kept, if there are any.
 
 Nothing is written outside the output folder: a part `..` of a source becomes `__`, and a leading
 slash goes. Where two sources would get the same file, the later one keeps its whole name, or gets a
@@ -93,7 +94,7 @@ def decode_dataset(
                 else:
                     held.append(raw)
                     if is_last:
-                        file.write(_json_line(record.doc_id, b"".join(held)))
+                        file.write(_json_line(record, b"".join(held)))
                         held.clear()
                 counts.update(documents=int(is_last), bytes=len(raw))
                 progress(len(raw))
@@ -106,12 +107,16 @@ def _read(manifest: Manifest) -> Iterator[ByteRecord]:
         yield from read_byte_shard(manifest.shard_path(shard))
 
 
-def _json_line(doc_id: str, raw: bytes) -> bytes:
+def _json_line(record: ByteRecord, raw: bytes) -> bytes:
+    value = {"id": record.doc_id}
     try:
-        value = {"id": doc_id, "text": raw.decode("utf-8")}
+        value["text"] = raw.decode("utf-8")
     except UnicodeDecodeError:
-        value = {"id": doc_id, "bytes_base64": base64.b64encode(raw).decode("ascii")}
-    return json.dumps(value, ensure_ascii=False).encode("utf-8") + b"\n"
+        value["bytes_base64"] = base64.b64encode(raw).decode("ascii")
+    line = json.dumps(value, ensure_ascii=False).encode("utf-8")
+    if record.meta is not None:  # JSON as it is, whatever its numbers
+        line = line[:-1] + b', "meta": ' + record.meta + b"}"
+    return line + b"\n"
 
 
 class _Formats:

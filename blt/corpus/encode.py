@@ -12,7 +12,7 @@ from blt.corpus.duplicates import read_decisions
 from blt.corpus.field_names import count_fields
 from blt.corpus.filters import FILTER_COUNTS
 from blt.corpus.meter import Meter
-from blt.corpus.plain import MENDED_COUNTS
+from blt.corpus.plain import CHANGED_COUNTS
 from blt.corpus.records import Document, Filtered, Reject
 from blt.corpus.sources import SourceRow, digest_entry, unit_sources_path, write_sources
 from blt.corpus.warc_reader import UNKNOWN_CODING
@@ -31,7 +31,7 @@ COUNTS = (
     "filtered",
     *FILTER_COUNTS,
     "invalid_utf8",
-    *MENDED_COUNTS,
+    *CHANGED_COUNTS,
     QUOTED_COUNT,
     UNKNOWN_CODING,
     "suffixed_ids",
@@ -69,7 +69,7 @@ def encode_unit(
       The shards, and the counts named in `COUNTS`: records read are documents + rejects + filtered,
       for the unit and for each of its files (an archive is one, with all its members);
       `filtered_<reason>` add up to `filtered`; `invalid_utf8` are documents that were not UTF-8 and
-      are kept or mended; `mended_<kind>` documents with kept fields that were mended,
+      are kept or changed; `changed_<kind>` documents with kept fields that were changed,
       `quotes_as_data` those of TSV that look quoted, `unknown_content_encoding` those of WARC
       whose coding is none; `damaged_files` are files cut short or
       altered, and `lost_<what>` of `input_<what>` what could not be read (`blt.loss`). And
@@ -105,7 +105,7 @@ def encode_unit(
                     found[record.found, record.counted] += 1
                     # Known only now that its parts were read.
                     if record.mender is not None and not record.mender.is_utf8:
-                        counts["invalid_utf8"] += 1
+                        row.see_invalid_utf8(record.doc_id)
                 elif isinstance(record, Filtered):
                     row.filtered += 1
                     counts[f"filtered_{record.reason}"] += 1
@@ -120,7 +120,7 @@ def encode_unit(
             counts["damaged_files"] += row.damaged
             counts.update(input_bytes=row.stored_bytes, lost_bytes=row.lost_bytes)
             counts.update(input_members=row.members, lost_members=row.lost_members)
-            counts["lost_records"] += row.lost_records
+            counts.update(lost_records=row.lost_records, invalid_utf8=row.invalid_utf8)
         shards.finish()
         for shard in shards.finished:
             counts.update(documents=shard.documents, bytes=shard.bytes, tokens=shard.tokens)

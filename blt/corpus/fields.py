@@ -16,13 +16,13 @@ class Fields(NamedTuple):
       doc_id: None where one has to be made; it may hold unpaired surrogates.
       meta: the kept fields as a JSON object in UTF-8, None if it has none of them.
       found: which fields there are (null or not): bit 0 for the id, bit i + 1 for kept field i.
-      mended: how kept fields were mended, of `blt.corpus.plain.MENDED_COUNTS`.
+      changed: how kept fields were changed, of `blt.corpus.plain.CHANGED_COUNTS`.
     """
 
     doc_id: str | None
     meta: bytes | None
     found: int
-    mended: tuple[str, ...]
+    changed: tuple[str, ...]
 
 
 NO_FIELDS = Fields(None, None, 0, ())
@@ -71,8 +71,8 @@ def read_fields(
             found |= 1 << number
     if not kept:
         return Fields(doc_id, None, found, ())
-    text, mended = strict_json(kept, holds_bytes=holds_bytes)
-    return Fields(doc_id, text.encode("utf-8"), found, mended)
+    text, changed = strict_json(kept, holds_bytes=holds_bytes)
+    return Fields(doc_id, text.encode("utf-8"), found, changed)
 
 
 def _decoded(value: bytes) -> str | bytes:

@@ -20,7 +20,7 @@ from blt.corpus.json_heads import JSON_BLANKS
 from blt.corpus.lines import Gap, Line, read_lines
 from blt.corpus.mends import BOM, NOT_UTF8
 from blt.corpus.partitions import partition_fields
-from blt.corpus.plain import MENDED_ID, NOT_UNICODE, FloatLiteral, LongInteger, parse_integer
+from blt.corpus.plain import CHANGED_ID, NOT_UNICODE, FloatLiteral, LongInteger, parse_integer
 from blt.corpus.plan import Entry
 from blt.corpus.records import Filtered, Record, Reject, made_id, make_document
 from blt.units import Progress
@@ -79,7 +79,7 @@ def _read_line(line: Line, source: str, config: EncodeConfig, partitions: dict[s
     if not isinstance(text, str):
         kind = "int" if isinstance(text, LongInteger) else type(text).__name__
         raise _RejectedError("text_not_string", f"field {config.text_field!r} is a {kind}")
-    # With errors "replace" the line was mended as a whole, perhaps elsewhere than in its text.
+    # With errors "replace" the line was changed as a whole, perhaps elsewhere than in its text.
     mender = NOT_UTF8 if errors == "replace" and "\ufffd" in text else None
     try:
         document = text.encode("utf-8", "strict" if errors == "replace" else errors)
@@ -98,9 +98,9 @@ def _read_line(line: Line, source: str, config: EncodeConfig, partitions: dict[s
         fields = read_fields(row, config, holds_bytes=errors == "surrogateescape")
     except RecursionError as error:
         raise _RejectedError("too_deep", "the id or a kept field is nested too deeply") from error
-    mended = fields.mended
+    changed = fields.changed
     if errors == "replace" and "\ufffd".encode() in (fields.meta or b""):
-        mended = tuple({**dict.fromkeys(mended), NOT_UNICODE: None})
+        changed = tuple({**dict.fromkeys(changed), NOT_UNICODE: None})
     doc_id = fields.doc_id
     if doc_id is None:
         doc_id = made_id(source, line.offset)
@@ -108,14 +108,14 @@ def _read_line(line: Line, source: str, config: EncodeConfig, partitions: dict[s
         if config.utf8 != "replace":
             raise _RejectedError("invalid_id", "the id is not Unicode: it has a surrogate")
         doc_id = _SURROGATE.sub("\ufffd", doc_id)
-        mended = (*mended, MENDED_ID)
+        changed = (*changed, CHANGED_ID)
     return make_document(
         doc_id,
         document,
         source=source,
         position=line.offset,
         max_document_bytes=config.max_document_bytes,
-        fields=fields._replace(mended=mended),
+        fields=fields._replace(changed=changed),
         mender=mender,
         is_utf8=errors == "strict",
     )

@@ -2,11 +2,11 @@
 
 An id is the plain text of its value, without quotation marks: `7` from JSON's 7, Parquet's int64 7,
 decimal(38, 0) 7 and double 7.0; `2024-01-02` from a date. Meta is JSON that any strict parser
-reads; where JSON, or a double, has no such value it is mended, and the kind of mending is told:
+reads; where JSON, or a double, has no such value it is changed, and the kind of change is told:
 
-    mended_nonfinite     NaN and infinities become null
-    mended_long_integer  an integer beyond what a double holds becomes a string of its digits
-    mended_not_unicode   unpaired surrogates become U+FFFD (in names of objects, words like
+    changed_nonfinite     NaN and infinities become null
+    changed_long_integer  an integer beyond what a double holds becomes a string of its digits
+    changed_not_unicode   unpaired surrogates become U+FFFD (in names of objects, words like
                          \\ud800); bytes that are not UTF-8 become words like \\xff
 """
 
@@ -19,10 +19,10 @@ from collections.abc import Mapping
 from typing import Any
 
 NONFINITE, LONG_INTEGER, NOT_UNICODE = (
-    f"mended_{kind}" for kind in ("nonfinite", "long_integer", "not_unicode")
+    f"changed_{kind}" for kind in ("nonfinite", "long_integer", "not_unicode")
 )
-MENDED_ID = "mended_id"  # with U+FFFD, which only --utf8 replace does
-MENDED_COUNTS = (NONFINITE, LONG_INTEGER, NOT_UNICODE, MENDED_ID)
+CHANGED_ID = "changed_id"  # with U+FFFD, which only --utf8 replace does
+CHANGED_COUNTS = (NONFINITE, LONG_INTEGER, NOT_UNICODE, CHANGED_ID)
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _PLAIN_FRACTION = re.compile(r"-?\d+\.\d+")
 _JSON_OPTIONS = {"sort_keys": True, "ensure_ascii": False, "allow_nan": False}
@@ -87,7 +87,7 @@ def _float_text(value: float) -> str:
 
 
 def strict_json(value: Any, *, holds_bytes: bool = False) -> tuple[str, tuple[str, ...]]:
-    """Returns a value as strict JSON, and the kinds of mending that it took, of `MENDED_COUNTS`.
+    """Returns a value as strict JSON, and the kinds of change that it took, of `CHANGED_COUNTS`.
 
     Args:
       value: of JSON, of Arrow, or bytes; objects as mappings.
@@ -103,38 +103,38 @@ def strict_json(value: Any, *, holds_bytes: bool = False) -> tuple[str, tuple[st
         pass
     else:
         return text, ()
-    mended: set[str] = set()
-    encoder = json.JSONEncoder(**_JSON_OPTIONS, default=lambda other: _words(other, mended))
-    text = encoder.encode(_mend(value, holds_bytes, mended))
-    return text, tuple(kind for kind in MENDED_COUNTS if kind in mended)
+    changed: set[str] = set()
+    encoder = json.JSONEncoder(**_JSON_OPTIONS, default=lambda other: _words(other, changed))
+    text = encoder.encode(_strict(value, holds_bytes, changed))
+    return text, tuple(kind for kind in CHANGED_COUNTS if kind in changed)
 
 
-def _mend(value: Any, holds_bytes: bool, mended: set[str]) -> Any:
+def _strict(value: Any, holds_bytes: bool, changed: set[str]) -> Any:
     if isinstance(value, float):
         if math.isfinite(value):
             return value
-        mended.add(NONFINITE)
+        changed.add(NONFINITE)
         return None
     if isinstance(value, str):
         if _SURROGATE.search(value) is None:
             return value
-        mended.add(NOT_UNICODE)
+        changed.add(NOT_UNICODE)
         return _unescape_bytes(value) if holds_bytes else _SURROGATE.sub("\ufffd", value)
     if isinstance(value, Mapping):
         # Names that differ must go on to differ.
         return {
-            _mend_name(name, mended): _mend(item, holds_bytes, mended)
+            _strict_name(name, changed): _strict(item, holds_bytes, changed)
             for name, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return [_mend(item, holds_bytes, mended) for item in value]
+        return [_strict(item, holds_bytes, changed) for item in value]
     return value
 
 
-def _mend_name(name: str, mended: set[str]) -> str:
+def _strict_name(name: str, changed: set[str]) -> str:
     if _SURROGATE.search(name) is None:
         return name
-    mended.add(NOT_UNICODE)
+    changed.add(NOT_UNICODE)
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -145,16 +145,16 @@ def _unescape_bytes(text: str) -> str:
         return _SURROGATE.sub("\ufffd", text)
 
 
-def _words(value: Any, mended: set[str]) -> Any:
+def _words(value: Any, changed: set[str]) -> Any:
     """Returns a value that JSON does not have (bytes, times, decimals, …) as plain text."""
     if isinstance(value, bytes):
         try:
             return value.decode("utf-8")
         except UnicodeDecodeError:
-            mended.add(NOT_UNICODE)
+            changed.add(NOT_UNICODE)
             return value.decode("utf-8", "backslashreplace")
     if isinstance(value, LongInteger):
-        mended.add(LONG_INTEGER)
+        changed.add(LONG_INTEGER)
         return value.digits
     if isinstance(value, decimal.Decimal):
         return format(value, "f")  # never with an exponent

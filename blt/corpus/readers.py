@@ -96,7 +96,7 @@ def _read(entry: Entry, config: EncodeConfig, meter: Meter) -> Iterator[Record]:
                 continue
             if fields.found and isinstance(record, Document):
                 record = _with_fields(record, fields)
-            yield _of_text_file(record) if is_text and config.mends else record
+            yield _of_text_file(record) if is_text and config.changes_bytes else record
     except DamagedInputError as error:
         reject = Reject(
             entry["source"],
@@ -117,7 +117,7 @@ def _with_fields(document: Document, fields: Fields) -> Document:
     if noted and meta is not None:
         meta = strict_json({**json.loads(meta), **noted})[0].encode("utf-8")
     return dataclasses.replace(
-        document, meta=meta, found=fields.found, counted=document.counted + fields.mended
+        document, meta=meta, found=fields.found, counted=document.counted + fields.changed
     )
 
 

@@ -18,11 +18,11 @@ class Document:
       source: the input it is in.
       position: byte offset of its line in the decompressed input, or row number; 0 for a file.
       meta: JSON object of the fields that go along, or None.
-      of_text_file: it is one, or a line or paragraph of one; told only if something will be mended.
+      of_text_file: it is one, or a line or paragraph of one; told only if bytes will be changed.
       mender: knows, once the parts are read, whether they were UTF-8; None if they are.
       is_utf8: it is known already that they are.
       found: which of the named fields it has, as in `blt.corpus.fields.Fields`.
-      counted: what is to be counted of it, such as `blt.corpus.plain.MENDED_COUNTS`.
+      counted: what is to be counted of it, such as `blt.corpus.plain.CHANGED_COUNTS`.
     """
 
     doc_id: str
@@ -126,7 +126,7 @@ def make_document(
         mender,
         is_utf8,
         fields.found,
-        fields.mended,
+        fields.changed,
     )
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from blt.corpus.config import EncodeConfig
 from blt.corpus.fields import read_fields
-from blt.corpus.plain import MENDED_ID
+from blt.corpus.plain import CHANGED_ID
 from blt.corpus.records import Record, Reject, made_id, make_document
 
 
@@ -37,7 +37,7 @@ def make_row_record(
             return Reject(source, position, "invalid_id", f"the id is not UTF-8: {error}", text)
         doc_id = error.object.decode("utf-8", "replace")
         fields = read_fields({**row, config.id_field: doc_id}, config)
-        fields = fields._replace(mended=(*fields.mended, MENDED_ID))
+        fields = fields._replace(changed=(*fields.changed, CHANGED_ID))
     return make_document(
         made_id(source, position) if fields.doc_id is None else fields.doc_id,
         text,

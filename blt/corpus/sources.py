@@ -17,6 +17,8 @@ members      int64   of an archive, that were read
 lost_members int64   of these, given up before their end
 given_up     string  why the file was given up before its end, a reason of rejects; null if not
 damaged      bool    it, or a member of it, is cut short or altered
+invalid_utf8 int64   of the documents, as they were read: not UTF-8
+first_invalid_utf8 string  the id of the first of these (its first 200 characters); null if none
 
 The members of an archive are in its row. A file that several units read has a row in each unit's
 table (`units/00012.sources.parquet`), one in the whole.
@@ -61,6 +63,8 @@ SCHEMA = pa.schema(
         ),
         pa.field("given_up", pa.string()),
         pa.field("damaged", pa.bool_(), nullable=False),
+        pa.field("invalid_utf8", pa.int64(), nullable=False),
+        pa.field("first_invalid_utf8", pa.string()),
     ]
 )
 _BATCH_ROWS = 4096
@@ -76,9 +80,11 @@ _SUMMED = (
     "lost_bytes",
     "members",
     "lost_members",
+    "invalid_utf8",
 )
 _MAX_LISTED = 100
 _NOT_READ = ("unread_member", "left_out_member")
+_MAX_ID_CHARACTERS = 200
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -101,6 +107,8 @@ class SourceRow:
     lost_members: int = 0
     given_up: str | None = None
     damaged: bool = False
+    invalid_utf8: int = 0
+    first_invalid_utf8: str | None = None
 
     def __post_init__(self) -> None:
         # No fields, so not written: the member whose records are being read, and bytes of content.
@@ -138,6 +146,12 @@ class SourceRow:
             self.given_up = reject.reason
         elif reject.ends_input:
             self.lost_members += 1
+
+    def see_invalid_utf8(self, doc_id: str) -> None:
+        """Counts a document that is not UTF-8."""
+        self.invalid_utf8 += 1
+        if self.first_invalid_utf8 is None:
+            self.first_invalid_utf8 = doc_id[:_MAX_ID_CHARACTERS]
 
     def finish(self, meter: Meter, *, drops_damaged: bool) -> None:
         """Ends the counting of a file that is read, and checks that no record is unaccounted for.
@@ -221,36 +235,68 @@ def merge_sources(output: Path, num_units: int) -> Findings:
     """Writes `sources.parquet` from the tables of the units; memory holds a batch of rows.
 
     Returns:
-      How many files there are, and how many were given up or are damaged (`input_files`,
-      `lost_files`, `damaged_files`); and the inputs that lost most, at most 100.
+      How many files there are, were given up, are damaged, have rejects, and have documents that
+      are not UTF-8 (`input_files`, `lost_files`, `damaged_files`, `reject_files`,
+      `invalid_utf8_files`); the inputs that lost most, and those with most documents that are not
+      UTF-8, at most 100 of either.
     """
-    totals = {"input_files": 0, "lost_files": 0, "damaged_files": 0}
-    worst: list[tuple[int, int, int, SourceRow]] = []
+    kinds = ("input", "lost", "damaged", "reject", "invalid_utf8")
+    totals = dict.fromkeys((f"{kind}_files" for kind in kinds), 0)
+    lost, invalid = _Worst(), _Worst()
 
     def counted(rows: Iterator[SourceRow]) -> Iterator[SourceRow]:
-        for index, row in enumerate(rows):
+        for row in rows:
             totals["input_files"] += 1
             totals["lost_files"] += row.given_up is not None
             totals["damaged_files"] += row.damaged
-            if row.lost_records or row.given_up is not None:
-                push = heapq.heappush if len(worst) < _MAX_LISTED else heapq.heappushpop
-                push(worst, (row.lost_records, row.lost_bytes, -index, row))
+            totals["reject_files"] += row.rejects > 0
+            totals["invalid_utf8_files"] += row.invalid_utf8 > 0
+            if row.lost_records or row.rejects or row.given_up is not None:
+                lost.add((row.lost_records, row.lost_bytes), row)
+            if row.invalid_utf8:
+                invalid.add((row.invalid_utf8, 0), row)
             yield row
 
     rows = (
         row for index in range(num_units) for row in read_sources(unit_sources_path(output, index))
     )
     write_sources(output / SOURCES_NAME, counted(_joined(rows)))
-    lost = [
-        {
-            "source": row.source,
-            "reason": row.given_up,
-            "records": row.lost_records,
-            "bytes": row.lost_bytes,
-        }
-        for *_, row in sorted(worst, reverse=True)
-    ]
-    return Findings(totals=totals, lost_inputs=lost)
+    return Findings(
+        totals=totals,
+        lost_inputs=[
+            {
+                "source": row.source,
+                "reason": row.given_up,
+                "records": row.lost_records,
+                "bytes": row.lost_bytes,
+            }
+            for row in lost.rows()
+        ],
+        invalid_utf8_inputs=[
+            {
+                "source": row.source,
+                "documents": row.documents,
+                "invalid_utf8": row.invalid_utf8,
+                "first": row.first_invalid_utf8,
+            }
+            for row in invalid.rows()
+        ],
+    )
+
+
+class _Worst:
+    """The rows of the highest rank, `_MAX_LISTED` at most; of equals, those that came first."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[tuple[int, int], int, SourceRow]] = []
+        self._order = itertools.count()
+
+    def add(self, rank: tuple[int, int], row: SourceRow) -> None:
+        push = heapq.heappush if len(self._heap) < _MAX_LISTED else heapq.heappushpop
+        push(self._heap, (rank, -next(self._order), row))
+
+    def rows(self) -> list[SourceRow]:
+        return [row for *_, row in sorted(self._heap, key=lambda item: item[:2], reverse=True)]
 
 
 def _joined(rows: Iterator[SourceRow]) -> Iterator[SourceRow]:
@@ -272,6 +318,7 @@ def _sum(first: SourceRow, second: SourceRow) -> SourceRow:
         "sha256": None,
         "damaged": first.damaged or second.damaged,
         "given_up": first.given_up or second.given_up,
+        "first_invalid_utf8": first.first_invalid_utf8 or second.first_invalid_utf8,
     }
     for name in _SUMMED:
         changes[name] = getattr(first, name) + getattr(second, name)

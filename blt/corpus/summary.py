@@ -7,18 +7,21 @@ from blt.corpus.csv_reader import QUOTED_COUNT
 from blt.corpus.field_names import fields_with
 from blt.corpus.filters import FILTERS
 from blt.corpus.left_out import left_out_line
-from blt.corpus.plain import LONG_INTEGER, MENDED_ID, NONFINITE, NOT_UNICODE
+from blt.corpus.plain import CHANGED_ID, LONG_INTEGER, NONFINITE, NOT_UNICODE
 from blt.corpus.sources import SOURCES_NAME
 from blt.corpus.warc_reader import UNKNOWN_CODING
 from blt.formats.rejects import count_rejects
-from blt.loss import describe_loss
+from blt.loss import describe_invalid_input, describe_loss, describe_lost_input
 from blt.manifest import Manifest
 from blt.plan_file import read_plan
 from blt.stage import REJECTS_NAME
 
 _MAX_NAMED = 5
-_UTF8_WORDS = {"keep": "kept as they are", "replace": "mended with U+FFFD"}
-_MENDED_WORDS = {
+_UTF8_WORDS = {
+    "keep": "bytes are kept as they are",
+    "replace": "U+FFFD replaces the bytes that are not",
+}
+_CHANGED_WORDS = {
     NONFINITE: "NaN or infinite, made null",
     LONG_INTEGER: "integers beyond any double, made strings",
     NOT_UNICODE: "not Unicode, made U+FFFD or words such as \\xff",
@@ -46,14 +49,13 @@ def summary_lines(manifest: Manifest) -> list[str]:
         reasons = count_rejects(manifest.folder / REJECTS_NAME)
         words = ", ".join(f"{num:,} {reason}" for reason, num in reasons.most_common())
         lines.append(f"rejected: {words} -> {manifest.folder / REJECTS_NAME}")
-    if totals.get("invalid_utf8"):
-        how = _UTF8_WORDS[config.get("utf8", "keep")]
-        lines.append(f"{totals['invalid_utf8']:,} documents are not UTF-8; {how}")
-    for kind, how in _MENDED_WORDS.items():
+    lines += reject_file_lines(manifest)
+    lines += invalid_utf8_lines(manifest)
+    for kind, how in _CHANGED_WORDS.items():
         if number := totals.get(kind):
             lines.append(f"kept fields of {count(number, 'document')}: {how}")
-    if number := totals.get(MENDED_ID):
-        lines.append(f"ids of {count(number, 'document')}: not Unicode, mended with U+FFFD")
+    if number := totals.get(CHANGED_ID):
+        lines.append(f"ids of {count(number, 'document')}: not Unicode, made U+FFFD")
     if number := totals.get(QUOTED_COUNT):
         lines.append(
             f"{count(number, 'document')} of TSV in quotes, which were taken as data; "
@@ -83,6 +85,7 @@ def _file_lines(manifest: Manifest) -> list[str]:
         return []
     damaged: list[str] = []
     given_up: list[str] = []
+    num_given_up = 0  # that are not damaged
     with pq.ParquetFile(manifest.folder / SOURCES_NAME) as file:
         for batch in file.iter_batches(columns=["source", "damaged", "given_up"]):
             for row in batch.to_pylist():
@@ -90,15 +93,45 @@ def _file_lines(manifest: Manifest) -> list[str]:
                 if row["damaged"]:
                     damaged.append(name)
                 elif row["given_up"]:
+                    num_given_up += 1
                     given_up.append(f"{name} ({row['given_up']})")
+            del damaged[_MAX_NAMED:], given_up[_MAX_NAMED:]
     lines = []
     if damaged:
         how = _DAMAGED_WORDS[manifest.config.get("on_damaged_file", "keep")]
-        lines.append(f"{count(len(damaged), 'damaged file')}; {how}: {_named(damaged)}")
+        number = totals["damaged_files"]
+        lines.append(f"{count(number, 'damaged file')}; {how}: {_named(damaged, number)}")
     if given_up:
-        lines.append(f"{count(len(given_up), 'file')} given up: {_named(given_up)}")
+        names = _named(given_up, num_given_up)
+        lines.append(f"{count(num_given_up, 'file')} given up: {names}")
     return lines
 
 
-def _named(names: list[str]) -> str:
-    return ", ".join(names[:_MAX_NAMED]) + ", …" * (len(names) > _MAX_NAMED)
+def reject_file_lines(manifest: Manifest, max_named: int = _MAX_NAMED) -> list[str]:
+    """Says how many files have rejects, and names those that lost most; [] if there are none."""
+    number = manifest.totals.get("reject_files", 0)
+    if not number:
+        return []
+    inputs = manifest.lost["inputs"][:max_named]
+    names = _named([describe_lost_input(row) for row in inputs], number, max_named)
+    return [f"rejects in {count(number, 'file')}: {names}"]
+
+
+def invalid_utf8_lines(manifest: Manifest, max_named: int = _MAX_NAMED) -> list[str]:
+    """Says how many documents are not UTF-8, and in which files; [] if all are."""
+    number, files = (manifest.totals.get(f"invalid_utf8{of}", 0) for of in ("", "_files"))
+    if not number:
+        return []
+    how = _UTF8_WORDS[manifest.config.get("utf8", "keep")]
+    verb = "is" if number == 1 else "are"
+    lines = [f"{count(number, 'document')} {verb} not UTF-8; {how}"]
+    if inputs := manifest.invalid_utf8.get("inputs", ())[:max_named]:
+        names = _named([describe_invalid_input(row) for row in inputs], files, max_named)
+        hint = "; --exclude leaves files out, --utf8 reject refuses such documents"
+        hint *= manifest.config.get("utf8", "keep") == "keep"
+        lines.append(f"not UTF-8 in {count(files, 'file')}: {names}{hint}")
+    return lines
+
+
+def _named(names: list[str], number: int, max_named: int = _MAX_NAMED) -> str:
+    return ", ".join(names[:max_named]) + ", …" * (number > max_named)

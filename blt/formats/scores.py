@@ -16,9 +16,10 @@
 The schema's metadata says how they were made; all its values are strings.
 """
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,6 +29,7 @@ from blt.errors import WorkError
 from blt.manifest import FORMAT_VERSION
 
 _ROWS_PER_GROUP = 65_536
+_GROUP_CHARACTERS = 32 << 20  # of the text in its rows; a row group is not begun beyond
 _COLUMNS = [
     pa.field("doc_id", pa.string(), nullable=False),
     pa.field("num_bytes", pa.int64(), nullable=False),
@@ -111,15 +113,17 @@ class ScoresWriter:
             path, self._schema, compression="zstd", write_page_checksum=True
         )
         self._rows: list[dict[str, object]] = []
+        self._num_characters = 0
 
     def write(self, row: ScoresRow) -> None:
         self._rows.append(row.columns())
-        if len(self._rows) >= _ROWS_PER_GROUP:
+        self._num_characters += len(row.doc_id) + len(row.source) + len(row.meta or b"")
+        if len(self._rows) >= _ROWS_PER_GROUP or self._num_characters >= _GROUP_CHARACTERS:
             self._flush()
 
     def _flush(self) -> None:
         self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
-        self._rows = []
+        self._rows, self._num_characters = [], 0
 
     def close(self) -> None:
         if self._rows:
@@ -128,18 +132,37 @@ class ScoresWriter:
 
 
 def read_scores(path: str | Path, columns: list[str] | None = None) -> pa.Table:
-    """Returns a shard of scores as a table.
+    """Returns a shard of scores as a table; see `iterate_scores`."""
+    with _read(path) as file:
+        return file.read(columns=columns)
+
+
+def iterate_scores(
+    path: str | Path, columns: list[str], batch_rows: int
+) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of a shard of scores, in memory that does not grow with the shard.
+
+    Args:
+      path: the shard.
+      columns: those to read, in this order.
+      batch_rows: the most rows in a batch.
 
     Raises:
       WorkError: the file is damaged or of another kind; names it.
     """
+    with _read(path) as file:
+        yield from file.iter_batches(batch_rows, columns=columns)
+
+
+@contextlib.contextmanager
+def _read(path: str | Path) -> Iterator[pq.ParquetFile]:
     try:
-        table = pq.read_table(path, columns=columns)
+        with pq.ParquetFile(path) as file:
+            if (file.schema_arrow.metadata or {}).get(b"kind") != b"scores":
+                raise WorkError(f"{path}: holds no scores. Give a file that `blt score` wrote.")
+            yield file
     except (pa.ArrowException, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise WorkError(
             f"{path}: cannot be read as scores ({reason}). Run `blt score` again."
         ) from error
-    if (table.schema.metadata or {}).get(b"kind") != b"scores":
-        raise WorkError(f"{path}: holds no scores. Give a file that `blt score` wrote.")
-    return table

@@ -2,13 +2,16 @@
 
 import dataclasses
 import itertools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from blt.command import Summary
 from blt.console import format_bytes
+from blt.corpus.sources import SOURCES_NAME
 from blt.formats.rejects import REASONS, count_rejects
 from blt.formats.training_shard import read_training_shard
+from blt.groups import describe_bounds
 from blt.inspection.artefacts import Dataset, find_by_sha256, find_parent, flatten
 from blt.inspection.documents import (
     Document,
@@ -20,6 +23,7 @@ from blt.inspection.measures import (
     BLT,
     ENTROPY_MODEL,
     MIN_RANKED_BYTES,
+    SUMMARY_NAME,
     Score,
     is_blt_scores,
     measure_scores,
@@ -27,6 +31,7 @@ from blt.inspection.measures import (
 from blt.inspection.visible import visible_text
 from blt.inspection.words import (
     BAR,
+    MAX_VALUE_CHARACTERS,
     SHORT_HEX,
     document_data,
     document_lines,
@@ -34,11 +39,15 @@ from blt.inspection.words import (
     table_lines,
 )
 from blt.joining import check_related
+from blt.loss import describe_invalid_input, describe_lost_input
 from blt.manifest import KINDS, Manifest, read_manifest
 from blt.packing import PackedSequence
+from blt.patching.words import inside_characters_words
 from blt.stage import REJECTS_NAME
 
 _MAX_SHARDS_LISTED = 5
+_MAX_FILES_LISTED = 10
+_MAX_GROUPS_LISTED = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +72,7 @@ def describe_dataset(dataset: Dataset, look: Look) -> Summary:
       UserError: `look.data` is not what the boundaries were made from.
       WorkError: a shard that is looked into is damaged.
     """
-    parts = [_describe_manifest(dataset), describe_rejects(dataset.manifest.folder)]
+    parts = [_describe_manifest(dataset), _describe_input(dataset.manifest)]
     content = {
         "byte_shards": _describe_bytes,
         "boundaries": _describe_boundaries,
@@ -86,6 +95,8 @@ def _describe_manifest(dataset: Dataset) -> Summary:
         "How much:",
         *table_lines(_totals(manifest)),
     ]
+    if (inside := inside_characters_words(manifest.totals, manifest.config)) is not None:
+        lines.append(f"  of the patches, {inside}")
     if manifest.config:
         lines += ["Made with:", *table_lines(flatten(manifest.config))]
     if manifest.parents or manifest.fingerprints:
@@ -150,6 +161,44 @@ def describe_rejects(folder: Path) -> Summary:
     return Summary({"rejects": dict(counts)}, lines)
 
 
+def _describe_input(manifest: Manifest) -> Summary:
+    """Describes the rejects, and the files that have them or are not UTF-8; bounded lists."""
+    rejects = describe_rejects(manifest.folder)
+    if manifest.kind != "byte_shards":
+        return rejects
+    lines = [*rejects.lines]
+    totals, lost, invalid = manifest.totals, manifest.lost, manifest.invalid_utf8
+    number = totals.get("reject_files", 0)
+    lines += file_lines("Files with rejects", number, lost.get("inputs", ()), describe_lost_input)
+    number, what = totals.get("invalid_utf8_files", 0), "Files with documents that are not UTF-8"
+    lines += file_lines(what, number, invalid.get("inputs", ()), describe_invalid_input)
+    data = {"lost": manifest.lost, "invalid_utf8": manifest.invalid_utf8}
+    return Summary({**rejects.data, **data}, lines)
+
+
+def file_lines(
+    words: str,
+    number: int,
+    rows: Sequence[Mapping[str, Any]],
+    describe: Callable[[Mapping[str, Any]], str],
+) -> list[str]:
+    """Returns a heading and the worst of some files; nothing where there are none.
+
+    Args:
+      words: what they are.
+      number: how many there are.
+      rows: the worst ones, from a manifest.
+      describe: words a row.
+    """
+    if not number:
+        return []
+    shown = rows[:_MAX_FILES_LISTED]
+    lines = [f"{words}, {number:,}:", *(f"  {describe(row)}" for row in shown)]
+    if number > len(shown):
+        lines.append(f"  … and {number - len(shown):,} more, in {SOURCES_NAME}")
+    return lines
+
+
 def _describe_documents(documents: list[Document], what: str, hint: str = "") -> Summary:
     lines = [what]
     for document in documents:
@@ -210,12 +259,17 @@ def describe_sequence(sequence: PackedSequence, name: str, num_bytes: int) -> Su
 def _describe_scores(dataset: Dataset, look: Look) -> Summary:
     measured = measure_scores(dataset, BLT if is_blt_scores(dataset) else ENTROPY_MODEL)
     lines = [f"Scores of the {measured.label}:"]
-    figures = {n: value for n, value in measured.summary.items() if not isinstance(value, dict)}
+    figures = {
+        name: value
+        for name, value in measured.summary.items()
+        if not isinstance(value, dict) and name != "percentile_error_bits"
+    }
     lines += table_lines((name.replace("_", " "), _rounded(v)) for name, v in figures.items())
     percentiles = measured.summary.get("percentiles", {})
     if percentiles:
         shown = ", ".join(f"{q} % {percentiles[q]:.3f}" for q in sorted(percentiles, key=float))
         lines.append(f"  percentiles of documents, in bits per byte: {shown}")
+    lines += _group_lines(measured.summary)
     if measured.is_sampled:
         lines.append(f"  (what follows is from {measured.num_rows:,} rows, a part of all)")
     for name, ranked in (("Best", measured.best), ("Worst", measured.worst)):
@@ -230,6 +284,25 @@ def _describe_scores(dataset: Dataset, look: Look) -> Summary:
         "compressors_ahead": measured.ahead,
     }
     return Summary(data, lines)
+
+
+def _group_lines(summary: dict[str, Any]) -> list[str]:
+    """Shows the groups with the most bytes, and says what of the groups is not in the summary."""
+    lines = []
+    for name, groups in summary.get("by", {}).items():
+        shown = list(groups["values"].items())[:_MAX_GROUPS_LISTED]
+        more = len(groups["values"]) - len(shown)
+        lines.append(f"By {visible_text(name)}, in bits per byte; the groups with the most bytes:")
+        lines += table_lines(
+            (
+                visible_text(value, MAX_VALUE_CHARACTERS) or "(none)",
+                f"{_rounded(figures['bits_per_byte'] or 0.0)}; {figures['documents']:,} documents, "
+                f"{format_bytes(figures['bytes'])}",
+            )
+            for value, figures in shown
+        )
+        lines += [f"  … and {more:,} more, in {SUMMARY_NAME}"] * (more > 0)
+    return [*lines, *(f"  {visible_text(line)}" for line in describe_bounds(summary))]
 
 
 def _score_words(score: Score) -> str:

@@ -4,7 +4,7 @@ import shlex
 from pathlib import Path
 
 from blt.command import Summary
-from blt.console import format_bytes
+from blt.console import count, format_bytes
 from blt.corpus.detect import detect
 from blt.corpus.discover import discover_inputs
 from blt.errors import BltError, UserError
@@ -21,7 +21,7 @@ from blt.inspection.visible import visible_text
 from blt.inspection.words import counts_words, table_lines
 from blt.manifest import KINDS, describe_kind
 from blt.plan_file import PLAN_NAME, load_plan
-from blt.stage import UNITS_FOLDER, count_finished_bytes
+from blt.stage import UNITS_FOLDER, count_finished_bytes, read_failure
 from blt.storage import read_json
 
 _FILE_KINDS = {
@@ -33,6 +33,8 @@ _FILE_KINDS = {
     ".json": "the note beside a finished file",
 }
 _MAX_FILES_LISTED = 10
+_MAX_REASONS_LISTED = 10
+_MAX_REASON_CHARACTERS = 2000
 
 
 def describe_folder(folder: Path, look: Look) -> Summary:
@@ -60,15 +62,25 @@ def _describe_unfinished(folder: Path) -> Summary:
     name, command = KINDS.get(kind, (kind, "the command that made it"))
     finished_bytes = count_finished_bytes(folder, units)
     all_bytes = sum(unit.num_bytes for unit in units)
+    failure = read_failure(folder)
     lines = [
         f"{visible_text(folder)}: {visible_text(name)}, not finished: {done:,} of {len(units):,} "
         f"units are done, {format_bytes(finished_bytes)} of {format_bytes(all_bytes)}.",
     ]
     reasons = {}
-    for path in failed:
+    for path in failed[:_MAX_REASONS_LISTED]:
         reasons[path.name.partition(".")[0]] = str(read_json(path).get("reason"))
+    if failure is not None:
+        lines.append(f"The last run failed: {visible_text(failure, _MAX_REASON_CHARACTERS)}")
     lines += [f"  unit {unit} failed: {visible_text(why, 300)}" for unit, why in reasons.items()]
-    lines.append(f"Run the same `{command}` again to finish it; what is done is kept.")
+    if len(failed) > len(reasons):
+        lines.append(f"  … and {len(failed) - len(reasons):,} more units failed")
+    if failure is None and not failed:
+        lines.append(f"Run the same `{command}` again to finish it; what is done is kept.")
+    else:
+        lines.append(
+            f"Once that is fixed, run `{command}` again to finish it; what is done is kept."
+        )
     lines += ["Made with:", *table_lines(sorted(plan.get("config", {}).items()))]
     data = {
         "what": "unfinished",
@@ -76,6 +88,8 @@ def _describe_unfinished(folder: Path) -> Summary:
         "folder": str(folder),
         "units": len(units),
         "units_done": done,
+        "failure": failure,
+        "failed_units": len(failed),
         "failed": reasons,
         "config": plan.get("config", {}),
     }
@@ -90,7 +104,9 @@ def _describe_run_folder(folder: Path, inner: list[Path]) -> Summary:
         data[dataset.name] = dataset.manifest.kind
     for path in inner:
         if is_unfinished(path):
-            rows.append((f"{path.name}/", "not finished"))
+            failure = read_failure(path)
+            words = "not finished" if failure is None else f"failed: {visible_text(failure, 150)}"
+            rows.append((f"{path.name}/", words))
             data[path.name] = "unfinished"
     for path in sorted(folder.iterdir()):
         what = _FILE_KINDS.get(path.suffix)
@@ -132,7 +148,7 @@ def _describe_corpus_folder(folder: Path) -> Summary:
             "manifest.json or plan.json), or a folder of text, JSONL, Parquet, …, expected."
         ) from error
     lines = [
-        f"{visible_text(folder)}: not made by blt; as a raw corpus: {len(files):,} files, "
+        f"{visible_text(folder)}: not made by blt; as a raw corpus: {count(len(files), 'file')}, "
         f"{format_bytes(sum(file.size for file in files))}.",
     ]
     for file, detected in found:

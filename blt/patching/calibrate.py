@@ -24,12 +24,20 @@ from blt.formats.boundaries import restore_entropies, store_entropies
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
 from blt.groups import group_name, input_group
 from blt.manifest import Manifest
-from blt.patching.rules import ENTROPY_RULES, MAX_NATS, PatchRule, find_patches
+from blt.patching.rules import (
+    ENTROPY_RULES,
+    MAX_NATS,
+    PatchRule,
+    count_boundaries_inside_characters,
+    count_byte_patches,
+    find_patches,
+)
 from blt.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, is_in_split, seeded_hash
 from blt.tokenizer import BYTE_OFFSET
 
 DEFAULT_SAMPLE_BYTES = 1_000_000
 DEFAULT_MIN_GROUP_BYTES = 20_000
+MAX_GROUPS = 100  # that are told of
 # At most so much is read, of so many shards.
 MIN_READ_BYTES = 1 << 28
 READ_PER_SAMPLE = 64
@@ -82,7 +90,8 @@ def calibrate(
 
     Returns:
       What `write_calibration` writes: `entropy_model` (its fingerprint), `sample`, `targets` (with
-      `groups` if asked for) and `curve`: means at many thresholds.
+      `groups` if asked for: the `MAX_GROUPS` with the most text; the sample's `groups_left_out` are
+      the others) and `curve`: means at many thresholds.
 
     Raises:
       UserError: the rule has no threshold, there is no text, no document has `by`, or a target is
@@ -107,7 +116,7 @@ def calibrate(
         "snap_utf8": bool(snap_utf8),
         "compat": compat,
     }
-    groups = sample.split() if by is not None else {}
+    groups, left_out = sample.largest_groups(MAX_GROUPS) if by is not None else ({}, None)
     targets = []
     for target in target_patch_bytes:
         found = _find_threshold(sample, target, options)
@@ -120,6 +129,7 @@ def calibrate(
                 },
                 "target_patch_bytes": float(target),
                 **_describe_mean(sample, found, seed),
+                "share_inside_characters": round(sample.share_inside_characters(found), 6),
             }
         )
         if by is not None:
@@ -133,6 +143,8 @@ def calibrate(
         described |= {"split": split, "valid_fraction": valid_fraction}
     if by is not None:
         described |= {"by": by, "min_group_bytes": min_group_bytes}
+    if left_out:
+        described["groups_left_out"] = left_out
     return {
         "entropy_model": engine.fingerprint,
         "sample": described,
@@ -181,6 +193,23 @@ class _Sample:
 
     def mean_patch_bytes(self, rule: PatchRule) -> float:
         return self.total_bytes / max(1, int(self.count_patches(rule).sum()))
+
+    def share_inside_characters(self, rule: PatchRule) -> float:
+        """The share of patches that begin inside a UTF-8 character, those of the leads too."""
+        lengths, _ = find_patches(self.tokens, self.num_tokens, self.entropies, rule)
+        inside = count_boundaries_inside_characters(self.tokens, self.num_tokens, lengths)
+        return inside / max(1, count_byte_patches(self.tokens, lengths))
+
+    def largest_groups(self, max_groups: int) -> "tuple[dict[str, _Sample], dict[str, int]]":
+        """Returns the sample of each of the groups with the most text, by name.
+
+        And of the others: how many `groups` they are, and their `bytes`; {} if there are none.
+        """
+        groups = self.split()
+        order = sorted(groups, key=lambda name: (-groups[name].total_bytes, name))
+        rest = order[max_groups:]
+        left_out = {"groups": len(rest), "bytes": sum(groups[name].total_bytes for name in rest)}
+        return {name: groups[name] for name in sorted(order[:max_groups])}, left_out if rest else {}
 
     def split(self) -> "dict[str, _Sample]":
         """Returns the sample of each group, by name."""

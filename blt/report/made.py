@@ -6,6 +6,7 @@ from blt.report.collect import Artefacts
 from blt.report.markup import escape, table
 
 SHORT_HEX = 12
+_MAX_LISTED = 20  # values of one key of a config, such as the inputs
 
 
 def render_made(found: Artefacts) -> str:
@@ -65,5 +66,7 @@ def _words(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ", ".join(map(str, value))
+        shown = ", ".join(map(str, value[:_MAX_LISTED]))
+        left_out = len(value) - _MAX_LISTED
+        return f"{shown}, … and {left_out:,} more" if left_out > 0 else shown
     return str(value)

@@ -10,6 +10,7 @@ from typing import Any
 from blt.console import format_bytes
 from blt.inspection.measures import BLT, MAX_POINTS, ScoreMeasures
 from blt.manifest import describe_kind
+from blt.patching.words import inside_characters_words
 from blt.report.charts import draw_distributions, draw_losses, draw_patch_lengths, draw_sizes
 from blt.report.collect import Artefacts
 from blt.report.examples import render_examples
@@ -186,6 +187,8 @@ def _patch_lengths(found: Artefacts) -> str:
         caption = f"{num_patches:,} patches of <code>{escape(measured.dataset.name)}</code>"
         caption += f", rule {escape(rule)}" if rule else ""
         caption += f"; the longest has {measured.longest:,} bytes. BOS is not counted, EOS is."
+        if (inside := inside_characters_words(manifest.totals, manifest.config)) is not None:
+            caption += f" Of all, {escape(inside)}."
         if measured.is_sampled:
             caption += f" From {measured.num_rows:,} documents, a part of the dataset."
         charts.append(figure(draw_patch_lengths(f"patches{index}", measured.lengths), caption))

@@ -1,142 +1,264 @@
-"""The figures of a whole corpus: sums of bits over sums of bytes, never a mean of means."""
+"""The figures of a whole corpus: sums of bits over sums of bytes, never a mean of means.
+
+Shards are streamed, and what is held does not grow with them: the sums of at most `MAX_FOLLOWED`
+groups, and percentiles from a bounded sketch. Documents are summed in blocks of a fixed number,
+whatever shard they are in, so that the figures do not depend on where shards end.
+"""
 
 import json
 import math
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from blt.formats.scores import read_scores
-from blt.groups import group_name, input_group
+from blt.errors import WorkError
+from blt.formats.scores import iterate_scores
+from blt.groups import SOURCE, group_name, is_cut
+from blt.scoring.percentiles import Percentiles
 
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
-MAX_GROUPS = 100  # shown in each `by`: those with the most bytes
-_COLUMNS = [
+MAX_GROUPS = 1000  # shown for each name in `by`: those with the most bytes
+MAX_FOLLOWED = 10_000  # whose figures are summed: the first ones, in the order of the documents
+_BLOCK_DOCUMENTS = 8192
+_BATCH_ROWS = 1024
+_COMPRESSORS = ("zlib", "xz")
+_NUMBERS = [
     "num_bytes",
     "scored_bytes",
     "nats",
     "eos_nats",
     "bits_per_byte",
     "num_patches",
-    "zlib_bits_per_byte",
-    "xz_bits_per_byte",
-    "source",
-    "meta",
+    *(f"{name}_bits_per_byte" for name in _COMPRESSORS),
 ]
+_COUNTED = ("documents", "bytes", "scored_bytes", "patches", "no_patches", "no_zlib", "no_xz")
+_SUMMED = ("nats", "eos_nats", "zlib_bits", "xz_bits")
 
 
 class _Sums:
-    """What is summed over the documents of a group."""
+    """What is summed over the documents of each group; groups are numbered from 0."""
 
     def __init__(self) -> None:
-        self.documents = self.bytes = self.scored_bytes = self.patches = 0
-        self._nats: list[float] = []  # one for each table
-        self._eos_nats: list[float] = []
-        self._compressed_bits = {"zlib": [0.0], "xz": [0.0]}
-        self._missing = {"patches": False, "zlib": False, "xz": False}
+        self._counts = np.zeros((len(_COUNTED), 1), np.int64)
+        # A sum, and what rounding took from it (Neumaier's way of compensated summation).
+        self._sums, self._lost = (np.zeros((len(_SUMMED), 1)) for _ in range(2))
 
-    def add(self, columns: dict[str, np.ndarray], rows: np.ndarray) -> None:
-        """Adds rows (indices) of a table; floats are null where they are NaN."""
-        sizes = columns["num_bytes"][rows]
-        self.documents += len(rows)
-        self.bytes += int(sizes.sum())
-        self.scored_bytes += int(columns["scored_bytes"][rows].sum())
-        self._nats.append(math.fsum(columns["nats"][rows]))
-        self._eos_nats.append(math.fsum(columns["eos_nats"][rows]))
-        for name, sums in self._compressed_bits.items():
-            bits = (columns[f"{name}_bits_per_byte"][rows] * sizes)[sizes > 0]
-            self._missing[name] |= bool(np.isnan(bits).any())
-            sums.append(math.fsum(bits))
-        patches = columns["num_patches"][rows]
-        self._missing["patches"] |= bool(np.isnan(patches).any())
-        self.patches += int(np.nansum(patches))
+    def add(self, columns: dict[str, np.ndarray], groups: np.ndarray, num_groups: int) -> None:
+        """Adds documents.
 
-    def figures(self) -> dict[str, Any]:
-        nats = math.fsum(self._nats)
+        Args:
+          columns: from `_columns`.
+          groups: [num_documents] int64, the group of each.
+          num_groups: how many there are by now.
+        """
+        if (more := num_groups - self._counts.shape[1]) > 0:
+            wider = ((0, 0), (0, max(more, self._counts.shape[1])))
+            self._counts = np.pad(self._counts, wider)
+            self._sums, self._lost = np.pad(self._sums, wider), np.pad(self._lost, wider)
+        width = self._counts.shape[1]
+        for row, name in enumerate(_COUNTED):
+            counted = np.bincount(groups, weights=columns[name], minlength=width)
+            self._counts[row] += counted.astype(np.int64)
+        for row, name in enumerate(_SUMMED):
+            added, before = np.bincount(groups, columns[name], width), self._sums[row]
+            total = before + added
+            is_larger = np.abs(before) >= np.abs(added)
+            large, small = np.where(is_larger, before, added), np.where(is_larger, added, before)
+            self._lost[row] += (large - total) + small
+            self._sums[row] = total
+
+    def num_bytes(self, group: int) -> int:
+        return int(self._counts[_COUNTED.index("bytes"), group])
+
+    def figures(self, groups: Sequence[int]) -> dict[str, Any]:
+        """Returns the figures of some groups together."""
+        numbers = list(groups)
+        counts = {
+            name: int(total)
+            for name, total in zip(_COUNTED, self._counts[:, numbers].sum(axis=1), strict=True)
+        }
+        sums = {
+            name: math.fsum([*self._sums[row, numbers], *self._lost[row, numbers]])
+            for row, name in enumerate(_SUMMED)
+        }
+        num_bytes = counts["bytes"]
 
         def per_byte(bits: float) -> float | None:
-            return bits / self.bytes if self.bytes else None
+            return bits / num_bytes if num_bytes else None
 
         figures: dict[str, Any] = {
-            "documents": self.documents,
-            "bytes": self.bytes,
-            "scored_bytes": self.scored_bytes,
-            "bits_per_byte": per_byte(nats / math.log(2)),
-            "eos_nats": math.fsum(self._eos_nats),
-            "nats": nats,
+            "documents": counts["documents"],
+            "bytes": num_bytes,
+            "scored_bytes": counts["scored_bytes"],
+            "bits_per_byte": per_byte(sums["nats"] / math.log(2)),
+            "eos_nats": sums["eos_nats"],
+            "nats": sums["nats"],
         }
-        for name, sums in self._compressed_bits.items():
-            figures[f"{name}_bits_per_byte"] = (
-                None if self._missing[name] else per_byte(math.fsum(sums))
-            )
-        has_patches = self.patches and not self._missing["patches"]
-        figures["mean_patch_bytes"] = self.bytes / self.patches if has_patches else None
+        for name in _COMPRESSORS:
+            bits = None if counts[f"no_{name}"] else per_byte(sums[f"{name}_bits"])
+            figures[f"{name}_bits_per_byte"] = bits
+        has_patches = counts["patches"] and not counts["no_patches"]
+        figures["mean_patch_bytes"] = num_bytes / counts["patches"] if has_patches else None
         return figures
 
 
-def summarize_scores(paths: Sequence[Path], *, by: Sequence[str] = ()) -> dict[str, Any]:
+class _Groups:
+    """The groups by one name: the sums of the first `max_followed` of them, and of all others."""
+
+    _OTHERS = 0
+
+    def __init__(self, max_groups: int, max_followed: int) -> None:
+        self._max_groups, self._max_followed = max_groups, max_followed
+        self._numbers: dict[str, int] = {}
+        self._sums = _Sums()
+        self._num_with = 0
+        self._follows_all = True
+
+    def add(self, names: Sequence[str | None], columns: dict[str, np.ndarray]) -> None:
+        """Adds documents by the names of their groups, None for those without the field."""
+        groups = np.fromiter((self._number(name or "") for name in names), np.int64, len(names))
+        self._num_with += len(names) - names.count(None)
+        self._sums.add(columns, groups, len(self._numbers) + 1)
+
+    def _number(self, name: str) -> int:
+        number = self._numbers.get(name)
+        if number is not None:
+            return number
+        if len(self._numbers) >= self._max_followed:
+            self._follows_all = False
+            return self._OTHERS
+        self._numbers[name] = len(self._numbers) + 1
+        return self._numbers[name]
+
+    def figures(self) -> dict[str, Any]:
+        order = sorted(
+            self._numbers.items(), key=lambda item: (-self._sums.num_bytes(item[1]), item[0])
+        )
+        shown, rest = order[: self._max_groups], order[self._max_groups :]
+        others = self._sums.figures([self._OTHERS, *(number for _, number in rest)])
+        return {
+            "values": {name: self._sums.figures([number]) for name, number in shown},
+            "left_out": len(rest) if self._follows_all else None,
+            "other": others if others["documents"] else None,
+            "with_field": self._num_with,
+            "cut_names": sum(is_cut(name) for name, _ in shown),
+        }
+
+
+def summarize_scores(
+    paths: Sequence[Path],
+    *,
+    by: Sequence[str] = (),
+    input_name: str = SOURCE,
+    max_groups: int = MAX_GROUPS,
+    max_followed: int = MAX_FOLLOWED,
+) -> dict[str, Any]:
     """Sums up shards of scores.
 
     Args:
-      paths: the shards.
-      by: names of passed-through fields to group by. The input is always grouped by too: as
-        `source`, or where a field is called that, under the name that `input_group` gives.
+      paths: the shards, in the order of their documents.
+      by: what to group by: names of passed-through fields, and `input_name` for the input.
+      input_name: what the input is called, from `blt.groups.input_group`.
+      max_groups: how many groups are shown for each name.
+      max_followed: how many groups are summed, one by one, for each name.
 
     Returns:
       `documents`, `bytes`, `scored_bytes`, `nats`, `eos_nats`, `bits_per_byte` (sum of bits over
       sum of bytes; None without bytes), `zlib_bits_per_byte`, `xz_bits_per_byte` (None if it was
       not measured for all documents), `mean_patch_bytes` (None without boundaries),
-      `percentiles` of the documents' bits per byte (empty documents left out), and `by`: for each
-      column, the same figures for the values with the most bytes, 100 of them at most, and
-      `left_out`, how many values are not shown. Documents without the column count as "".
+      `percentiles` of the documents' bits per byte (empty documents left out; they are off by
+      `percentile_error_bits` at most, 0 unless there are very many), and `by`: for each name
+
+      `values`      the same figures for the groups with the most bytes, of the first `max_followed`
+                    groups. Documents without the field are in the group "".
+      `other`       the same figures of all documents in no group that is shown; None without any.
+      `left_out`    how many groups these are; None if it is not known, since there are more than
+                    `max_followed`.
+      `with_field`  documents that have the field.
+      `cut_names`   groups shown whose names are cut (`blt.groups.group_name`).
+
+    Raises:
+      WorkError: a shard is damaged.
     """
-    total = _Sums()
-    input_name = input_group(by)
-    groups: dict[str, dict[str, _Sums]] = {name: defaultdict(_Sums) for name in (input_name, *by)}
-    bits_per_byte = []
+    total, percentiles = _Sums(), Percentiles()
+    groups = {name: _Groups(max_groups, max_followed) for name in by}
+    for block in _blocks(_batches(paths, list(groups), input_name)):
+        columns = _columns(block)
+        total.add(columns, np.zeros(block.num_rows, np.int64), 1)
+        bits = columns["bits_per_byte"]
+        percentiles.add(bits[~np.isnan(bits)])
+        for number, found in enumerate(groups.values()):
+            found.add(block[_group_column(number)].to_pylist(), columns)
+    shown = zip(map(str, PERCENTILES), percentiles.of(*PERCENTILES), strict=False)
+    return {
+        **total.figures([0]),
+        "percentiles": dict(shown),
+        "percentile_error_bits": percentiles.error_bits,
+        "by": {name: found.figures() for name, found in groups.items()},
+    }
+
+
+def _batches(paths: Sequence[Path], by: Sequence[str], input_name: str) -> Iterator[pa.RecordBatch]:
+    """Yields rows with the numbers, and a column for each name in `by`: the name of the group."""
+    fields = [name for name in by if name != input_name]
+    foreign = ["source"] * (input_name in by) + ["meta"] * bool(fields)
     for path in paths:
-        table = read_scores(path, _COLUMNS)
-        columns = {
-            name: table[name].to_numpy() for name in _COLUMNS if name not in ("source", "meta")
-        }
-        columns = {
-            name: values if name in ("num_bytes", "scored_bytes") else values.astype(np.float64)
-            for name, values in columns.items()
-        }
-        total.add(columns, np.arange(table.num_rows))
-        bits_per_byte.append(columns["bits_per_byte"])
-        for name, sums in groups.items():
-            values = table["source"].to_pylist() if name == input_name else _meta(table, name)
-            for value, rows in _rows_by_value(values):
-                sums[value].add(columns, rows)
-    known = np.concatenate([np.empty(0), *bits_per_byte])
-    known = known[~np.isnan(known)]
-    return {
-        **total.figures(),
-        "percentiles": {str(q): float(np.percentile(known, q)) for q in PERCENTILES if len(known)},
-        "by": {name: _largest(sums) for name, sums in groups.items()},
+        for batch in iterate_scores(path, [*_NUMBERS, *foreign], _BATCH_ROWS):
+            columns = {name: batch.column(name) for name in _NUMBERS}
+            metas = _parsed(batch.column("meta"), path) if fields else []
+            for number, name in enumerate(by):
+                values: Iterable[Any] = (meta.get(name) for meta in metas)
+                if name == input_name:
+                    values = batch.column("source").to_pylist()
+                names = [None if value is None else group_name(value) for value in values]
+                columns[_group_column(number)] = pa.array(names, pa.string())
+            yield pa.RecordBatch.from_pydict(columns)
+
+
+def _group_column(number: int) -> str:
+    return f"group {number}"
+
+
+def _parsed(metas: pa.Array, path: Path) -> list[dict[str, Any]]:
+    try:
+        parsed = [json.loads(meta) if meta else {} for meta in metas.to_pylist()]
+    except ValueError as error:
+        raise WorkError(
+            f"{path}: meta is not JSON ({error}). Make the byte shards again, and the scores."
+        ) from error
+    return [meta if isinstance(meta, dict) else {} for meta in parsed]
+
+
+def _blocks(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Yields the same rows, `_BLOCK_DOCUMENTS` at a time."""
+    held: list[pa.RecordBatch] = []
+    left = _BLOCK_DOCUMENTS
+    for batch in batches:
+        while batch.num_rows:
+            taken = batch.slice(0, left)
+            held.append(taken)
+            left -= taken.num_rows
+            batch = batch.slice(taken.num_rows)
+            if not left:
+                yield pa.Table.from_batches(held)
+                held, left = [], _BLOCK_DOCUMENTS
+    if held:
+        yield pa.Table.from_batches(held)
+
+
+def _columns(block: pa.Table) -> dict[str, np.ndarray]:
+    """Returns what is summed, [num_documents] float64 each; `bits_per_byte` is NaN if null."""
+    numbers = {name: block[name].to_numpy().astype(np.float64) for name in _NUMBERS}
+    sizes, patches = numbers["num_bytes"], numbers["num_patches"]
+    columns = {
+        name: numbers[name] for name in ("scored_bytes", "nats", "eos_nats", "bits_per_byte")
     }
-
-
-def _meta(table: Any, name: str) -> list[str]:
-    values = (json.loads(meta).get(name) if meta else None for meta in table["meta"].to_pylist())
-    return [group_name(value) for value in values]
-
-
-def _rows_by_value(values: list[str]) -> Iterator[tuple[str, np.ndarray]]:
-    rows: dict[str, list[int]] = defaultdict(list)
-    for index, value in enumerate(values):
-        rows[value].append(index)
-    for value, indices in rows.items():
-        yield value, np.array(indices)
-
-
-def _largest(sums: dict[str, _Sums]) -> dict[str, Any]:
-    order = sorted(sums, key=lambda value: (-sums[value].bytes, value))
-    return {
-        "values": {value: sums[value].figures() for value in order[:MAX_GROUPS]},
-        "left_out": max(0, len(order) - MAX_GROUPS),
-    }
+    columns.update(documents=np.ones(len(sizes)), bytes=sizes)
+    columns.update(patches=np.nan_to_num(patches), no_patches=np.isnan(patches))
+    for name in _COMPRESSORS:
+        bits = np.where(sizes > 0, numbers[f"{name}_bits_per_byte"] * sizes, 0.0)
+        columns.update({f"{name}_bits": np.nan_to_num(bits), f"no_{name}": np.isnan(bits)})
+    return columns

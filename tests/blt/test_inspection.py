@@ -138,6 +138,10 @@ def test_scores_are_told_with_best_worst_and_compressors(run_folder):
     best = text.index("Best, of documents of 100 bytes or more")
     assert text.index("  fox ", best) < text.index("2.000; zlib") < text.index("Worst, of")
     assert "zlib is ahead at 2 of 4 documents." in text
+    groups = text.index(
+        "By source, in bits per byte; the groups with the most bytes:\n  in.jsonl  "
+    )
+    assert groups < best
 
 
 def test_a_folder_of_datasets_lists_them_in_the_order_of_the_data(run_folder):
@@ -197,6 +201,16 @@ def test_an_unfinished_folder_says_how_far_it_is(tmp_path):
     text = "\n".join(lines_of(tmp_path / "out"))
     assert "not finished: 1 of 3 units are done" in text
     assert "unit 00001 failed: in.txt: cannot be shouted." in text
+    assert "Once that is fixed, run `blt encode` again to finish it" in text
+    with pytest.raises(WorkError):
+        stages.finish(stage, units)
+    text = "\n".join(lines_of(tmp_path / "out"))
+    assert "The last run failed: " in text
+    assert "2 of 3 units failed: unit 1: in.txt: cannot be shouted.; unit 2: it was not" in text
+    # A run that begins anew is no failed one.
+    stages.start(stage, units)
+    text = "\n".join(lines_of(tmp_path / "out"))
+    assert "failed" not in text
     assert "Run the same `blt encode` again to finish it" in text
 
 
@@ -225,7 +239,7 @@ def test_a_raw_corpus_is_recognised_with_the_command_to_encode_it(tmp_path):
     lines = lines_of(path)
     assert "a raw corpus: JSON Lines" in lines[0]
     assert lines[-1] == f"  blt encode --input '{path}' --output bytes"
-    assert "1 files" in lines_of(tmp_path)[0]
+    assert "1 file, " in lines_of(tmp_path)[0]
 
 
 @pytest.mark.parametrize(

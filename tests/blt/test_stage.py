@@ -85,6 +85,21 @@ def test_a_resumed_run_does_only_what_is_missing_and_ends_the_same(tmp_path):
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 
+def test_what_only_the_end_depends_on_is_made_anew_alone(tmp_path):
+    def note(output, results):
+        (output / "note.txt").write_text("noted")
+
+    changes = {"extra_files": ("note.txt",), "before_manifest": note}
+    stage, units = make_stage(tmp_path / "out", finishing={"by": ["a"]}, **changes)
+    assert run(stage, units).config == {"loudness": 1, "by": ["a"]}
+    assert stages.finished_manifest(stage, units) is not None
+    other, same_units = make_stage(tmp_path / "out", finishing={"by": ["b"]}, **changes)
+    assert same_units == units
+    assert stages.finished_manifest(other, units) is None
+    assert stages.start(other, units) == []
+    assert stages.finish(other, units).config["by"] == ["b"]
+
+
 def test_a_finished_unit_whose_shard_was_altered_is_done_again(tmp_path):
     stage, units = make_stage(tmp_path / "out")
     run(stage, units)

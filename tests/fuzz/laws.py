@@ -356,7 +356,7 @@ def _check_decoding(path: Path, config: EncodeConfig, one: list, expected: list)
         entry = build_plan(discover_inputs([path]).files, config)[0]["files"][0]
         if entry["format"] in ("text", "bytes"):
             is_all = documents and len(documents) == len(one)
-            if is_all and not config.mends and config.utf8 != "replace":
+            if is_all and not config.changes_bytes and config.utf8 != "replace":
                 assert files[0].read_bytes() == unpack(path.read_bytes(), entry["compression"])
         elif entry["format"] != "tar" and documents:
             lines = [json.loads(line) for line in files[0].read_bytes().split(b"\n")[:-1]]

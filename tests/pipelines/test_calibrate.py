@@ -84,6 +84,38 @@ def test_small_groups_are_named(argv, tmp_path, capsys):
     assert "no threshold, too little text; raise --sample-bytes" in out
 
 
+def test_there_is_a_bound_on_the_groups_and_the_others_are_counted(
+    argv, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("blt.patching.calibrate.MAX_GROUPS", 2)
+    assert run(calibrate, *argv, "--by", "source", "--output", tmp_path / "t.yaml") == 0
+    calibration = yaml.safe_load((tmp_path / "t.yaml").read_text())
+    groups = calibration["targets"][0]["groups"]
+    left_out = calibration["sample"]["groups_left_out"]
+    assert (len(groups), left_out["groups"]) == (2, 1)
+    assert min(group["bytes"] for group in groups) >= left_out["bytes"] > 0
+    total = sum(group["bytes"] for group in groups) + left_out["bytes"]
+    assert total == calibration["sample"]["bytes"]
+    assert "not shown: 1 smaller group, " in capsys.readouterr().out
+
+
+def test_patches_that_begin_inside_characters_are_told_with_the_flag(
+    argv, small_bytes, small_entropy_model, tmp_path, capsys
+):
+    path, output = tmp_path / "t.yaml", tmp_path / "patches"
+    assert run(calibrate, *argv, "--output", path) == 0
+    out = capsys.readouterr().out
+    assert "of patches begin inside a UTF-8 character: such characters are split" in out
+    assert "--snap-utf8 moves" in out
+    found = yaml.safe_load(path.read_text())["targets"][0]
+    argv = ["--data", small_bytes, "--entropy-model", small_entropy_model, "--output", output]
+    assert run(patch, *argv, "--calibration", path, "--target-patch-bytes", TARGET) == 0
+    totals = read_manifest(output).totals  # of all the text, which is the sample
+    share = totals["boundaries_inside_characters"] / totals["patches"]
+    assert found["share_inside_characters"] == pytest.approx(share, abs=1e-6)
+    assert share > 0
+
+
 def test_an_unknown_field_is_refused(argv, tmp_path, capsys):
     assert run(calibrate, *argv, "--by", "langs", "--output", tmp_path / "t.yaml") == 2
     err = capsys.readouterr().err

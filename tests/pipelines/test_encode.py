@@ -321,7 +321,7 @@ def test_include_exclude_and_lists_choose_the_files(corpus, tmp_path, capsys):
     assert summary["documents"] == 400
     assert summary["left_out"] == {"not_included": 4}
     left_out = read_manifest(tmp_path / "bytes").config["left_out"]["not_included"]
-    assert left_out["names"] == [str(corpus / f"part-{number}.jsonl") for number in range(4)]
+    assert left_out["names"] == [str(path) for path in sorted(corpus.iterdir())[:4]]
     assert run(*argv[:4], "--include", "*.gz", "*.jsonl", "--exclude", "part-[0-3].*") == 0
     assert "left out: 4 by --include and --exclude" in capsys.readouterr().out
 

@@ -127,5 +127,7 @@ def test_names_that_are_trouble_give_one_document_each(tmp_path):
     found = encode(tmp_path / "named", "--input", *paths)
     assert [row["documents"] for row in found.rows.values()] == [1] * len(paths)
     walked = encode(tmp_path / "walked", "--input", tmp_path / "made" / "names")
-    assert sum(row["documents"] for row in walked.rows.values()) == len(paths) - 2  # .hidden.jsonl, tilde~
+    assert (
+        sum(row["documents"] for row in walked.rows.values()) == len(paths) - 2
+    )  # .hidden.jsonl, tilde~
     assert sorted(p.name for p in tmp_path.iterdir()) == ["made", "named", "walked"]

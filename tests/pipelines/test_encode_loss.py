@@ -8,8 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from blt import command
+from blt.commands import decode, inspect
+from blt.corpus.filters import FILTERS
 from blt.manifest import read_manifest
 from tests.blt.corpus.test_tar import tar_bytes
+from tests.pipelines.conftest import read_files
 from tests.pipelines.test_encode import run
 
 
@@ -48,7 +52,17 @@ def test_a_corpus_of_cut_shards_fails(tmp_path, capsys):
     assert err.strip().count("\n") == 0
     assert list((tmp_path / "out").glob("bytes-*"))  # what is done is kept
     assert not (tmp_path / "out" / "manifest.json").exists()
+    # Whoever comes later is told why.
+    assert command.main(inspect, [str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "The last run failed: " in out
+    assert "100 % of files (40 of 40)" in out
+    assert re.search(r"most in \d+\.jsonl\.gz \(1 record: damaged_input\), ", out)
+    # With the limit raised it ends as if it had been so from the start.
     assert run(*argv, "--max-lost-fraction", "1") == 0
+    argv = ("--input", tmp_path / "in", "--output", tmp_path / "at once")
+    assert run(*argv, "--max-lost-fraction", "1") == 0
+    assert read_files(tmp_path / "out") == read_files(tmp_path / "at once")
 
 
 def test_one_cut_file_of_many_passes_and_is_told(tmp_path, capsys):
@@ -67,6 +81,88 @@ def test_one_cut_file_of_many_passes_and_is_told(tmp_path, capsys):
     )
     assert run(*argv, "--json") == 0
     assert json.loads(capsys.readouterr().out)["lost"] == manifest.lost
+
+
+def test_files_that_are_not_utf8_are_named(tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(20):
+        (folder / f"{number:02d}.txt").write_text(f"text {number}\n" * 50)
+    (folder / "logo").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)))
+    (folder / "latin.txt").write_bytes(b"caf\xe9\n" * 60 + b"more\n" * 40)
+    argv = ["--input", folder, "--output", tmp_path / "out", "--doc-per", "line"]
+    # One file in several units is one file.
+    assert run(*argv, "--target-shard-bytes", "200") == 0
+    named = "latin.txt (60 of 100 documents; the first is latin.txt#0), logo (2 of 4 documents; "
+    assert f"not UTF-8 in 2 files: {named}" in capsys.readouterr().out
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest.invalid_utf8["inputs"] == [
+        {"source": "latin.txt", "documents": 100, "invalid_utf8": 60, "first": "latin.txt#0"},
+        {"source": "logo", "documents": 4, "invalid_utf8": 2, "first": "logo#0"},
+    ]
+    rows = pq.read_table(tmp_path / "out" / "sources.parquet").to_pylist()
+    found = {row["source"]: row["invalid_utf8"] for row in rows if row["invalid_utf8"]}
+    assert found == {"latin.txt": 60, "logo": 2}
+    assert sum(found.values()) == manifest.totals["invalid_utf8"]
+    assert command.main(inspect, [str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "Files with documents that are not UTF-8, 2:" in out
+    assert "  latin.txt (60 of 100 documents; the first" in out
+
+
+def test_a_member_that_is_not_utf8_is_named_too(tmp_path, capsys):
+    members = {f"{n}.txt": b"text" for n in range(9)} | {"logo.png": b"\x89PNG\xff"}
+    (tmp_path / "a.tar").write_bytes(tar_bytes(members))
+    (tmp_path / "b.txt").write_bytes(b"\xff")
+    argv = ["--input", tmp_path / "a.tar", tmp_path / "b.txt", "--output", tmp_path / "out"]
+    assert run(*argv) == 0
+    expected = "2 files: a.tar (1 of 10 documents; the first is a.tar/logo.png), b.txt (1 of 1 "
+    assert f"{expected}document); --exclude leaves files out" in capsys.readouterr().out
+
+
+def test_inspect_names_files_with_rejects_and_counts_the_rest(tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(12):
+        bad = "broken\n" * (number + 1)
+        (folder / f"{number:02d}.jsonl").write_text('{"text": "good"}\n' * 5 + bad)
+    assert run("--input", folder, "--output", tmp_path / "out", "--max-lost-fraction", "1") == 0
+    assert "rejects in 12 files: 11.jsonl (12 records), 10.jsonl (11" in capsys.readouterr().out
+    assert command.main(inspect, [str(tmp_path / "out")]) == 0
+    out = capsys.readouterr().out
+    assert "Files with rejects, 12:\n  11.jsonl (12 records)\n" in out
+    assert "  02.jsonl (3 records)\n  … and 2 more, in sources.parquet" in out
+
+
+def test_decode_says_what_does_not_come_back(tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text('{"text": "one"}\n\nbroken\n{"text": "x"}\n')
+    (folder / "b.jsonl").write_text("broken\n")
+    argv = ["--input", folder, "--output", tmp_path / "data", "--max-lost-fraction", "1"]
+    argv += ["--limit", "9", "--newlines", "lf", "--min-bytes", "2"]
+    assert run(*argv) == 0
+    capsys.readouterr()
+    argv = ["--data", str(tmp_path / "data"), "--output", str(tmp_path / "back")]
+    assert command.main(decode, argv) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"decode: done. 1 document, 3 B in 1 file -> {tmp_path / 'back'}",
+        "  left out, since they were rejected: 2 invalid_json",
+        "  rejects in 2 files: a.jsonl (1 record), b.jsonl (1 record)",
+        f"  left out by rule: 1 {FILTERS['blank']}",
+        "  left out by rule: 1 shorter than --min-bytes",
+        "  1 input file without a document, not written: b.jsonl",
+        "  encoded with --limit 9; what came after is left out",
+        "  encoded with --newlines lf, so bytes may be others than those that were read",
+    ]
+    # Where all comes back nothing is said.
+    (folder / "b.jsonl").unlink()
+    (folder / "a.jsonl").write_text('{"text": "one"}\n')
+    assert run("--input", folder, "--output", tmp_path / "whole") == 0
+    argv = ["--data", str(tmp_path / "whole"), "--output", str(tmp_path / "again"), "--json"]
+    capsys.readouterr()
+    assert command.main(decode, argv) == 0
+    assert json.loads(capsys.readouterr().out)["left_out"] == []
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "arrow", "csv"])

@@ -132,7 +132,7 @@ def test_a_pattern_that_is_like_no_file_is_said(tmp_path, capsys):
     assert "Did you mean '*.jsonl'?" in capsys.readouterr().err
 
 
-def test_what_was_mended_is_said(tmp_path, capsys):
+def test_what_was_changed_is_said(tmp_path, capsys):
     (tmp_path / "x.jsonl").write_text('{"text": "a", "x": NaN}\n{"text": "b", "x": "\\ud800"}\n')
     argv = ("--input", tmp_path / "x.jsonl", "--keep-fields", "x")
     assert run(tmp_path / "out", *argv) == 0

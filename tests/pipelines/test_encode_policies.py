@@ -150,7 +150,10 @@ def test_the_summary_tells_where_every_record_went(tmp_path, capsys):
         "filtered: 1 a blank line of JSONL",
         "filtered: 1 shorter than --min-bytes",
         f"filtered: {dropped:,} in a damaged file",
-        "1 documents are not UTF-8; kept as they are",
+        "1 document is not UTF-8; bytes are kept as they are",
+        "not UTF-8 in 1 file: a.jsonl (1 of 2 documents; the first is c)",
+        "rejects in 2 files: cut.jsonl.gz (",
+        ", a.jsonl (2 records)",
         "1 damaged file; dropped: cut.jsonl.gz",
     ):
         assert line in out
@@ -257,7 +260,7 @@ def check_sums(output, sources):
 
 
 @pytest.mark.parametrize(("flags", "status"), [((), 0), (("--drop-duplicates",), 2)])
-def test_a_damaged_file_can_fail_the_job_until_it_is_mended(tmp_path, capsys, flags, status):
+def test_a_damaged_file_can_fail_the_job_until_it_is_fixed(tmp_path, capsys, flags, status):
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 99, mtime=0)[:-9])
     argv = ["--input", tmp_path / "cut.jsonl.gz", "--output", tmp_path / "bytes"]
     argv += ["--on-damaged-file", "fail", *flags]

@@ -110,7 +110,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_shard_is_named_each_time_and_once_it_is_mended_the_run_is_finished(
+def test_a_damaged_shard_is_named_each_time_and_once_it_is_fixed_the_run_is_finished(
     small_bytes, undisturbed, tmp_path, capsys, damage
 ):
     data, output = tmp_path / "bytes", tmp_path / "patches"
@@ -123,7 +123,7 @@ def test_a_damaged_shard_is_named_each_time_and_once_it_is_mended_the_run_is_fin
         line = one_line_error(capsys)
         assert "1 of 7 units failed: unit 1: " in line
         assert f"{data / shard.name}: {DAMAGES[damage]}" in line
-        assert "Run the same command again when it is mended; finished units are kept." in line
+        assert "Run the same command again once that is fixed; finished units are kept." in line
         assert not (output / "manifest.json").exists()
         done = sorted(path.name for path in output.glob("*.parquet"))
         assert len(done) == 6, attempt

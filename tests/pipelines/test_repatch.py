@@ -100,10 +100,15 @@ def test_snapped_patches_begin_at_characters(
     assert run(repatch, *argv, "--output", tmp_path / "plain") == 0
     inside = read_manifest(tmp_path / "plain").totals["boundaries_inside_characters"]
     assert inside > 0
-    assert f"  of these, {inside:,} begin inside a UTF-8 character" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"  of these, {inside:,} begin inside a UTF-8 character (" in out
+    assert "such characters are split between patches; --snap-utf8 moves" in out
+    assert run(inspect_command, tmp_path / "plain", "--data", small_bytes) == 0
+    assert f"of the patches, {inside:,} begin inside a UTF-8" in capsys.readouterr().out
     assert run(repatch, *argv, "--snap-utf8", "--output", tmp_path / "snapped") == 0
     snapped = read_manifest(tmp_path / "snapped")
     assert snapped.totals["boundaries_inside_characters"] == 0
+    assert "  of these, 0 begin inside a UTF-8 character\n" in capsys.readouterr().out
     assert snapped.config["snap_utf8"] is True
     argv = ["--data", small_bytes, "--patches", tmp_path / "snapped"]
     argv += ["--model", small_entropy_model, "--output", tmp_path / "scores"]

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from blt.tokenizer import tokens_to_bytes
 from pipelines import beam_flags, patch, score
 
 REPO = Path(__file__).parents[2]
+PRECISION = ("--precision", "float32")  # auto is what is faster just now, on a busy machine too
 
 
 def run(module, *argv):
@@ -73,8 +75,8 @@ def small_blt(small_entropy_model, tmp_path_factory):
 @pytest.fixture(scope="module")
 def blt_scores(small_bytes, patches, small_blt, tmp_path_factory):
     output = tmp_path_factory.mktemp("scored") / "scores"
-    argv = ("--data", small_bytes, "--patches", patches, "--model", small_blt)
-    assert run(score, *argv, "--output", output) == 0
+    argv = ("--data", small_bytes, "--patches", patches, "--model", small_blt, *PRECISION)
+    assert run(score, *argv, "--by", "lang,source", "--output", output) == 0
     return output
 
 
@@ -106,11 +108,43 @@ def test_the_corpus_figure_is_the_sum_of_bits_over_the_sum_of_bytes(blt_scores):
     assert sum(group["bytes"] for group in by_lang.values()) == summary["bytes"]
 
 
+def test_another_grouping_makes_the_summary_anew_and_scores_nothing(
+    blt_scores, small_bytes, patches, small_blt, tmp_path, capsys
+):
+    output = tmp_path / "scores"
+    shutil.copytree(blt_scores, output)
+    (stamp,) = {path.stat().st_mtime_ns for path in output.glob("scores-00000-*")}
+    argv = ["--data", small_bytes, "--patches", patches, "--model", small_blt, "--output", output]
+    argv += PRECISION
+    assert run(score, *argv) == 0
+    before, after = (json.loads((d / "summary.json").read_text()) for d in (blt_scores, output))
+    assert list(after["by"]) == ["source"]  # where nothing is said
+    assert after["by"]["source"] == before["by"]["source"]
+    assert {**after, "by": 0} == {**before, "by": 0}
+    assert {path.stat().st_mtime_ns for path in output.glob("scores-00000-*")} == {stamp}
+    assert read_manifest(output, "scores").config["by"] == ["source"]
+    capsys.readouterr()
+    assert run(score, *argv) == 0
+    assert "already done" in capsys.readouterr().out
+
+
+def test_a_name_that_nothing_can_be_grouped_by_is_said_before_the_work_and_after(
+    small_bytes, small_entropy_model, tmp_path, capsys
+):
+    argv = ["--data", small_bytes, "--model", small_entropy_model, "--output", tmp_path / "scores"]
+    assert run(score, *argv, "--by", "langs", "--dry-run") == 0
+    expected = "warning: --by langs: no document has this field (there are source, lang). Did you"
+    assert expected in capsys.readouterr().err
+    assert run(score, *argv, "--by", "langs", "--json") == 0
+    (warning,) = json.loads(capsys.readouterr().out)["warnings"]
+    assert "--by langs: no document has this field" in warning
+
+
 def test_the_entropy_model_held_by_the_blt_cuts_the_same_patches(
     blt_scores, small_bytes, small_blt, tmp_path
 ):
     argv = ("--data", small_bytes, "--model", small_blt, "--output", tmp_path / "scores")
-    assert run(score, *argv) == 0
+    assert run(score, *argv, *PRECISION) == 0
     for ours, theirs in zip(read_rows(tmp_path / "scores"), read_rows(blt_scores), strict=True):
         assert ours["num_patches"] == theirs["num_patches"]
         assert ours["nats"] == pytest.approx(theirs["nats"], rel=1e-6)
@@ -136,7 +170,7 @@ def test_the_held_out_split_is_the_one_of_every_stage(small_bytes, small_blt, tm
 
 
 def test_worker_processes_give_equal_scores(blt_scores, small_bytes, patches, small_blt, tmp_path):
-    argv = ("--data", small_bytes, "--patches", patches, "--model", small_blt)
+    argv = ("--data", small_bytes, "--patches", patches, "--model", small_blt, *PRECISION)
     assert run(score, *argv, "--output", tmp_path / "scores", "--direct_num_workers", "2") == 0
     assert read_rows(tmp_path / "scores") == read_rows(blt_scores)
 
@@ -144,7 +178,7 @@ def test_worker_processes_give_equal_scores(blt_scores, small_bytes, patches, sm
 def test_killed_and_run_again_it_ends_the_same(
     blt_scores, small_bytes, patches, small_blt, tmp_path
 ):
-    argv = ["--data", small_bytes, "--patches", patches, "--model", small_blt]
+    argv = ["--data", small_bytes, "--patches", patches, "--model", small_blt, *PRECISION]
     argv += ["--output", tmp_path / "scores"]
     log = tmp_path / "log"
     process = subprocess.Popen(

@@ -80,6 +80,25 @@ def test_records_become_json_lines_with_ids(tmp_path):
     }
 
 
+def test_kept_fields_come_back_with_the_records_of_every_format(tmp_path):
+    kept = {"lang": "d\u00e9", "score": 1.5, "tags": ["a", {"b": None}]}
+    rows = [{"id": "1", "text": "one", **kept}, {"id": "2", "text": "two"}]
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    write(tmp_path / "in", {"a.jsonl": lines, "lang=fr/t.txt": b"text\n"})
+    pq.write_table(pa.table({"text": ["three"], "lang": ["en"]}), tmp_path / "in" / "b.parquet")
+    options = {"keep_fields": ("lang", "score", "tags"), "max_document_bytes": 2}
+    data = make_dataset(tmp_path / "data", tmp_path / "in", **options)
+    decode_dataset(data, tmp_path / "out")
+    assert [json.loads(line) for line in (tmp_path / "out/a.jsonl").read_text().splitlines()] == [
+        {"id": "1", "text": "one", "meta": kept},
+        {"id": "2", "text": "two"},
+    ]
+    (row,) = (tmp_path / "out/b.parquet.jsonl").read_text().splitlines()
+    assert json.loads(row) == {"id": "b.parquet#0", "text": "three", "meta": {"lang": "en"}}
+    # A text file is what it was.
+    assert (tmp_path / "out/lang=fr/t.txt").read_bytes() == b"text\n"
+
+
 def test_sources_that_would_share_a_file_do_not(tmp_path):
     row = b'{"text": "%d"}\n'
     files = {"a.jsonl": row % 1, "a.jsonl.gz": gzip.compress(row % 2), "a": row % 3}

@@ -95,12 +95,12 @@ def test_meta_is_strict_json_whatever_the_value(tmp_path):
         float(f"0.{long}"),
         1.0,
     ]
-    counts = {key: value for key, value in result.counts.items() if key.startswith("mended_")}
+    counts = {key: value for key, value in result.counts.items() if key.startswith("changed_")}
     assert counts == {
-        "mended_nonfinite": 2,
-        "mended_long_integer": 1,
-        "mended_not_unicode": 2,
-        "mended_id": 0,
+        "changed_nonfinite": 2,
+        "changed_long_integer": 1,
+        "changed_not_unicode": 2,
+        "changed_id": 0,
     }
 
 
@@ -108,10 +108,10 @@ def test_meta_of_tables_is_strict_json(tmp_path):
     column = pa.array([[float("nan"), 1.0]])
     result = encode_table(tmp_path, "x.parquet", {"x": column}, keep_fields=("x",))
     assert metas(result) == [{"x": [None, 1.0]}]
-    assert result.counts["mended_nonfinite"] == 1
+    assert result.counts["changed_nonfinite"] == 1
     result = encode_table(tmp_path, "y.parquet", {"x": pa.array([b"\xff"])}, keep_fields=("x",))
     assert metas(result) == [{"x": "\\xff"}]
-    assert result.counts["mended_not_unicode"] == 1
+    assert result.counts["changed_not_unicode"] == 1
 
 
 def test_a_kept_field_that_is_not_utf8_reads_the_same_from_json_and_csv(tmp_path):
@@ -120,7 +120,7 @@ def test_a_kept_field_that_is_not_utf8_reads_the_same_from_json_and_csv(tmp_path
     for name in ("x.jsonl", "x.csv"):
         result = encode(tmp_path / f"out-{name}", tmp_path / name, keep_fields=("x",))
         assert metas(result) == [{"x": "caf\\xe9"}]
-        assert result.counts["mended_not_unicode"] == 1
+        assert result.counts["changed_not_unicode"] == 1
 
 
 def test_a_pair_of_escapes_in_a_line_that_is_not_utf8_is_no_lone_surrogate(tmp_path):
@@ -138,7 +138,7 @@ def test_a_surrogate_in_a_kept_field_never_loses_a_document(tmp_path, utf8):
     (tmp_path / "x.jsonl").write_text('{"id": "4", "text": "ok", "lang": "\\udc00"}\n')
     result = encode(tmp_path / "out", tmp_path / "x.jsonl", keep_fields=("lang",), utf8=utf8)
     assert metas(result) == [{"lang": "\ufffd"}]
-    assert result.counts["mended_not_unicode"] == 1
+    assert result.counts["changed_not_unicode"] == 1
 
 
 def test_an_id_that_is_not_unicode_is_mended_where_text_is(tmp_path):
@@ -147,9 +147,9 @@ def test_an_id_that_is_not_unicode_is_mended_where_text_is(tmp_path):
     for name in ("x.jsonl", "x.csv"):
         kept = encode(tmp_path / f"keep-{name}", tmp_path / name)
         assert [reject["reason"] for reject in kept.rejects] == ["invalid_id"]
-        mended = encode(tmp_path / f"replace-{name}", tmp_path / name, utf8="replace")
-        assert ids(mended) == ["5\ufffd"]
-        assert mended.counts["mended_id"] == 1
+        changed = encode(tmp_path / f"replace-{name}", tmp_path / name, utf8="replace")
+        assert ids(changed) == ["5\ufffd"]
+        assert changed.counts["changed_id"] == 1
 
 
 def test_kept_fields_may_have_names_of_ours(tmp_path):

@@ -92,7 +92,7 @@ def write_patches(folder: Path, data: Manifest, *, entropies: bool = True) -> Ma
         config={"rule": "static", "patch_size": PATCH_BYTES},
         fingerprints={"entropy_model": ENTROPY_MODEL},
         parents={"byte_shards": data.sha256},
-        totals={**totals, "patches": num_patches},
+        totals={**totals, "patches": num_patches, "boundaries_inside_characters": 1},
         shards=[ShardInfo(name=path.name, sha256=sha256_file(path), **totals)],
     )
 
@@ -129,7 +129,7 @@ def write_scores(
             )
         )
     writer.close()
-    write_json(folder / "summary.json", summarize_scores([path]))
+    write_json(folder / "summary.json", summarize_scores([path], by=["source"]))
     totals = {"documents": len(DOCUMENTS), "bytes": data.totals["bytes"]}
     shard = ShardInfo(name=path.name, tokens=0, sha256=sha256_file(path), **totals)
     return write_manifest(

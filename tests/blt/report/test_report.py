@@ -12,7 +12,7 @@ from blt.inspection.artefacts import open_dataset
 from blt.inspection.documents import Document
 from blt.inspection.measures import measure_patches, measure_scores
 from blt.manifest import read_manifest
-from blt.report import collect, examples, headline_figures, render_page
+from blt.report import collect, examples, headline_figures, made, render_page
 from blt.report.markup import document, heat_level
 from blt.report.page import context_bytes
 from blt.tokenizer import frame_tokens
@@ -119,6 +119,17 @@ def test_headline_figures_are_those_of_the_manifests_and_summaries(run_folder):
     assert figures["mean_patch_bytes"] == num_bytes / patches
     assert list(figures["bits_per_byte"]) == ["BLT", "entropy model", "zlib"]
     assert 2.0 < figures["bits_per_byte"]["BLT"] < 2.1
+
+
+def test_patches_that_begin_inside_characters_are_said_with_the_flag(page):
+    assert "Of all, 1 begins inside a UTF-8 character (" in page
+    assert "--snap-utf8 moves these boundaries" in page
+
+
+def test_long_lists_in_a_config_are_cut_and_the_rest_is_counted():
+    assert made._words(["a", "b"]) == "a, b"
+    words = made._words([f"in-{number}.txt" for number in range(5000)])
+    assert words.endswith("in-19.txt, … and 4,980 more")
 
 
 def test_where_zlib_is_ahead_is_said_with_documents(page):
