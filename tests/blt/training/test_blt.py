@@ -28,12 +28,15 @@ CONFIG = BltTrainingConfig(model=MODEL, steps=6, batch_size=2, learning_rate=1e-
 SPACE = {"rule": "space"}
 
 
-def make_data(folder, *, fingerprints=None, valid_fraction=0.2, seq_len=32):
+TEXTS = [b"some words again and again " * (1 + index % 3) for index in range(40)]
+
+
+def make_data(folder, *, fingerprints=None, valid_fraction=0.2, seq_len=32, texts=TEXTS):
     folder.mkdir()
     rule = PatchRule(**SPACE)
     documents = []
-    for index in range(40):
-        tokens = frame_tokens(b"some words again and again " * (1 + index % 3))
+    for index, text in enumerate(texts):
+        tokens = frame_tokens(text)
         lengths = find_patch_lengths(tokens, None, rule)
         documents.append(PatchedDocument(index, f"doc-{index}", tokens, lengths))
     config = PackConfig(seq_len=seq_len, max_patches=16, valid_fraction=valid_fraction)
@@ -125,11 +128,18 @@ def test_nothing_to_train_on_is_refused(tmp_path):
         train_blt(data, tmp_path / "run", CONFIG)
 
 
+def test_empty_documents_are_nothing_to_train_on(tmp_path):
+    data = make_data(tmp_path / "data", texts=[b""] * 40)
+    with pytest.raises(UserError, match="no text to train on: all of it is held out, or all doc"):
+        train_blt(data, tmp_path / "run", CONFIG)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"preset": "micra"}, "--preset micra: not one of"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"learning_rate": 0.0}, "--learning-rate 0: must be a number above 0"),
     ],
 )
 def test_impossible_configs_are_refused(changes, message):
