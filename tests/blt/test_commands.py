@@ -97,3 +97,9 @@ def test_a_file_in_place_of_a_dataset_is_called_one(data, tmp_path, capsys):
         err = capsys.readouterr().err
         assert f"{name}: is a file, but the folder of a whole dataset is expected" in err
         assert err.endswith(f"Give {data}.\n")
+
+
+def test_an_output_that_arrow_cannot_write_to_is_refused_before_any_work(data, tmp_path, capsys):
+    argv = ("--data", data, "--order", "2", "--output", f"{tmp_path}/o\udcff.ngram")
+    assert run(train_ngram, *argv) == 2
+    assert "o\\xff.ngram: a path of UTF-8 expected" in capsys.readouterr().err
