@@ -219,7 +219,13 @@ def _write_manifest(
     write_manifest(
         output,
         kind="blt_run",
-        config={**dataclasses.asdict(config), "model": dict(config.model)},
+        config={
+            **dataclasses.asdict(config),
+            "model": dict(config.model),
+            # Which documents it was trained without, so that scores can be checked against it.
+            "valid_fraction": data.config.get("valid_fraction"),
+            "split_seed": data.config.get("seed"),
+        },
         fingerprints={**data.fingerprints, "blt": model_fingerprint},
         parents={"training_shards": data.sha256},
         totals={**totals, "rejects": 0, "filtered": 0},

@@ -11,6 +11,7 @@ from blt.model.entropy_model import EntropyModel
 from blt.model.serialization import fingerprint, save_model
 from blt.packing import PackConfig, write_bucket
 from blt.patching.rules import PatchRule, find_patch_lengths
+from blt.scoring.trained_split import TrainedSplit, read_trained_split
 from blt.storage import sha256_file
 from blt.tokenizer import frame_tokens
 from blt.training.blt import BltTrainingConfig, train_blt
@@ -44,7 +45,13 @@ def make_data(folder, *, fingerprints=None, valid_fraction=0.2, seq_len=32, text
     write_manifest(
         folder,
         kind="training_shards",
-        config={"seq_len": seq_len, "max_patches": 16, "patch_rule": SPACE},
+        config={
+            "seq_len": seq_len,
+            "max_patches": 16,
+            "patch_rule": SPACE,
+            "valid_fraction": valid_fraction,
+            "seed": 0,
+        },
         fingerprints=fingerprints or {},
         parents={"boundaries": "0" * 64},
         totals=result.counts,
@@ -102,6 +109,8 @@ def test_a_run_holds_a_model_that_learned_its_history_and_its_lineage(folder, en
     assert manifest.parents == {"training_shards": sha256_file(folder / "data" / "manifest.json")}
     assert manifest.fingerprints == {"blt": summary["fingerprint"], "entropy_model": made_by}
     assert manifest.config["steps"] == 6
+    split = read_trained_split(folder / "run" / "model.keras", folder / "x", summary["fingerprint"])
+    assert split == TrainedSplit(0.2, 0)
     for shard in manifest.shards:
         assert sha256_file(folder / "run" / shard.name) == shard.sha256
 
