@@ -15,6 +15,7 @@ Results go to files, the summary to standard output, everything else to standard
 import argparse
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
@@ -24,6 +25,8 @@ from blt.errors import BltError, UserError, WorkError, near_names
 from blt.quiet import silence
 
 INTERRUPTED = 130
+# What commands read, by the names of their arguments; --output must be none of it.
+_READ = ("data", "patches", "scores", "model", "entropy_model", "calibration", "input", "folder")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +93,8 @@ def parse_arguments(command: CommandModule, argv: Sequence[str]) -> argparse.Nam
     """Parses a command's arguments; Beam's flags, where they are taken, are kept as `beam_flags`.
 
     Raises:
-      UserError: a flag that neither knows, with the near ones; a value that is wrong or missing.
+      UserError: a flag that neither knows, with the near ones; a value that is wrong or missing; an
+        output that is what is read.
     """
     parser = build_parser(command)
     args, unknown = parser.parse_known_args(argv)
@@ -105,7 +109,29 @@ def parse_arguments(command: CommandModule, argv: Sequence[str]) -> argparse.Nam
         raise UserError(
             f"unknown argument {flag!r}.{near_names(flag, known)} (see {parser.prog} --help)"
         )
+    _check_output_apart(args)
     return args
+
+
+def _check_output_apart(args: argparse.Namespace) -> None:
+    """Refuses an output that is also read: with --overwrite it would be gone before it is read."""
+    if getattr(args, "output", None) is None:
+        return
+    output = _resolved(args.output)
+    for name in _READ:
+        values = getattr(args, name, None)
+        for value in values if isinstance(values, list) else [values]:
+            if value is not None and "://" not in str(value) and _resolved(value) == output:
+                flag = "DIR" if name == "folder" else "--" + name.replace("_", "-")
+                raise UserError(
+                    f"--output {args.output}: is what {flag} names, to be read. Choose another "
+                    "path for the result."
+                )
+
+
+def _resolved(path: Any) -> str:
+    """Returns a path without links and dots, be there such a file or not."""
+    return os.path.realpath(str(path))
 
 
 def _print_summary(summary: Summary, *, as_json: bool) -> None:

@@ -117,6 +117,12 @@ def read_manifest(folder: str | Path, kind: str | None = None) -> Manifest:
     wanted, command = KINDS.get(kind or "", ("a dataset", "the command that makes it"))
     if not os.path.exists(folder):  # unlike Path.exists, false for a name that is too long
         raise UserError(f"{folder}: no such folder; {wanted} expected. Make them with `{command}`.")
+    if folder.is_file():
+        lies_in = folder.parent if (folder.parent / MANIFEST_NAME).is_file() else None
+        raise UserError(
+            f"{folder}: is a file, but the folder of a whole dataset is expected ({wanted}). "
+            + (f"Give {lies_in}." if lies_in else f"Make them with `{command}`.")
+        )
     if not path.is_file():
         raise UserError(
             f"{folder}: no {MANIFEST_NAME} in it, so it is not (yet) a whole dataset; "

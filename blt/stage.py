@@ -148,6 +148,8 @@ def finished_manifest(stage: Stage, units: Sequence[Unit]) -> Manifest | None:
     is_same = old_units == list(units)
     if not changed and not (is_same or (stage.grows and _is_continued(stage, old_units, units))):
         changed.append("its input files (some were added, removed or changed)")
+    if identity.get("kind") != stage.kind:
+        raise _other_kind(stage, identity)
     if changed:
         raise UserError(
             f"--output {stage.output}: made by a run that differs in {'; '.join(changed)}. "
@@ -405,10 +407,29 @@ def _check_loss(stage: Stage, totals: Counter[str], findings: Findings) -> None:
         )
 
 
+def _other_kind(stage: Stage, identity: dict[str, Any]) -> UserError:
+    found = describe_kind(str(identity.get("kind")))
+    return UserError(
+        f"--output {stage.output}: holds {found}, and this command makes "
+        f"{describe_kind(stage.kind)}. Choose another folder; --overwrite does not replace one "
+        "kind of dataset by another."
+    )
+
+
 def _remove_outputs(stage: Stage) -> None:
-    """Removes what an earlier run of this stage made, and nothing else."""
+    """Removes what an earlier run of this stage made, and nothing else.
+
+    Raises:
+      UserError: the folder holds another kind of dataset; nothing is removed.
+    """
     if not (stage.output / PLAN_NAME).exists():
         return
+    try:
+        identity, _ = load_plan(stage.output / PLAN_NAME)
+    except UserError:  # damaged: to make all anew is the way out
+        identity = {"kind": stage.kind}
+    if identity.get("kind") != stage.kind:
+        raise _other_kind(stage, identity)
     (stage.output / MANIFEST_NAME).unlink(missing_ok=True)  # first: it is no dataset any more
     for name in (REJECTS_NAME, *stage.extra_files):
         (stage.output / name).unlink(missing_ok=True)
@@ -448,8 +469,7 @@ def _differences(old: dict[str, Any], stage: Stage) -> list[str]:
     """Names what differs between the identity in a plan and the stage's, in the user's words."""
     new = json.loads(json.dumps(stage.identity()))  # as it is read back: tuples are lists
     if old.get("kind") != new["kind"]:
-        kinds = (describe_kind(str(old.get("kind"))), describe_kind(new["kind"]))
-        return [f"what it makes ({kinds[0]}, now {kinds[1]})"]
+        return ["what it makes"]
     changed = []
     old_config, new_config = old.get("config", {}), new["config"]
     for key in sorted({*old_config, *new_config}):

@@ -273,13 +273,31 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         extra_files=(SUMMARY_NAME,),
         before_manifest=_WriteSummary(tuple(by), input_name),
     )
+    other_split = _describe_other_split(args, loaded.scorer.fingerprint)
     share = {"all": 1.0, "valid": args.valid_fraction, "train": 1 - args.valid_fraction}
     expected = [round(shard.bytes * share[args.split]) for shard in data.shards]
     units = make_units(stage, payloads, expected)
     manifest, how = run_stage(stage, units, args, console, MakeTransform(hints))
     if manifest is None:
         return describe_plan(stage, units, ["scores-*.parquet", SUMMARY_NAME, "manifest.json"])
-    return _summarize(manifest, how, args.split, known)
+    summary = _summarize(manifest, how, args.split, known)
+    return dataclasses.replace(summary, lines=[*summary.lines, *other_split])
+
+
+def _describe_other_split(args: argparse.Namespace, fingerprint: str) -> list[str]:
+    """Says so if documents that are scored as held out were trained on, had they been there."""
+    from blt.commands.sidecar import sidecar_path
+    from blt.scoring.trained_split import read_trained_split
+
+    trained = read_trained_split(args.model, sidecar_path(args.model), fingerprint)
+    asked = {"fraction": args.valid_fraction, "seed": args.seed}
+    if args.split != "valid" or trained is None or trained.covers(**asked):
+        return []
+    return [
+        "  not held out, if this is the text that the model was trained on: that training held out "
+        f"by --valid-fraction {trained.fraction:g} --seed {trained.seed}, and this by "
+        f"--valid-fraction {args.valid_fraction:g} --seed {args.seed}. Give the same."
+    ]
 
 
 def _unknown_group(name: str, known: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ def add_output_arguments(
     )
     group.add_argument(
         "--output",
-        type=local_path,
+        type=output_path,
         required=True,
         metavar=metavar,
         help=f"Where {what} go{'es' if metavar != 'DIR' else ''}."
@@ -78,6 +78,18 @@ def local_path(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"{text[:200]}: no such path can be ({reason})") from None
     # "." and ".." have no name of their own, which is needed for what is put beside a folder.
     return path if path.name not in ("", "..") else path.absolute().resolve()
+
+
+def output_path(text: str) -> Path:
+    """Reads a path to write to; one that is not UTF-8 is refused, since Arrow writes to none."""
+    path = local_path(text)
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError(
+            f"{text}: a path of UTF-8 expected, and this has other bytes; give it another name"
+        ) from None
+    return path
 
 
 def add_precision_argument(parser: argparse.ArgumentParser) -> None:

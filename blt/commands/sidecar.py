@@ -1,7 +1,7 @@
 """How commands whose result is a single file know it again: a note beside it.
 
-`model.keras` is accompanied by `model.json`: what it was made from (`identity`), its sha256, and
-the summary that was given then.
+`model.keras` is accompanied by `model.keras.json`: what it was made from (`identity`), its sha256,
+and the summary that was given then. (Not `model.json`: that may be a corpus of the user's.)
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from blt.storage import read_json, sha256_file, sha256_json, write_json
 
 
 def sidecar_path(output: Path) -> Path:
-    return output.with_suffix(".json")
+    return output.with_name(output.name + ".json")
 
 
 def find_finished(output: Path, identity: dict[str, Any], *, overwrite: bool) -> Any | None:
@@ -24,13 +24,17 @@ def find_finished(output: Path, identity: dict[str, Any], *, overwrite: bool) ->
       overwrite: make it anew whatever is there.
 
     Raises:
-      UserError: the file is there, but was made from something else, or not by this program.
+      UserError: the file is there, but was made from something else, or not by this program; or
+        where its note goes lies another file.
     """
     if output.is_dir():
         raise UserError(f"--output {output}: is a folder; give the name of a file.")
+    note = _read_note(sidecar_path(output))
     if overwrite or not output.exists():
         return None
-    note = read_json(sidecar_path(output)) if sidecar_path(output).exists() else {}
+    if not note:  # where earlier versions put it
+        older = output.with_suffix(".json")
+        note = _read_note(older) if older.is_file() and _is_note(older) else {}
     if sha256_json(note.get("identity")) != sha256_json(identity):
         changed = _changed(note.get("identity") or {}, identity)
         raise UserError(
@@ -44,6 +48,26 @@ def note_finished(output: Path, identity: dict[str, Any], summary: Any) -> None:
     """Writes the note beside `output`."""
     value = {"identity": identity, "sha256": sha256_file(output), "summary": summary}
     write_json(sidecar_path(output), value)
+
+
+def _read_note(path: Path) -> dict[str, Any]:
+    """Returns a note, {} if there is none; raises UserError if the file there is no note."""
+    if not path.exists():
+        return {}
+    if not _is_note(path):
+        raise UserError(
+            f"--output: {path}, where the note about it goes, is a file of another kind. Choose "
+            "another name, or move that file away."
+        )
+    return read_json(path)
+
+
+def _is_note(path: Path) -> bool:
+    try:
+        note = read_json(path)
+    except UserError:
+        return False
+    return isinstance(note, dict) and {"identity", "sha256", "summary"} <= set(note)
 
 
 def _changed(old: dict[str, Any], new: dict[str, Any]) -> str:

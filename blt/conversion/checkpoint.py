@@ -28,6 +28,7 @@ from blt.storage import atomic_path, read_json, write_json
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
+_SHARDS_GLOB = "model-[0-9]*-of-[0-9]*.safetensors"
 MAX_CONFIG_BYTES = 16 << 20
 MAX_WEIGHT_BYTES = 64 << 30  # of all files of a checkpoint, unpacked
 MAX_WEIGHTS = 100_000
@@ -105,12 +106,18 @@ def read_checkpoint(path: Path, *, trust_pickle: bool = False) -> Checkpoint:
 def write_checkpoint(
     folder: Path, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]
 ) -> None:
-    """Writes a folder of a config and float32 weights; the config last, each file atomically."""
+    """Writes a folder of a config and float32 weights; the config last, each file atomically.
+
+    An index and the shards of weights that were there are removed: readers would take them.
+    """
     with atomic_path(folder / WEIGHTS_NAME) as temporary:
         temporary.touch()
         usual_mode = temporary.stat().st_mode
         save_file(dict(weights), temporary, metadata={"format": "pt"})
         temporary.chmod(usual_mode)  # safetensors makes a file that only its owner can read
+    (folder / INDEX_NAME).unlink(missing_ok=True)
+    for shard in folder.glob(_SHARDS_GLOB):
+        shard.unlink()
     write_json(folder / CONFIG_NAME, config)
 
 
@@ -149,7 +156,13 @@ def _weight_files(path: Path) -> Iterator[Path]:
         yield path
         return
     if (path / INDEX_NAME).is_file():
-        yield from _indexed_files(path / INDEX_NAME)
+        files = list(_indexed_files(path / INDEX_NAME))
+        if (path / WEIGHTS_NAME).is_file() and path / WEIGHTS_NAME not in files:
+            raise UserError(
+                f"{path}: holds two sets of weights, {WEIGHTS_NAME} and those that {INDEX_NAME} "
+                "names. Move one of them away."
+            )
+        yield from files
         return
     by_suffix = {
         suffix: sorted(file for file in path.glob(f"*{suffix}") if file.is_file())

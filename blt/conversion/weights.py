@@ -150,10 +150,22 @@ def _some(names: Sequence[str]) -> str:
 
 
 def load_weights(model: Any, bindings: Iterable[Binding], checkpoint: Checkpoint) -> None:
-    """Gives a model the weights of a checkpoint, which `check_weights` has found fit."""
+    """Gives a model the weights of a checkpoint, which `check_weights` has found fit.
+
+    Raises:
+      UserError: a weight holds NaN or an infinity, or a number beyond float32.
+    """
     for binding in bindings:
         arrays = [checkpoint.weights[source.name].load() for source in binding.sources]
-        find_variable(model, binding.path).assign(binding.pack(arrays))
+        with np.errstate(over="ignore"):  # said below
+            packed = binding.pack(arrays)
+        if not np.isfinite(packed).all():
+            names = _some([source.name for source in binding.sources])
+            raise UserError(
+                f"{checkpoint.path}: {names}: holds NaN or an infinity, or a number beyond "
+                "float32, so that the model could compute nothing. Fetch the checkpoint again."
+            )
+        find_variable(model, binding.path).assign(packed)
 
 
 def export_weights(model: Any, bindings: Iterable[Binding]) -> dict[str, np.ndarray]:

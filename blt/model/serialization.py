@@ -102,8 +102,7 @@ def load_model_file(path: str | Path, expected_class: type[keras.Model]) -> kera
     """
     path = Path(path)
     wanted, command = _KINDS[expected_class.__name__]
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; {wanted} is needed. Make one with `{command}`.")
+    _check_is_file(path, wanted, command)
     config = _read_config(path)
     found = str(config.get("class_name"))
     if found != expected_class.__name__:
@@ -118,7 +117,30 @@ def load_model_file(path: str | Path, expected_class: type[keras.Model]) -> kera
         raise UserError(f"{path}: cannot be read as {wanted} ({reason}). Make it again.") from error
     if not isinstance(model, expected_class):
         raise UserError(f"{path}: does not hold {wanted}. Make one with `{command}`.")
+    if name := find_non_finite_weight(model):
+        raise UserError(
+            f"{path}: its weight {name} holds NaN or an infinity, so that it can compute nothing. "
+            f"Its training diverged, or the file is damaged: make it again with `{command}`, with "
+            "a lower --learning-rate."
+        )
     return model
+
+
+def _check_is_file(path: Path, wanted: str, command: str) -> None:
+    if path.is_dir():
+        models = sorted(path.glob(f"*{SUFFIX}"))
+        hint = f"Give {models[0]}." if models else f"Make one with `{command}`."
+        raise UserError(f"{path}: is a folder; the file of {wanted} is needed. {hint}")
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; {wanted} is needed. Make one with `{command}`.")
+
+
+def find_non_finite_weight(model: keras.Model) -> str | None:
+    """Returns the path of a weight that holds NaN or an infinity; None if there is none."""
+    for weight in model.weights:
+        if not np.isfinite(keras.ops.convert_to_numpy(weight)).all():
+            return str(weight.path)
+    return None
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -174,8 +196,7 @@ def read_model_class(path: str | Path) -> str:
       UserError: the file is missing or is not a model file.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; a model is needed, as made by `blt train`.")
+    _check_is_file(path, "a model", "blt train")
     return str(_read_config(path).get("class_name"))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from blt.engine import DocumentEntropies, Engine, LineEngine
-from blt.errors import UserError
+from blt.errors import UserError, WorkError
 from blt.formats.boundaries import (
     KEEP_ENTROPIES,
     BoundariesRow,
@@ -137,6 +137,9 @@ def make_row(
       record: the document or part.
       result: what the engine says about it; None without a model.
       rule, keep_entropies: as in `patch_shard`.
+
+    Raises:
+      WorkError: the model gave no finite numbers.
     """
     stored = nats = eos_nats = entropies = None
     if result is not None:
@@ -147,6 +150,11 @@ def make_row(
         token_nats = result.token_nats.astype(np.float64)
         nats = float(token_nats[record.tokens >= BYTE_OFFSET].sum())
         eos_nats = float(token_nats[record.tokens == EOS_ID].sum())
+        if not math.isfinite(nats + eos_nats) or np.isnan(entropies).any():
+            raise WorkError(
+                f"document {record.doc_id!r}: the entropy model gives it NaN or an infinity, of "
+                "which no patches can be cut. Use --precision float32, or another model."
+            )
     return BoundariesRow(
         doc_id=record.doc_id,
         part=record.part,

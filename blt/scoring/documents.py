@@ -1,11 +1,13 @@
 """What is found out about one document while its parts stream by."""
 
 import lzma
+import math
 import zlib
 from collections.abc import Iterable
 
 import numpy as np
 
+from blt.errors import WorkError
 from blt.formats.byte_shard import ByteRecord
 from blt.formats.scores import ScoresRow
 from blt.patching.rules import count_byte_patches
@@ -56,7 +58,16 @@ class Tally:
         self._eos_nats += float(nats[tokens == EOS_ID].sum())
 
     def finish(self) -> ScoresRow:
-        """Returns the row; all parts must have been read and scored."""
+        """Returns the row; all parts must have been read and scored.
+
+        Raises:
+          WorkError: the model gave no finite numbers.
+        """
+        if not math.isfinite(self._nats + self._eos_nats):
+            raise WorkError(
+                f"document {self._record.doc_id!r}: the model gives it NaN or an infinity, which "
+                "is no score. Use --precision float32, or another model."
+            )
         zlib_bytes = self._zlib_bytes + len(self._zlib.flush())
         xz_bytes = None if self._xz is None else self._xz_bytes + len(self._xz.flush())
         return ScoresRow(

@@ -23,7 +23,7 @@ from blt.model.serialization import fingerprint, load_entropy_model, save_model
 from blt.patching.rules import PatchRule
 from blt.storage import prepare_output_folder, sha256_file
 from blt.training.common import HistoryWriter, Report, TrainingReporter
-from blt.training.fitting import fit_language_model
+from blt.training.fitting import check_learning_rate, fit_language_model
 from blt.units import ShardInfo
 
 MODEL_NAME = "model.keras"
@@ -81,6 +81,7 @@ class BltTrainingConfig:
         for name in ("steps", "batch_size", "shuffle_sequences", "evaluations"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_learning_rate(self.learning_rate)
 
 
 def train_blt(
@@ -111,9 +112,10 @@ def train_blt(
     start = time.monotonic()
     data = read_manifest(data, "training_shards")
     train_paths, valid_paths = _shard_paths(data, "train-"), _shard_paths(data, "valid-")
-    if not train_paths:
+    if not any(s.bytes for s in data.shards if s.name.startswith("train-")):
         raise UserError(
-            f"{data.folder}: no documents to train on, all are held out. Encode more text."
+            f"{data.folder}: no text to train on: all of it is held out, or all documents are "
+            "empty. Encode more text."
         )
     kept = _load_matching_entropy_model(data, entropy_model)
     output = prepare_output_folder(output)
@@ -217,7 +219,13 @@ def _write_manifest(
     write_manifest(
         output,
         kind="blt_run",
-        config={**dataclasses.asdict(config), "model": dict(config.model)},
+        config={
+            **dataclasses.asdict(config),
+            "model": dict(config.model),
+            # Which documents it was trained without, so that scores can be checked against it.
+            "valid_fraction": data.config.get("valid_fraction"),
+            "split_seed": data.config.get("seed"),
+        },
         fingerprints={**data.fingerprints, "blt": model_fingerprint},
         parents={"training_shards": data.sha256},
         totals={**totals, "rejects": 0, "filtered": 0},

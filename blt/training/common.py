@@ -14,6 +14,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from blt.errors import WorkError
 from blt.tokenizer import BYTE_OFFSET, PAD_ID
 
 Report = Callable[[str], None]  # takes a line of progress
@@ -29,8 +30,19 @@ def token_nats(logits: Any, targets: Any) -> Any:
     return -ops.sum(log_probabilities * hot, axis=-1)
 
 
+def diverged(step: int, what: str) -> WorkError:
+    """Returns the error of a training that cannot come back; `what` was seen at `step`."""
+    return WorkError(
+        f"step {step}: {what}. The training diverged; no model was written. Train again with a "
+        "lower --learning-rate."
+    )
+
+
 class NextTokenTrainer(keras.Model):
-    """Wraps a language model for `fit`: masked loss, and bits per byte as a metric.
+    """Wraps a language model for `fit`: masked loss, and nats and bits per byte as metrics.
+
+    The metrics are sums over all targets of the batches over the number of those targets (bytes
+    alone, for bits), never means of batches' means: the last batch may hold few of them.
 
     Data: pairs (inputs, targets). `inputs` is a dict with `tokens` and the keyword arguments of the
     model's call; `targets` is [batch, num_tokens] int32, PAD where nothing is to be predicted.
@@ -41,6 +53,7 @@ class NextTokenTrainer(keras.Model):
         super().__init__(name="next_token_trainer")
         self.language_model = language_model
         self.bits_metric = keras.metrics.Mean(name="bits_per_byte")
+        self.nats_metric = keras.metrics.Mean(name="nats")
 
     def build(self, *_: Any) -> None:
         """Nothing: the model inside is built."""
@@ -64,7 +77,10 @@ class NextTokenTrainer(keras.Model):
         num_bytes = ops.sum(is_byte)
         bits = ops.sum(nats * is_byte) / ops.maximum(num_bytes, 1.0) / LN2
         self.bits_metric.update_state(bits, sample_weight=num_bytes)
-        losses = [ops.sum(nats * is_target) / ops.maximum(ops.sum(is_target), 1.0), *self.losses]
+        num_targets = ops.sum(is_target)
+        mean_nats = ops.sum(nats * is_target) / ops.maximum(num_targets, 1.0)
+        self.nats_metric.update_state(mean_nats, sample_weight=num_targets)
+        losses = [mean_nats, *self.losses]
         return sum(losses[1:], losses[0])
 
 
@@ -104,13 +120,14 @@ class HistoryWriter:
 
     def write(self, record: Mapping[str, Any]) -> None:
         with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record, sort_keys=True) + "\n")
+            file.write(json.dumps(record, sort_keys=True, allow_nan=False) + "\n")
 
 
 class TrainingReporter(keras.callbacks.Callback):
     """Writes history and lines of progress while `fit` runs.
 
     An epoch of `fit` is the stretch between two records: its figures are means over that stretch.
+    A loss that is no finite number ends the training with a WorkError.
 
     Args:
       history: where the records go, one an epoch.
@@ -159,16 +176,20 @@ class TrainingReporter(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         logs = logs or {}
+        for name in ("loss", "val_loss"):
+            if not math.isfinite(value := float(logs.get(name, 0.0))):
+                words = "the loss" if name == "loss" else "the loss of held-out text"
+                raise diverged(self.step, f"{words} is {value}")
         rate = self.model.optimizer.learning_rate
         record = {
             "step": self.step,
-            "nats": float(logs["loss"]),
+            "nats": float(logs["nats"]),
             "bits_per_byte": float(logs["bits_per_byte"]),
             "learning_rate": float(ops.convert_to_numpy(rate)),
             "kilobytes": self.step * self._tokens_per_step / 1000,
         }
         if "val_bits_per_byte" in logs:
-            record["held_out_nats"] = float(logs["val_loss"])
+            record["held_out_nats"] = float(logs["val_nats"])
             record["held_out_bits_per_byte"] = float(logs["val_bits_per_byte"])
             self._report(
                 f"step {self.step}/{self._num_steps}, "

@@ -21,8 +21,9 @@ from blt.manifest import Manifest, read_manifest
 from blt.model.presets import ENTROPY_PRESETS, check_preset, create_entropy_model
 from blt.model.serialization import check_model_name, fingerprint, save_model
 from blt.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, is_held_out
+from blt.tokenizer import BYTE_OFFSET
 from blt.training.common import HistoryWriter, Report, TrainingReporter
-from blt.training.fitting import fit_language_model
+from blt.training.fitting import check_learning_rate, fit_language_model
 
 Row = tuple[np.ndarray, np.ndarray, np.ndarray]  # tokens, targets, segment_ids: [seq_len] int32
 
@@ -84,6 +85,7 @@ class EntropyTrainingConfig:
         for name in ("steps", "batch_size", "seq_len", "shuffle_rows"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        check_learning_rate(self.learning_rate)
         if not 0 <= self.valid_fraction < 1:
             raise UserError(f"valid_fraction must be in [0, 1), got {self.valid_fraction}.")
 
@@ -181,7 +183,8 @@ class _Corpus:
         return list(self._batches(itertools.islice(rows, self._config.max_valid_rows)))
 
     def has_training_text(self) -> bool:
-        return next(make_rows(self._records(self._paths, held_out=False), 1), None) is not None
+        records = self._records(self._paths, held_out=False)
+        return any((record.tokens >= BYTE_OFFSET).any() for record in records)
 
 
 def train_entropy_model(

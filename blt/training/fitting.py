@@ -6,8 +6,17 @@ from typing import Any, Protocol
 
 import keras
 
+from blt.errors import UserError
+from blt.model.serialization import find_non_finite_weight
 from blt.optimization import learning_rate_schedule_builder, optimizer_builder
-from blt.training.common import HeldBatches, NextTokenTrainer, TrainingReporter, record_every
+from blt.tokenizer import BYTE_OFFSET
+from blt.training.common import (
+    HeldBatches,
+    NextTokenTrainer,
+    TrainingReporter,
+    diverged,
+    record_every,
+)
 
 _MOST_WARMUP_STEPS = 500
 _LAST_LEARNING_RATE = 0.02  # of the peak
@@ -22,6 +31,12 @@ class FitConfig(Protocol):
     gradient_clipping_by_norm: float
     history_records: int
     evaluations: int
+
+
+def check_learning_rate(learning_rate: float) -> None:
+    """Raises UserError unless a model can learn at this rate."""
+    if not 0 < learning_rate < math.inf:
+        raise UserError(f"--learning-rate {learning_rate:g}: must be a number above 0.")
 
 
 def fit_language_model(
@@ -39,6 +54,9 @@ def fit_language_model(
       held_out: batches that the model is judged by; may be empty.
       config: how.
       reporter: writes history and progress.
+
+    Raises:
+      WorkError: the training diverged: the loss, or a weight at the end, is no finite number.
     """
     trainer = NextTokenTrainer(model)
     trainer.compile(optimizer=_make_optimizer(config), jit_compile=True)
@@ -48,6 +66,8 @@ def fit_language_model(
         math.ceil(num_stretches * (i + 1) / config.evaluations) for i in range(config.evaluations)
     }
     held_out = list(held_out)
+    if not any((targets >= BYTE_OFFSET).any() for _, targets in held_out):
+        held_out = []  # empty documents: there is no byte to judge it by
     trainer.fit(
         training,
         epochs=num_stretches,
@@ -58,6 +78,8 @@ def fit_language_model(
         callbacks=[reporter],
         verbose=0,
     )
+    if name := find_non_finite_weight(model):
+        raise diverged(config.steps, f"the weight {name} holds NaN or an infinity")
 
 
 def _make_optimizer(config: FitConfig) -> keras.optimizers.Optimizer:

@@ -4,6 +4,7 @@ import pytest
 
 from blt import command
 from blt.commands import calibrate, decode, report, train, train_entropy
+from pipelines import train_ngram
 from tests.blt.datasets import write_byte_dataset
 
 
@@ -62,3 +63,43 @@ def test_an_unforeseen_error_is_one_line_and_verbose_shows_where(monkeypatch, tm
     assert err.count("\n") == 1
     with pytest.raises(ZeroDivisionError):
         run(decode, *argv, "--verbose")
+
+
+def test_a_corpus_of_the_same_name_is_not_overwritten_by_the_note(data, tmp_path, capsys):
+    (tmp_path / "wiki.json").write_text('{"text": "precious"}\n')
+    argv = ("--data", data, "--output", tmp_path / "wiki.ngram", "--order", "2")
+    assert run(train_ngram, *argv) == 0
+    assert (tmp_path / "wiki.json").read_text() == '{"text": "precious"}\n'
+    assert (tmp_path / "wiki.ngram.json").exists()
+    capsys.readouterr()
+    assert run(train_ngram, *argv) == 0
+    assert "already done" in capsys.readouterr().out
+    # Nor is a file where the note goes, whatever is asked for.
+    (tmp_path / "wiki.ngram.json").write_text("[]")
+    assert run(train_ngram, *argv, "--overwrite") == 2
+    assert "wiki.ngram.json, where the note about it goes, is a file" in capsys.readouterr().err
+    assert (tmp_path / "wiki.ngram.json").read_text() == "[]"
+
+
+def test_a_note_of_an_earlier_version_is_known(data, tmp_path, capsys):
+    argv = ("--data", data, "--output", tmp_path / "a.ngram", "--order", "2")
+    assert run(train_ngram, *argv) == 0
+    (tmp_path / "a.ngram.json").rename(tmp_path / "a.json")
+    capsys.readouterr()
+    assert run(train_ngram, *argv) == 0
+    assert "already done" in capsys.readouterr().out
+
+
+def test_a_file_in_place_of_a_dataset_is_called_one(data, tmp_path, capsys):
+    argv = ("--output", tmp_path / "o.keras")
+    for name in ("manifest.json", "bytes-00000-000.tfrecord"):
+        assert run(train_entropy, "--data", data / name, *argv) == 2
+        err = capsys.readouterr().err
+        assert f"{name}: is a file, but the folder of a whole dataset is expected" in err
+        assert err.endswith(f"Give {data}.\n")
+
+
+def test_an_output_that_arrow_cannot_write_to_is_refused_before_any_work(data, tmp_path, capsys):
+    argv = ("--data", data, "--order", "2", "--output", f"{tmp_path}/o\udcff.ngram")
+    assert run(train_ngram, *argv) == 2
+    assert "o\\xff.ngram: a path of UTF-8 expected" in capsys.readouterr().err

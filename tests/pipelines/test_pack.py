@@ -1,5 +1,7 @@
 """`blt pack` on real shards and runners."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -101,3 +103,24 @@ def test_boundaries_of_other_shards_are_refused(small_corpus, patches, tmp_path,
     assert command.main(encode, [str(arg) for arg in argv]) == 0
     assert run("--data", tmp_path / "bytes", "--patches", patches, "--output", tmp_path / "t") == 2
     assert "made from other byte shards" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [(), ("--overwrite",)])
+def test_what_is_read_is_never_the_output(small_bytes, patches, tmp_path, capsys, flags):
+    shutil.copytree(small_bytes, tmp_path / "bytes")
+    shutil.copytree(patches, tmp_path / "patches")
+    before = read_files(tmp_path)
+    argv = ("--data", tmp_path / "bytes", "--patches", tmp_path / "patches")
+    for output, flag in (("bytes", "--data"), ("./patches/../patches", "--patches")):
+        assert run(*argv, "--output", tmp_path / output, *flags) == 2
+        assert f"is what {flag} names, to be read" in capsys.readouterr().err
+    assert read_files(tmp_path) == before
+
+
+def test_overwrite_replaces_no_other_kind_of_dataset(small_bytes, patches, tmp_path, capsys):
+    shutil.copytree(small_bytes, tmp_path / "other")
+    before = read_files(tmp_path)
+    argv = ("--data", small_bytes, "--patches", patches, "--output", tmp_path / "other")
+    assert run(*argv, "--overwrite") == 2
+    assert "other: holds byte shards, and this command makes training" in capsys.readouterr().err
+    assert read_files(tmp_path) == before

@@ -18,7 +18,7 @@ from blt.formats.byte_shard import read_byte_shard
 from blt.manifest import read_manifest
 from blt.splits import is_held_out
 from blt.tokenizer import tokens_to_bytes
-from pipelines import beam_flags, patch, score
+from pipelines import beam_flags, patch, score, train_ngram
 
 REPO = Path(__file__).parents[2]
 PRECISION = ("--precision", "float32")  # auto is what is faster just now, on a busy machine too
@@ -254,3 +254,25 @@ def test_engines_of_worker_processes_share_the_cores(
     for flags in ([], ["--direct_num_workers", "2"]):
         assert command.main(score, [str(arg) for arg in [*argv, *flags]]) == 0
     assert [stage.run_unit.options.num_threads for stage in stages] == [None, 4]
+
+
+def test_documents_that_the_model_was_trained_on_are_not_called_held_out(
+    small_bytes, tmp_path, capsys
+):
+    model = tmp_path / "m.ngram"
+    argv = ("--data", small_bytes, "--output", model, "--order", "2", "--seed", "7")
+    argv += ("--valid-fraction", "0.3")
+    assert run(train_ngram, *argv) == 0
+
+    def said(*flags):
+        output = tmp_path / ("scores" + "".join(flags))
+        capsys.readouterr()
+        assert run(score, "--data", small_bytes, "--model", model, "--output", output, *flags) == 0
+        return capsys.readouterr().out
+
+    valid = ("--split", "valid")
+    assert "by --valid-fraction 0.3 --seed 7, and this by --valid-fraction 0.1" in said(*valid)
+    assert "not held out" in said(*valid, "--seed", "7", "--valid-fraction", "0.4")
+    for fraction in ("0.3", "0.2"):  # the same documents, or some of them
+        assert "not held out" not in said(*valid, "--seed", "7", "--valid-fraction", fraction)
+    assert "not held out" not in said()

@@ -48,7 +48,7 @@ def test_workers_and_shards_do_not_show(small_bytes, ngram, tmp_path):
     argv = ("--data", small_bytes, "--order", "4", "--output", again)
     assert run(train_ngram, *argv, "--direct_num_workers", "2") == 0
     assert again.read_bytes() == ngram.read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.json", "again.ngram"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.ngram", "again.ngram.json"]
 
 
 def test_it_patches_to_the_wanted_size(patched):

@@ -222,3 +222,27 @@ def test_a_real_pickle_of_pytorch_is_read(tmp_path):
     put_config(tmp_path)
     torch.save({"model": {"a": torch.tensor(A, dtype=torch.bfloat16)}}, tmp_path / "x.pth")
     equal(loaded(tmp_path, trust_pickle=True), {"a": A})
+
+
+def put_shards(folder):
+    """A checkpoint of two files and their index."""
+    put_config(folder)
+    names = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    for name, weights in zip(names, ({"a": A}, {"b": B}), strict=True):
+        save_file(weights, folder / name)
+    index = {"weight_map": dict(zip("ab", names, strict=True))}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def test_a_checkpoint_that_is_written_over_shards_is_the_one_that_is_read(tmp_path):
+    put_shards(tmp_path)
+    write_checkpoint(tmp_path, {"dim": 5}, {"a": 2 * A, "b": 2 * B})
+    equal(loaded(tmp_path), {"a": 2 * A, "b": 2 * B})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_two_sets_of_weights_are_refused(tmp_path):
+    put_shards(tmp_path)
+    save_file({"a": 2 * A, "b": 2 * B}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"holds two sets of weights, model.safetensors and those"):
+        read_checkpoint(tmp_path)

@@ -10,6 +10,7 @@ from blt.conversion.weights import (
     Binding,
     Source,
     check_weights,
+    load_weights,
     rotary_to_halves,
     rotary_to_neighbours,
 )
@@ -75,3 +76,14 @@ def test_weights_of_a_wrong_shape_are_named_with_both_shapes():
         UserError, match=r"1 weight is not of the shape.*b is \[3, 2\] and not \[2, 3\]"
     ):
         check_weights(checkpoint_of(a=(1,), b=(3, 2)), NEEDED)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+def test_weights_that_are_no_numbers_are_refused(bad):
+    array = np.array([1.0, bad])
+    weights = {"theirs": Weight((2,), lambda: array)}
+    checkpoint = Checkpoint(Path("folder"), Path("folder/config.json"), {}, weights)
+    with pytest.raises(
+        UserError, match="folder: theirs: holds NaN or an infinity, or a number bey"
+    ):
+        load_weights(None, [Binding("ours", (Source("theirs", (2,)),))], checkpoint)

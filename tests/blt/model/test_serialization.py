@@ -126,3 +126,19 @@ def test_equal_blts_give_equal_files_though_they_hold_another_model(tmp_path):
     assert fingerprint(again) == fingerprint(model)
     save_model(again, tmp_path / "again.keras")
     assert (tmp_path / "again.keras").read_bytes() == (tmp_path / "a.keras").read_bytes()
+
+
+def test_a_model_of_nan_is_refused(tmp_path):
+    model = make_model()
+    model.output_layer.kernel.assign(np.full((8, 260), np.nan, np.float32))
+    save_model(model, tmp_path / "nan.keras")
+    with pytest.raises(UserError, match=r"nan.keras: its weight .*kernel holds NaN or an infinity"):
+        load_entropy_model(tmp_path / "nan.keras")
+
+
+def test_a_folder_in_place_of_a_model_is_called_one(saved, tmp_path):
+    with pytest.raises(UserError, match=r"is a folder; the file of .* is needed. Give .*entropy.k"):
+        load_entropy_model(saved.parent)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match="is a folder; .* Make one with `blt train-entropy`"):
+        load_entropy_model(tmp_path / "none")

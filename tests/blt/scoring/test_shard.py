@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from blt.engine import EntropyEngine
+from blt.engine.results import DocumentEntropies
 from blt.errors import UserError, WorkError
 from blt.formats.boundaries import patches_name
 from blt.formats.byte_shard import ByteRecord, ByteShardWriter, byte_shard_name, read_byte_shard
@@ -277,3 +278,30 @@ def test_an_empty_corpus_has_no_figures(tmp_path, engine):
     summary = summarize_scores([tmp_path / scores_name(0, 0)])
     assert (summary["documents"], summary["bytes"], summary["bits_per_byte"]) == (1, 0, None)
     assert summary["percentiles"] == {}
+
+
+class NanEngine:
+    """An engine whose numbers overflowed."""
+
+    fingerprint, context, precision = "0" * 64, {}, "float32"
+
+    def run(self, parts, **_):
+        for key, tokens, _continued in parts:
+            nan = np.full(len(tokens), np.nan, np.float32)
+            yield DocumentEntropies(key=key, entropies=nan, token_nats=nan)
+
+
+def test_a_model_that_gives_no_numbers_gives_no_scores(tmp_path):
+    with pytest.raises(WorkError, match="document 'empty': the model gives it NaN or an infi"):
+        score(tmp_path, {"empty": b"", "a": b"a"}, EntropyScorer(NanEngine()))
+    assert not list(tmp_path.glob("scores-*"))
+    byte_shard = tmp_path / byte_shard_name(0, 0)
+    with pytest.raises(WorkError, match="document 'empty': the entropy model gives it NaN"):
+        patch_shard(
+            byte_shard,
+            tmp_path,
+            engine=NanEngine(),
+            rule=PatchRule(rule="entropy", threshold_nats=1.0),
+            unit_index=0,
+            roll=0,
+        )

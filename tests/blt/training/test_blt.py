@@ -11,6 +11,7 @@ from blt.model.entropy_model import EntropyModel
 from blt.model.serialization import fingerprint, save_model
 from blt.packing import PackConfig, write_bucket
 from blt.patching.rules import PatchRule, find_patch_lengths
+from blt.scoring.trained_split import TrainedSplit, read_trained_split
 from blt.storage import sha256_file
 from blt.tokenizer import frame_tokens
 from blt.training.blt import BltTrainingConfig, train_blt
@@ -28,12 +29,15 @@ CONFIG = BltTrainingConfig(model=MODEL, steps=6, batch_size=2, learning_rate=1e-
 SPACE = {"rule": "space"}
 
 
-def make_data(folder, *, fingerprints=None, valid_fraction=0.2, seq_len=32):
+TEXTS = [b"some words again and again " * (1 + index % 3) for index in range(40)]
+
+
+def make_data(folder, *, fingerprints=None, valid_fraction=0.2, seq_len=32, texts=TEXTS):
     folder.mkdir()
     rule = PatchRule(**SPACE)
     documents = []
-    for index in range(40):
-        tokens = frame_tokens(b"some words again and again " * (1 + index % 3))
+    for index, text in enumerate(texts):
+        tokens = frame_tokens(text)
         lengths = find_patch_lengths(tokens, None, rule)
         documents.append(PatchedDocument(index, f"doc-{index}", tokens, lengths))
     config = PackConfig(seq_len=seq_len, max_patches=16, valid_fraction=valid_fraction)
@@ -41,7 +45,13 @@ def make_data(folder, *, fingerprints=None, valid_fraction=0.2, seq_len=32):
     write_manifest(
         folder,
         kind="training_shards",
-        config={"seq_len": seq_len, "max_patches": 16, "patch_rule": SPACE},
+        config={
+            "seq_len": seq_len,
+            "max_patches": 16,
+            "patch_rule": SPACE,
+            "valid_fraction": valid_fraction,
+            "seed": 0,
+        },
         fingerprints=fingerprints or {},
         parents={"boundaries": "0" * 64},
         totals=result.counts,
@@ -99,6 +109,8 @@ def test_a_run_holds_a_model_that_learned_its_history_and_its_lineage(folder, en
     assert manifest.parents == {"training_shards": sha256_file(folder / "data" / "manifest.json")}
     assert manifest.fingerprints == {"blt": summary["fingerprint"], "entropy_model": made_by}
     assert manifest.config["steps"] == 6
+    split = read_trained_split(folder / "run" / "model.keras", folder / "x", summary["fingerprint"])
+    assert split == TrainedSplit(0.2, 0)
     for shard in manifest.shards:
         assert sha256_file(folder / "run" / shard.name) == shard.sha256
 
@@ -125,11 +137,18 @@ def test_nothing_to_train_on_is_refused(tmp_path):
         train_blt(data, tmp_path / "run", CONFIG)
 
 
+def test_empty_documents_are_nothing_to_train_on(tmp_path):
+    data = make_data(tmp_path / "data", texts=[b""] * 40)
+    with pytest.raises(UserError, match="no text to train on: all of it is held out, or all doc"):
+        train_blt(data, tmp_path / "run", CONFIG)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"preset": "micra"}, "--preset micra: not one of"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"learning_rate": 0.0}, "--learning-rate 0: must be a number above 0"),
     ],
 )
 def test_impossible_configs_are_refused(changes, message):

@@ -1,18 +1,20 @@
 import itertools
 import json
+import math
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blt.errors import UserError
+from blt.errors import UserError, WorkError
 from blt.formats.byte_shard import ByteRecord
+from blt.model import EntropyModel
 from blt.model.serialization import fingerprint, load_entropy_model
 from blt.splits import is_held_out
 from blt.tokenizer import frame_tokens
 from blt.training import entropy
-from blt.training.common import record_every, token_nats
+from blt.training.common import NextTokenTrainer, record_every, token_nats
 from blt.training.entropy import EntropyTrainingConfig, make_rows, train_entropy_model
 from tests.blt.datasets import write_byte_dataset
 
@@ -109,6 +111,50 @@ def test_training_learns_and_is_the_same_again(data, tmp_path):
     model = load_entropy_model(tmp_path / "a.keras")
     assert fingerprint(model) == summary["fingerprint"] == again["fingerprint"]
     assert any("held out" in line for line in lines)
+
+
+def test_figures_are_means_over_targets_and_never_over_batches():
+    trainer = NextTokenTrainer(EntropyModel(dim=8, num_layers=1, num_heads=2, window=8))
+    full = np.array([[70, 71, 72, 73, 74, 2]], np.int32)  # five bytes and EOS
+    last = np.array([[70, 2, 0, 0, 0, 0]], np.int32)  # a byte and EOS
+    certain = 100.0 * np.eye(260, dtype=np.float32)[last]
+    trainer.compute_loss(y=full, y_pred=np.zeros((1, 6, 260), np.float32))
+    trainer.compute_loss(y=last, y_pred=certain)
+    assert float(trainer.nats_metric.result()) == pytest.approx(6 / 8 * math.log(260))
+    assert float(trainer.bits_metric.result()) == pytest.approx(5 / 6 * math.log2(260))
+
+
+def test_a_training_that_diverges_fails_and_writes_no_model(data, tmp_path):
+    config = EntropyTrainingConfig(**{**SMALL, "steps": 3, "learning_rate": 1e30})
+    with pytest.raises(WorkError, match=r"step \d: the loss .*is nan.* a lower --learning-rate"):
+        train_entropy_model(data, tmp_path / "e.keras", config)
+    assert not (tmp_path / "e.keras").exists()
+    lines = (tmp_path / "e.keras.history.jsonl").read_text().splitlines()
+    assert "NaN" not in "".join(lines)
+
+
+def test_held_out_documents_without_a_byte_give_no_figure(tmp_path):
+    names = [f"doc-{i}" for i in range(30)]
+    documents = {name: b"" if is_held_out(name) else b"some text" for name in names}
+    assert b"" in documents.values()
+    write_byte_dataset(tmp_path / "bytes", documents)
+    config = EntropyTrainingConfig(**{**SMALL, "steps": 1})
+    summary = train_entropy_model(tmp_path / "bytes", tmp_path / "e.keras", config)
+    assert summary["held_out_bits_per_byte"] is None
+
+
+def test_empty_documents_are_nothing_to_train_on(tmp_path):
+    write_byte_dataset(tmp_path / "bytes", {f"doc-{i}": b"" for i in range(30)})
+    with pytest.raises(UserError, match="no documents to train on"):
+        train_entropy_model(
+            tmp_path / "bytes", tmp_path / "e.keras", EntropyTrainingConfig(**SMALL)
+        )
+
+
+@pytest.mark.parametrize("learning_rate", [0.0, -1e-3, math.nan, math.inf])
+def test_impossible_learning_rates_are_refused(learning_rate):
+    with pytest.raises(UserError, match="--learning-rate .*: must be a number above 0"):
+        EntropyTrainingConfig(learning_rate=learning_rate)
 
 
 def test_held_out_documents_are_not_trained_on(data):

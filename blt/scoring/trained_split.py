@@ -1,0 +1,57 @@
+"""Which documents a model was trained without, as the files beside it say."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from blt.errors import UserError
+from blt.manifest import read_manifest
+from blt.storage import read_json
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedSplit:
+    """The held-out documents of a training: those that `is_held_out` finds.
+
+    Attributes:
+      fraction: of the documents.
+      seed: of the hash that chooses them.
+    """
+
+    fraction: float
+    seed: int
+
+    def covers(self, *, fraction: float, seed: int) -> bool:
+        """Tells whether all documents that these hold out were held out from the training, too."""
+        return seed == self.seed and fraction <= self.fraction
+
+
+def read_trained_split(model: Path, note: Path, fingerprint: str) -> TrainedSplit | None:
+    """Returns the split that a model was trained with; None if nothing beside it tells.
+
+    Args:
+      model: its file. The manifest of a training run beside it tells, or else
+      note: the note about it.
+      fingerprint: of the model; what is about another one does not count.
+    """
+    try:
+        manifest = read_manifest(model.parent, "blt_run")
+        if manifest.fingerprints.get("blt") == fingerprint:
+            return _read(manifest.config)
+    except UserError:
+        pass  # no run
+    try:
+        value = read_json(note)
+        if value["summary"]["fingerprint"] == fingerprint:
+            return _read(value["identity"]["config"])
+    except (UserError, KeyError, TypeError):
+        pass  # no note, or another's file
+    return None
+
+
+def _read(config: dict[str, Any]) -> TrainedSplit | None:
+    fraction = config.get("valid_fraction")
+    seed = config.get("split_seed", config.get("seed"))
+    if not isinstance(fraction, int | float) or not isinstance(seed, int):
+        return None
+    return TrainedSplit(float(fraction), seed)
