@@ -78,7 +78,7 @@ def plan_entry(file: InputFile, config: EncodeConfig) -> Entry:
       UserError: it cannot be read; names it.
     """
     try:
-        detected = detect(file.path, config.format)
+        detected = detect(file.path, config.format, text_field=config.text_field)
     except OSError as error:
         raise UserError(
             f"--input {file.path}: cannot be read ({error.strerror or error})."
@@ -93,6 +93,11 @@ def plan_entry(file: InputFile, config: EncodeConfig) -> Entry:
         "num_bytes": file.size,
     }
     return {**entry, "note": detected.note} if detected.note else entry
+
+
+def is_whole(entry: Entry) -> bool:
+    """Tells whether an entry is of a whole file, not of a piece."""
+    return "range" not in entry or entry["num_bytes"] == entry["size"]
 
 
 def payload_bytes(payload: dict[str, Any]) -> int:

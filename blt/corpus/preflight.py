@@ -12,7 +12,7 @@ from blt.corpus.arrow_reader import count_rows, read_arrow_schema
 from blt.corpus.columns import UnusableFileError, check_text_column
 from blt.corpus.config import EncodeConfig
 from blt.corpus.csv_reader import read_csv_header
-from blt.corpus.decompress import DamagedInputError, check_package
+from blt.corpus.decompress import DamagedInputError, check_package, read_blocks
 from blt.corpus.fields import ABSENT, get_field
 from blt.corpus.filesystems import open_input
 from blt.corpus.json_heads import head_objects
@@ -159,7 +159,8 @@ def _jsonl_fields(entry: Entry, config: EncodeConfig) -> list[str] | None:
     if "range" in entry and entry["range"][0] > 0:
         raise ValueError("not the start of its file")
     names = None
-    for row in head_objects(entry):
+    ratio = config.max_decompression_ratio
+    for row in head_objects(read_blocks(entry["path"], entry["compression"], max_ratio=ratio)):
         if get_field(row, config.text_field) is not ABSENT:
             return None
         names = list(row) if names is None else names

@@ -17,9 +17,12 @@ members      int64   of an archive, that were read
 lost_members int64   of these, given up before their end
 given_up     string  why the file was given up before its end, a reason of rejects; null if not
 damaged      bool    it, or a member of it, is cut short or altered
+told         map     the members whose format was told by their content, or with a note (a name that
+                     means another, a format that is doubtful), and that format; null if there are
+                     none
 
-The members of an archive are in its row. A file that several units read has a row in each unit's
-table (`units/00012.sources.parquet`), one in the whole.
+An empty input has no records. The members of an archive are in its row. A file that several units
+read has a row in each unit's table (`units/00012.sources.parquet`), one in the whole.
 """
 
 import contextlib
@@ -61,6 +64,7 @@ SCHEMA = pa.schema(
         ),
         pa.field("given_up", pa.string()),
         pa.field("damaged", pa.bool_(), nullable=False),
+        pa.field("told", pa.map_(pa.string(), pa.string())),
     ]
 )
 _BATCH_ROWS = 4096
@@ -100,6 +104,7 @@ class SourceRow:
     lost_members: int = 0
     given_up: str | None = None
     damaged: bool = False
+    told: list[tuple[str, str]] | None = None
 
     def __post_init__(self) -> None:
         # No fields, so not written: the member whose records are being read, and bytes of content.
@@ -153,6 +158,7 @@ class SourceRow:
             self.given_up = self.given_up or "damaged_input"
             lost = self.stored_bytes
         self.lost_bytes = min(meter.total, lost)
+        self.told = list(meter.told.items()) or None
         accounted = self.documents + self.filtered + self.rejects
         if self.records != accounted:
             raise WorkError(
