@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+from blt.corpus.format_rules import check_rules, format_of_rule
 from blt.errors import UserError, near_names
 
 FORMATS = ("auto", "text", "jsonl", "parquet", "arrow", "csv", "tsv", "warc", "tfrecord", "bytes")
@@ -26,6 +27,8 @@ class EncodeConfig:
     Attributes:
       format: "auto" (by suffix, else by the first bytes), or one of `FORMATS`; "bytes" takes every
         file as one document, whatever it holds, and decompresses nothing.
+      format_of: "PATTERN=FORMAT" each: the format of inputs whose name is like a pattern, by the
+        first of them that is (`blt.corpus.format_rules`).
       doc_per: in text files, a document per "file", per "line" (ended by LF alone) or per
         "paragraph" (blank lines between them).
       text_field: field or column of the text; dots lead into objects ("doc.text").
@@ -57,6 +60,7 @@ class EncodeConfig:
     """
 
     format: str = "auto"
+    format_of: tuple[str, ...] = ()
     doc_per: str = "file"
     text_field: str = "text"
     id_field: str = "id"
@@ -81,6 +85,7 @@ class EncodeConfig:
 
     def __post_init__(self) -> None:
         _check_choice("format", self.format, FORMATS)
+        object.__setattr__(self, "format_of", check_rules(self.format_of, FORMATS))
         _check_choice("doc-per", self.doc_per, DOC_PER)
         _check_choice("compression", self.compression, COMPRESSIONS)
         for flag, value in (("text-field", self.text_field), ("id-field", self.id_field)):
@@ -128,9 +133,12 @@ class EncodeConfig:
             raise UserError("--csv-escape: is the same as --csv-delimiter; give another one.")
 
     def _check_policies(self) -> None:
-        if self.format == "bytes" and (self.mends or self.utf8 != "keep"):
+        formats = {"--format bytes": self.format}
+        formats |= {f"--format-of {rule}": format_of_rule(rule) for rule in self.format_of}
+        flag = next((flag for flag, name in formats.items() if name == "bytes"), None)
+        if flag is not None and (self.mends or self.utf8 != "keep"):
             raise UserError(
-                "--format bytes: keeps every byte, so that --strip-bom, --newlines lf and --utf8 "
+                f"{flag}: keeps every byte, so that --strip-bom, --newlines lf and --utf8 "
                 "do not go with it. Leave them out, or name the format of the files."
             )
         _check_choice("utf8", self.utf8, UTF8)

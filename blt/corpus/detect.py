@@ -338,7 +338,8 @@ def _looks_like_json_lines(first: bytes) -> tuple[bool, str | None]:
     if line.startswith(b"{") and _is_object(line):
         return True, None
     lines = [x for x in rest.split(b"\n", _SNIFFED_LINES)[:-1] if x.strip()]
-    if len(lines) >= 2 and all(map(_is_object, lines)):
+    may_be = len(lines) >= 2 and lines[0].lstrip(JSON_BLANKS).startswith(b"{")
+    if may_be and all(map(_is_object, lines)):
         return True, "its first line is no JSON object, but those after it are; read as JSON Lines."
     return False, None
 

@@ -25,6 +25,7 @@ class Meter:
     Attributes:
       told: of an archive, the members that were told by content, or with a note, each with its
         format.
+      rules: of an archive, the rule of `--format-of` for each member that one means.
       empty_members: of an archive, how many members hold no record.
     """
 
@@ -37,6 +38,7 @@ class Meter:
         self._stored = self._stored_before = 0  # in all, and before the last block
         self._content = 0
         self.told: dict[str, str] = {}
+        self.rules: list[str] = []
         self.empty_members = 0
 
     @classmethod

@@ -23,6 +23,7 @@ from blt.corpus.decompress import PLAIN
 from blt.corpus.detect import detect
 from blt.corpus.discover import InputFile
 from blt.corpus.filesystems import open_input
+from blt.corpus.format_rules import wanted_format
 from blt.errors import UserError
 from blt.units import Progress, no_progress
 
@@ -78,7 +79,8 @@ def plan_entry(file: InputFile, config: EncodeConfig) -> Entry:
       UserError: it cannot be read; names it.
     """
     try:
-        detected = detect(file.path, config.format, text_field=config.text_field)
+        wanted = wanted_format(config.format, config.format_of, file.source)
+        detected = detect(file.path, wanted, text_field=config.text_field)
     except OSError as error:
         raise UserError(
             f"--input {file.path}: cannot be read ({error.strerror or error})."
@@ -98,6 +100,11 @@ def plan_entry(file: InputFile, config: EncodeConfig) -> Entry:
 def is_whole(entry: Entry) -> bool:
     """Tells whether an entry is of a whole file, not of a piece."""
     return "range" not in entry or entry["num_bytes"] == entry["size"]
+
+
+def is_first(entry: Entry) -> bool:
+    """Tells whether an entry is of a whole file, or of its first piece."""
+    return "range" not in entry or entry["range"][0] == 0
 
 
 def payload_bytes(payload: dict[str, Any]) -> int:

@@ -21,6 +21,7 @@ from blt.corpus.blocks import BlockFile, entry_blocks
 from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import DamagedInputError
 from blt.corpus.detect import detect, format_by_name
+from blt.corpus.format_rules import format_of_rule, rule_for
 from blt.corpus.plan import Entry
 from blt.corpus.records import Filtered, Record, Reject
 from blt.errors import WorkError
@@ -44,7 +45,7 @@ def read_tar(
       config: how to read the members.
       progress: for the archive's bytes.
       read_member: yields the records of an entry whose path is a member's copy; `is_told` in it
-        tells whether its name alone does not say its format.
+        tells whether its name alone does not say its format, `rule` is that of `--format-of`.
     """
     file = BlockFile(entry_blocks(entry, config, progress))
     names: dict[str, int] = {}
@@ -61,8 +62,10 @@ def read_tar(
                 continue
             start = _copy(content, member.size, copy)
             num_bytes = member.size
+            rule = rule_for(config.format_of, entry["source"], name)
+            wanted = config.format if rule is None else format_of_rule(rule)
             detected = detect(
-                copy.name, config.format, text_field=config.text_field, name=name, start=start
+                copy.name, wanted, text_field=config.text_field, name=name, start=start
             )
             if detected.format == "tar":
                 detail = "an archive inside an archive is not opened"
@@ -80,7 +83,8 @@ def read_tar(
                     "format": detected.format,
                     "compression": detected.compression,
                     "is_told": detected.note is not None
-                    or detected.format != format_by_name(name, config.format),
+                    or detected.format != format_by_name(name, wanted),
+                    "rule": rule,
                 }
             )
 
