@@ -70,6 +70,7 @@ _MAGICS = {b"PAR1": "parquet", ARROW_MAGIC: "arrow"}
 _MAGIC_WORDS = {"parquet": "a Parquet file", "arrow": "an Arrow file"}
 # What writers put behind a name: "x.csv-00000-of-00002", "x.jsonl.00003", "part-00000".
 _SHARD_NUMBER = re.compile(r"[-_.]\d+(?:-of-\d+)?$")
+_NAME_PARTS = re.compile(r"[-_.]?[^-_.]+|[-_.]")
 _NOT_TEXT = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _ZLIB_BYTES = 4096
 _ZLIB_KIND = "zlib stream"
@@ -285,6 +286,24 @@ def _format_by_name(stem: str, wanted: str) -> str:
 def names_a_format(name: str) -> bool:
     """Tells whether the name of a file shows its format."""
     return _format_by_name(strip_compression_suffix(os.path.basename(name))[0], "auto") != "auto"
+
+
+def shard_family(name: str) -> str | None:
+    """Returns what the shards of a dataset are all called; None if a name has no number.
+
+    >>> shard_family("part-00002.csv.gz"), shard_family("x.csv-00000-of-00002"), shard_family("x")
+    ('part-#', 'x-#-of-#', None)
+    """
+    parts = []
+    for part in _NAME_PARTS.findall(name):
+        if part[0] == "." and (part.lower() in _FORMAT_OF_SUFFIX or _is_compression(part)):
+            continue
+        parts.append(re.sub(r"\d+$", "#", part) if part.lstrip("-_.").isdecimal() else part)
+    return "".join(parts) if any(part.endswith("#") for part in parts) else None
+
+
+def _is_compression(suffix: str) -> bool:
+    return strip_compression_suffix("x" + suffix)[1] is not None
 
 
 def _without_shard_number(name: str) -> str:
