@@ -157,48 +157,65 @@ def detect(
         return Detected("bytes", PLAIN)
     called = name or path
     content = _Content(path, start)
-    stem, compression = strip_compression_suffix(os.path.basename(called))
-    found = _format_by_name(stem, wanted)
-    note = None
+    base, found = _named_format(path, name, wanted)
+    compression = strip_compression_suffix(base)[1]
     head = b""
     if compression is None or found in ("auto", *_MAGIC_WORDS):
         head = content.head()
     shown = next((f for m, f in _MAGICS.items() if head.startswith(m)), None)
-    if shown is not None and found in ("auto", shown):
-        if compression is not None:
-            note = f"{called}: is {_MAGIC_WORDS[shown]} and not {compression} data; read as that."
-        return Detected(shown, PLAIN, note)
+    is_doubtful = found == "auto" or (wanted == "auto" and found not in ("text", "tar"))
+    if shown is not None and (found == shown or is_doubtful):
+        claimed = compression or (found if found not in ("auto", shown) else None)
+        note = f"{called}: is {_MAGIC_WORDS[shown]} and not {claimed} data; read as that."
+        return Detected(shown, PLAIN, note if claimed else None)
+    note = None
     if compression is None:
-        is_packed = found == "parquet" or shown == "arrow"
-        # The length of a record may look like the start of gzip.
-        is_packed = is_packed or (found == "tfrecord" and is_record_start(head))
-        compression = PLAIN if is_packed else sniff_compression(head)
+        compression = _plain_or_packed(found, head)
         if compression != PLAIN:
-            if strip_compression_suffix(_without_shard_number(called))[1] != compression:
+            if strip_compression_suffix(_without_shard_number(base))[1] != compression:
                 note = f"{called}: {compression} data without the suffix; read decompressed."
         elif head.startswith(_UTF16_MARKS) and found in _UTF8_FORMATS:
             note = f"{called}: seems UTF-16 or UTF-32; read as it is, though UTF-8 is expected."
-        if wanted != "text" and compression == PLAIN:
-            kind = unread_kind(called, head) if found == "auto" else None
+        if compression == PLAIN and wanted != "text":
+            kind = unread_kind(base if found == "auto" else "", head) if is_doubtful else None
             if kind is None and _may_be_zlib(head) and _is_zlib(content.first_block(PLAIN) or b""):
                 kind = _ZLIB_KIND
             if kind is not None:
                 return Detected(UNREAD, PLAIN, f"{called}: {_not_read(kind)}")
             # Parquet is a name for nothing else; "arrows" is a word.
-            if (
-                wanted == "auto"
-                and found == "arrow"
-                and _is_text(content.first_block(PLAIN) or b"")
-            ):
+            may_be_text = wanted == "auto" and found == "arrow"
+            if may_be_text and _is_text(content.first_block(PLAIN) or b""):
                 note = f"{called}: is text and not {_MAGIC_WORDS[found]}; read as text."
                 found = "text"
     if found != "auto":
         return Detected(found, compression, note)
     found, words = _sniff_format(content, compression, text_field)
     is_default = found == "text" and words is None
-    if is_default and stem.lower().endswith(".json"):
+    if is_default and strip_compression_suffix(base)[0].lower().endswith(".json"):
         words = "no JSON Lines (an object a line); taken as one text."
     return Detected(found, compression, note or (words and f"{called}: {words}"), is_default)
+
+
+def _named_format(path: str, name: str | None, wanted: str) -> tuple[str, str]:
+    """Returns a file's name without folders, and the format that it shows.
+
+    Of a link that shows nothing, that is the name of what it leads to.
+    """
+    base = os.path.basename(name or path)
+    stem, compression = strip_compression_suffix(base)
+    found = _format_by_name(stem, wanted)
+    if found == "auto" and compression is None and name is None and os.path.islink(path):
+        base = os.path.basename(os.path.realpath(path))
+        found = _format_by_name(strip_compression_suffix(base)[0], wanted)
+    return base, found
+
+
+def _plain_or_packed(found: str, head: bytes) -> str:
+    """Returns the compression that the first bytes of a file without such a suffix show."""
+    # The length of a record may look like the start of gzip.
+    if found == "parquet" or (found == "tfrecord" and is_record_start(head)):
+        return PLAIN
+    return sniff_compression(head)
 
 
 def _may_be_zlib(head: bytes) -> bool:

@@ -219,6 +219,10 @@ SAMPLES = [
     ("x.json", b'{\n "name": "x"\n}\n', "text"),
     ("x.json", b'[{"text": "x"}]\n', "text"),
     ("data", parquet_bytes(), "parquet"),
+    ("data.csv", parquet_bytes(), "parquet"),
+    ("data.jsonl", arrow_bytes(), "arrow"),
+    ("data.csv", zip_bytes(), "unread"),
+    ("data.parquet", zip_bytes(), "unread"),
     ("df.parquet.gzip", parquet_bytes(), "parquet"),
     ("data", arrow_bytes(), "arrow"),
     ("rc.arrows", b"# words\n", "text"),
@@ -281,6 +285,27 @@ def test_members_that_were_told_by_content_are_counted_and_come_back(tmp_path):
     ids = [json.loads(line)["id"] for line in lines]
     assert ids == ["x.tar/part-0#0", "x.tar/part-0#14", "x.tar/part-0#28"]
     assert (tmp_path / "out/x.tar/c.json").read_bytes() == members["c.json"]
+
+
+def test_what_a_link_leads_to_tells_its_format_if_its_own_name_does_not(tmp_path):
+    for name in ("x.csv.gz", "y.csv-00000-of-00001", "z.tsv"):
+        (tmp_path / name).write_bytes(gzip.compress(b"text\na\n") if "gz" in name else b"text\na\n")
+    for name, target in (("1", "x.csv.gz"), ("2", "y.csv-00000-of-00001"), ("3.txt", "z.tsv")):
+        (tmp_path / name).symlink_to(target)
+    found = {name: detect(str(tmp_path / name)) for name in ("1", "2", "3.txt")}
+    assert [f.format for f in found.values()] == ["csv", "csv", "text"]
+    assert found["1"].compression == "gzip"
+
+
+@pytest.mark.parametrize("name", ["data.csv", "data.jsonl", "data.tfrecord", "data.arrow"])
+def test_a_parquet_file_with_the_suffix_of_another_table_is_one_and_noted(tmp_path, name):
+    (tmp_path / name).write_bytes(parquet_bytes())
+    found = detect(str(tmp_path / name))
+    assert found.format == "parquet"
+    assert f"is a Parquet file and not {name.partition('.')[2]} data" in found.note
+    (tmp_path / "a.txt").write_bytes(parquet_bytes())  # a name that says text is believed
+    assert detect(str(tmp_path / "a.txt")).format == "text"
+    assert detect(str(tmp_path / name), "jsonl").format == "jsonl"
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tsv", "a.tfrecord", "a.warc", "a", "a.py"])
