@@ -117,7 +117,7 @@ class _Content:
             try:
                 self._first[compression] = next(blocks, b"")
             except DamagedInputError:
-                self._first[compression] = None  # reading it will tell what is wrong
+                self._first[compression] = None
             finally:
                 blocks.close()
         return self._first[compression]
@@ -189,6 +189,8 @@ def detect(
                 found = "text"
     if found != "auto":
         return Detected(found, compression, note)
+    if content.first_block(compression) is None:
+        return Detected("text", compression, note)  # reading it will tell what is wrong
     found, words = _sniff_format(content, compression, text_field)
     is_default = found == "text" and words is None
     if is_default and strip_compression_suffix(base)[0].lower().endswith(".json"):
@@ -335,7 +337,7 @@ def _sniff_format(content: _Content, compression: str, text_field: str) -> tuple
     """Returns the format that the first block shows, "text" if it shows none; and what to note."""
     first = content.first_block(compression)
     if not first:
-        return "text" if first is None else EMPTY, None
+        return EMPTY, None
     if compression != PLAIN:  # else that was looked at before
         shown = next((f for magic, f in _MAGICS.items() if first.startswith(magic)), None)
         if shown or unread_kind("", first[:HEAD_BYTES]):

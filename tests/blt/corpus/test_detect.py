@@ -339,6 +339,7 @@ def test_an_empty_file_of_a_format_that_cannot_be_empty_is_damage(tmp_path, name
         (b'{"name": "x", "private": true}\n', "text", "the field 'text' (it has: name, private)"),
         (b'{"msg": 1}\n{"msg": 2}\n{"msg": 3}\n', "text", "(it has: msg); taken as one text"),
         (b'{"header": 1}\n{"text": "a"}\n', "jsonl", None),
+        (b"", "empty", None),
         (b'{"text": "cut', "jsonl", None),
         (b'{"x": "%s"}' % (b"x" * 3_000_000), "text", "(it has: x)"),
         (b'{"x": "%s", "text": "a"}' % (b"x" * 3_000_000), "jsonl", None),
@@ -353,6 +354,13 @@ def test_what_only_looks_like_json_lines_must_have_the_text_field(tmp_path, data
         (tmp_path / name).unlink()
     (tmp_path / "x.jsonl").write_bytes(data)  # its name says it
     assert detect(str(tmp_path / "x.jsonl")).format == "jsonl"
+
+
+def test_of_damaged_data_nothing_is_guessed(tmp_path):
+    (tmp_path / "part-0.json.gz").write_bytes(b"no gzip")
+    (tmp_path / "part-1.csv").write_bytes(b"text\na\n")
+    found = detect(str(tmp_path / "part-0.json.gz"))
+    assert (found.format, found.note, found.is_default) == ("text", None, False)
 
 
 def test_the_text_field_may_lie_in_an_object(tmp_path):
