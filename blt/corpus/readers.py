@@ -131,8 +131,8 @@ def _read_tar(entry: Entry, config: EncodeConfig, progress: Meter) -> Iterator[R
         meter = Meter.of_entry(member)
         if member["is_told"]:
             progress.told[member["source"]] = member["format"]
-        if member["rule"] is not None:
-            progress.rules.append(member["rule"])
+        if member["format_rule"] is not None:
+            progress.rules.append(member["format_rule"])
         record = None
         for record in _read(member, config, meter):
             # What is stored of a member is content of its archive.

@@ -45,7 +45,7 @@ def read_tar(
       config: how to read the members.
       progress: for the archive's bytes.
       read_member: yields the records of an entry whose path is a member's copy; `is_told` in it
-        tells whether its name alone does not say its format, `rule` is that of `--format-of`.
+        tells whether its name alone does not say its format, `format_rule` is what it is meant by.
     """
     file = BlockFile(entry_blocks(entry, config, progress))
     names: dict[str, int] = {}
@@ -62,8 +62,8 @@ def read_tar(
                 continue
             start = _copy(content, member.size, copy)
             num_bytes = member.size
-            rule = rule_for(config.format_of, entry["source"], name)
-            wanted = config.format if rule is None else format_of_rule(rule)
+            format_rule = rule_for(config.format_of, entry["source"], name)
+            wanted = config.format if format_rule is None else format_of_rule(format_rule)
             detected = detect(
                 copy.name, wanted, text_field=config.text_field, name=name, start=start
             )
@@ -84,7 +84,7 @@ def read_tar(
                     "compression": detected.compression,
                     "is_told": detected.note is not None
                     or detected.format != format_by_name(name, wanted),
-                    "rule": rule,
+                    "format_rule": format_rule,
                 }
             )
 
