@@ -15,7 +15,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from blt.corpus.duplicates import DUPLICATES_FOLDER, duplicate_kinds, remove_fou
 from blt.corpus.encode import encode_unit
 from blt.corpus.field_names import unmatched_after, unmatched_before
 from blt.corpus.filesystems import use_remote
+from blt.corpus.format_rules import unmatched_rules
 from blt.corpus.left_out import UNREADABLE, left_out_line
 from blt.corpus.listing import list_files, listing_lines
 from blt.corpus.plan import payload_bytes, payload_notes
@@ -106,8 +107,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="Refuse, or fail at the end, where a name given by --keep-fields, --id-field or "
-        "--include matches nothing. Without it that is a warning.",
+        help="Refuse, or fail at the end, where a name given by --keep-fields, --id-field, "
+        "--include or --format-of matches nothing. Without it that is a warning.",
     )
     add_output_arguments(parser, "byte shards")
     add_document_arguments(parser)
@@ -156,6 +157,15 @@ def add_document_arguments(parser: argparse.ArgumentParser, when: str = "") -> N
     group = parser.add_argument_group("what a document is" + when)
     group.add_argument(
         "--format", choices=FORMATS, default=default.format, help="What the files are."
+    )
+    group.add_argument(
+        "--format-of",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="PATTERN=FORMAT",
+        help="What files are whose name, or path below the folder or in an archive, is like a "
+        "pattern: 'logs/**=text'. The first that is like counts; --format is for the others.",
     )
     group.add_argument(
         "--doc-per",
@@ -250,8 +260,15 @@ class _FinishTables:
             totals: Counter[str] = Counter()
             for result in results:
                 totals.update(result.counts)
-            payloads = (unit.payload for unit in read_plan(output))
-            _check_strict(unmatched_after(payloads, totals, self.config))
+            payloads = [unit.payload for unit in read_plan(output)]
+            _check_strict(_unmatched_after(payloads, totals, self.config))
+
+
+def _unmatched_after(
+    payloads: Sequence[dict[str, Any]], totals: Mapping[str, int], config: EncodeConfig
+) -> list[Unmatched]:
+    rules = unmatched_rules(payloads, config.format_of, totals)
+    return rules + unmatched_after(payloads, totals, config)
 
 
 def _check_strict(unmatched: Sequence[Unmatched]) -> None:
@@ -304,7 +321,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         return _describe(describe_plan(stage, units, outputs), units, args, console)
     if "-" in args.input:
         kept_input.unlink(missing_ok=True)
-    unmatched = unmatched_after([unit.payload for unit in units], manifest.totals, config)
+    unmatched = _unmatched_after([unit.payload for unit in units], manifest.totals, config)
     if args.strict:
         _check_strict(unmatched)
     return _summarize(manifest, how, [line.message for line in unmatched])
@@ -343,6 +360,7 @@ def _plan_units(
         say=console.say,
         watch=watch,
     )
+    _say_unmatched(unmatched_rules(payloads, config.format_of), args, console)
     _say_unmatched(unmatched_before(payloads, config), args, console)
     notes = payload_notes(payloads)
     for note in notes[:_MAX_NOTES]:

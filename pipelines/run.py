@@ -239,6 +239,8 @@ def _argv(step: _Step, config: dict[str, Any], args: argparse.Namespace) -> list
     argv = [step.module.NAME]
     for key, value in {**step.arguments, **config[step.section]}.items():
         values = value if isinstance(value, list) else [value]
+        if isinstance(value, dict):
+            values = [f"{name}={of}" for name, of in value.items()]
         if value is True:
             argv.append(_flag(key))
         elif value is not None and value is not False:

@@ -315,7 +315,7 @@ def _read_data(args: argparse.Namespace, console: Console) -> Manifest:
     folder = args.output.with_name(args.output.name + "-bytes")
     if args.dry_run:
         raise UserError("--dry-run: needs --data; with --input nothing is encoded yet to plan by.")
-    names = ("format", "doc_per", "text_field", "id_field", "keep_fields")
+    names = ("format", "format_of", "doc_per", "text_field", "id_field", "keep_fields")
     names += ("csv_quoting", "csv_escape", "csv_delimiter")
     encode_argv = ["--input", *args.input, "--output", str(folder)]
     encode_args = command.parse_arguments(encode, encode_argv)

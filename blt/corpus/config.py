@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+from blt.corpus.format_rules import check_rules, format_of_rule
 from blt.corpus.left_out import LeftOutRule
 from blt.errors import UserError, near_names
 
@@ -29,6 +30,8 @@ class EncodeConfig:
         file as one document, whatever it holds, and decompresses nothing.
       include_hidden: read files, and members of archives, whose names begin with "." or "_".
       include_leftovers: read leftovers, lists of checksums and bookkeeping (`blt.corpus.left_out`).
+      format_of: "PATTERN=FORMAT" each: the format of inputs whose name is like a pattern, by the
+        first of them that is (`blt.corpus.format_rules`).
       doc_per: in text files, a document per "file", per "line" (ended by LF alone) or per
         "paragraph" (blank lines between them).
       text_field: field or column of the text; dots lead into objects ("doc.text").
@@ -62,6 +65,7 @@ class EncodeConfig:
     format: str = "auto"
     include_hidden: bool = False
     include_leftovers: bool = False
+    format_of: tuple[str, ...] = ()
     doc_per: str = "file"
     text_field: str = "text"
     id_field: str = "id"
@@ -86,6 +90,7 @@ class EncodeConfig:
 
     def __post_init__(self) -> None:
         _check_choice("format", self.format, FORMATS)
+        object.__setattr__(self, "format_of", check_rules(self.format_of, FORMATS))
         _check_choice("doc-per", self.doc_per, DOC_PER)
         _check_choice("compression", self.compression, COMPRESSIONS)
         for flag, value in (("text-field", self.text_field), ("id-field", self.id_field)):
@@ -138,9 +143,12 @@ class EncodeConfig:
             raise UserError("--csv-escape: is the same as --csv-delimiter; give another one.")
 
     def _check_policies(self) -> None:
-        if self.format == "bytes" and (self.changes_bytes or self.utf8 != "keep"):
+        formats = {"--format bytes": self.format}
+        formats |= {f"--format-of {rule}": format_of_rule(rule) for rule in self.format_of}
+        flag = next((flag for flag, name in formats.items() if name == "bytes"), None)
+        if flag is not None and (self.changes_bytes or self.utf8 != "keep"):
             raise UserError(
-                "--format bytes: keeps every byte, so that --strip-bom, --newlines lf and --utf8 "
+                f"{flag}: keeps every byte, so that --strip-bom, --newlines lf and --utf8 "
                 "do not go with it. Leave them out, or name the format of the files."
             )
         _check_choice("utf8", self.utf8, UTF8)

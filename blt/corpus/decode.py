@@ -24,8 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from blt.corpus.decompress import strip_compression_suffix
-from blt.corpus.detect import member_format
+from blt.corpus.detect import format_by_name
+from blt.corpus.format_rules import wanted_format
 from blt.corpus.paragraph_reader import gaps_of
+from blt.corpus.sources import SOURCES_NAME, read_sources
 from blt.corpus.text_reader import has_final_newline
 from blt.errors import UserError
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
@@ -69,7 +71,7 @@ def decode_dataset(
         raise UserError(f"--output {output}: is not empty. Choose an empty or new folder.")
     prepare_output_folder(output)
     entries = [entry for unit in read_plan(data_dir) for entry in unit.payload["files"]]
-    formats = _Formats(entries, manifest.config.get("format", "auto"))
+    formats = _Formats(entries, manifest)
     names = _Names(output)
     counts = Counter(documents=0, bytes=0, files=0)
     doc_per = manifest.config.get("doc_per", "file")
@@ -101,6 +103,14 @@ def decode_dataset(
     return dict(counts)
 
 
+def _told_members(data_dir: Path) -> dict[str, str]:
+    """Returns the formats of the members of archives that were not told by name alone."""
+    path = data_dir / SOURCES_NAME
+    if not path.exists():
+        return {}
+    return dict(member for row in read_sources(path) for member in row.told or ())
+
+
 def _read(manifest: Manifest) -> Iterator[ByteRecord]:
     for shard in manifest.shards:
         check_shard(manifest.shard_path(shard), shard)
@@ -120,19 +130,25 @@ def _json_line(record: ByteRecord, raw: bytes) -> bytes:
 
 
 class _Formats:
-    """Knows what a source was read as: a file by the plan, a member of an archive by its name."""
+    """Knows what a source was read as: a file by the plan, a member of an archive by its name, or
+    where that does not tell by what is noted of it.
+    """
 
-    def __init__(self, entries: list[dict[str, Any]], wanted: str) -> None:
-        self._formats = {entry["source"]: entry["format"] for entry in entries}
-        self._archives = [s + "/" for s, found in self._formats.items() if found == "tar"]
-        self._wanted = wanted
+    def __init__(self, entries: list[dict[str, Any]], manifest: Manifest) -> None:
+        told = _told_members(manifest.folder)
+        self._formats = told | {entry["source"]: entry["format"] for entry in entries}
+        self._archives = [s for s, found in self._formats.items() if found == "tar"]
+        config = manifest.config
+        self._default, self._rules = config.get("format", "auto"), config.get("format_of", ())
 
     def of(self, source: str) -> str:
         if source in self._formats:
             return self._formats[source]
-        # A member's own name is all that its format was told by.
-        name = next((source[len(a) :] for a in self._archives if source.startswith(a)), source)
-        return member_format(name, self._wanted)
+        archive = next((a for a in self._archives if source.startswith(a + "/")), None)
+        if archive is None:
+            return format_by_name(source, self._default)
+        name = source[len(archive) + 1 :]
+        return format_by_name(name, wanted_format(self._default, self._rules, archive, name))
 
 
 class _Names:

@@ -1,12 +1,11 @@
 """Of which format and compression a file is."""
 
 import dataclasses
-import itertools
 import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from blt.corpus.decompress import (
@@ -17,7 +16,9 @@ from blt.corpus.decompress import (
     sniff_compression,
     strip_compression_suffix,
 )
+from blt.corpus.fields import ABSENT, get_field
 from blt.corpus.filesystems import open_input
+from blt.corpus.json_heads import JSON_BLANKS, head_objects
 from blt.corpus.mends import BOM
 from blt.corpus.records import Reject
 from blt.formats.tfrecord import holds_record_start, is_record_start
@@ -28,6 +29,7 @@ _WARC_HEAD = re.compile(rb"WARC/\d+\.\d+\s*\n")
 _UTF8_FORMATS = ("auto", "text", "jsonl", "csv", "tsv")
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")
 UNREAD = "unread"  # the format of a file that cannot be read; see `unread_kind`
+EMPTY = "empty"  # that of a file without content, whose name shows none
 _UNREAD_MAGICS = {
     b"PK\x03\x04": "zip archive",
     b"PK\x05\x06": "zip archive",
@@ -68,101 +70,166 @@ _MAGICS = {b"PAR1": "parquet", ARROW_MAGIC: "arrow"}
 _MAGIC_WORDS = {"parquet": "a Parquet file", "arrow": "an Arrow file"}
 # What writers put behind a name: "x.csv-00000-of-00002", "x.jsonl.00003", "part-00000".
 _SHARD_NUMBER = re.compile(r"[-_.]\d+(?:-of-\d+)?$")
+_NAME_PARTS = re.compile(r"[-_.]?[^-_.]+|[-_.]")
 _NOT_TEXT = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _ZLIB_BYTES = 4096
 _ZLIB_KIND = "zlib stream"
 _SNIFFED_LINES = 20  # of JSON, that must be objects where the first is not
+_MAX_NAMED = 20
+_MAX_RATIO = 1000  # of what is decompressed to look at it
 
 
 @dataclasses.dataclass(frozen=True)
 class Detected:
-    """A file's format and compression, and a note for the user where the name says otherwise."""
+    """A file's format and compression.
+
+    Attributes:
+      format: what reads it: "text", "jsonl", …, "tar", `UNREAD` or `EMPTY`.
+      compression: as `read_blocks` wants it.
+      note: for the user, where the name says otherwise, or another format could be meant.
+      is_default: it is text because nothing shows another format.
+    """
 
     format: str
     compression: str
     note: str | None = None
+    is_default: bool = False
 
 
-def detect(path: str, wanted: str = "auto") -> Detected:
+class _Content:
+    """The start of a file, of which no more is read than is asked for."""
+
+    def __init__(self, path: str, start: bytes | None) -> None:
+        self._path, self._start = path, start
+        self._first: dict[str, bytes | None] = {} if start is None else {PLAIN: start}
+
+    def head(self) -> bytes:
+        """Returns the first `HEAD_BYTES` bytes, as stored."""
+        if self._start is None:
+            with open_input(self._path) as file:
+                self._start = file.read(HEAD_BYTES)
+        return self._start[:HEAD_BYTES]
+
+    def first_block(self, compression: str) -> bytes | None:
+        """Returns the first block, decompressed: empty if there is nothing, None if damaged."""
+        if compression not in self._first:
+            blocks = self.blocks(compression)
+            try:
+                self._first[compression] = next(blocks, b"")
+            except DamagedInputError:
+                self._first[compression] = None
+            finally:
+                blocks.close()
+        return self._first[compression]
+
+    def blocks(self, compression: str) -> Generator[bytes, None, None]:
+        yield from read_blocks(self._path, compression, max_ratio=_MAX_RATIO)
+
+
+def detect(
+    path: str,
+    wanted: str = "auto",
+    *,
+    text_field: str = "text",
+    name: str | None = None,
+    start: bytes | None = None,
+) -> Detected:
     """Tells how to read a file: by its suffixes, and where they say nothing by its first bytes.
 
     A shard number behind a suffix (`x.csv-00000-of-00002`) is passed over. A compression suffix is
     believed (if the content is something else, reading it is damage), but Parquet and Arrow files
     are told by their content. Compressed content without the suffix is recognised, with a note, and
-    so is text that is called an Arrow file.
+    so is text that is called an Arrow file. What only looks like JSON Lines must have the text
+    field near its start, else it is one text, with a note. A file without content whose name shows
+    no format is `EMPTY`.
 
     Args:
       path: the file.
       wanted: "auto", or the format that the user says it is in.
+      text_field: the field that JSON Lines must have.
+      name: what the file is called, if not by its path: that of a member of an archive.
+      start: its first block as stored, if that was read already.
 
     Raises:
       OSError: it cannot be read.
     """
     if wanted == "bytes":
         return Detected("bytes", PLAIN)
-    name = os.path.basename(path)
-    stem, compression = strip_compression_suffix(name)
-    found = _format_by_name(stem, wanted)
-    note = None
-    head = None
+    called = name or path
+    content = _Content(path, start)
+    base, found = _named_format(path, name, wanted)
+    compression = strip_compression_suffix(base)[1]
+    head = b""
     if compression is None or found in ("auto", *_MAGIC_WORDS):
-        with open_input(path) as file:
-            head = file.read(HEAD_BYTES)
-    shown = next((f for m, f in _MAGICS.items() if head and head.startswith(m)), None)
-    if shown is not None and found in ("auto", shown):
-        if compression is not None:
-            note = f"{path}: is {_MAGIC_WORDS[shown]} and not {compression} data; read as that."
-        return Detected(shown, PLAIN, note)
+        head = content.head()
+    shown = next((f for m, f in _MAGICS.items() if head.startswith(m)), None)
+    is_doubtful = found == "auto" or (wanted == "auto" and found not in ("text", "tar"))
+    if shown is not None and (found == shown or is_doubtful):
+        claimed = compression or (found if found not in ("auto", shown) else None)
+        note = f"{called}: is {_MAGIC_WORDS[shown]} and not {claimed} data; read as that."
+        return Detected(shown, PLAIN, note if claimed else None)
+    note = None
     if compression is None:
-        assert head is not None
-        is_packed = found == "parquet" or shown == "arrow"
-        # The length of a record may look like the start of gzip.
-        is_packed = is_packed or (found == "tfrecord" and is_record_start(head))
-        compression = PLAIN if is_packed else sniff_compression(head)
-        if compression != PLAIN and _is_plain_after_all(path, found, compression):
+        compression = _plain_or_packed(found, head)
+        if compression != PLAIN and _is_plain_after_all(content, found, compression):
             compression = PLAIN
         if compression != PLAIN:
-            if strip_compression_suffix(_without_shard_number(name))[1] != compression:
-                note = f"{path}: {compression} data without the suffix; read decompressed."
+            if strip_compression_suffix(_without_shard_number(base))[1] != compression:
+                note = f"{called}: {compression} data without the suffix; read decompressed."
         elif head.startswith(_UTF16_MARKS) and found in _UTF8_FORMATS:
-            note = f"{path}: seems to be UTF-16 or UTF-32; read as it is, though UTF-8 is expected."
-        if wanted == "auto" and compression == PLAIN:
-            kind = unread_kind(path, head) if found == "auto" else None
-            if kind is None and _may_be_zlib(head) and _is_zlib(_first_block(path, PLAIN)):
+            note = f"{called}: seems UTF-16 or UTF-32; read as it is, though UTF-8 is expected."
+        if compression == PLAIN and wanted != "text":
+            kind = unread_kind(base if found == "auto" else "", head) if is_doubtful else None
+            if kind is None and _may_be_zlib(head) and _is_zlib(content.first_block(PLAIN) or b""):
                 kind = _ZLIB_KIND
             if kind is not None:
-                return Detected(UNREAD, PLAIN, f"{path}: {_not_read(kind)}")
+                return Detected(UNREAD, PLAIN, f"{called}: {_not_read(kind)}")
             # Parquet is a name for nothing else; "arrows" is a word.
-            if found == "arrow" and _is_text(_first_block(path, PLAIN)):
-                note = f"{path}: is text and not {_MAGIC_WORDS[found]}; read as text."
+            may_be_text = wanted == "auto" and found == "arrow"
+            if may_be_text and _is_text(content.first_block(PLAIN) or b""):
+                note = f"{called}: is text and not {_MAGIC_WORDS[found]}; read as text."
                 found = "text"
-    if found == "auto":
-        found, words = _sniff_format(path, compression)
-        note = note or (words and f"{path}: {words}")
-        if found == "text" and stem.lower().endswith(".json"):
-            note = note or f"{path}: no JSON Lines (an object a line); taken as one text."
-    return Detected(found, compression, note)
+    if found != "auto":
+        return Detected(found, compression, note)
+    if content.first_block(compression) is None:
+        return Detected("text", compression, note)  # reading it will tell what is wrong
+    found, words = _sniff_format(content, compression, text_field)
+    is_default = found == "text" and words is None
+    if is_default and strip_compression_suffix(base)[0].lower().endswith(".json"):
+        words = "no JSON Lines (an object a line); taken as one text."
+    return Detected(found, compression, note or (words and f"{called}: {words}"), is_default)
 
 
-def _first_block(path: str, compression: str) -> bytes:
-    """Returns the first block of a file's content; nothing if it is damaged."""
-    blocks = read_blocks(path, compression)
-    try:
-        return next(itertools.islice(blocks, 1), b"")
-    except DamagedInputError:
-        return b""  # reading it will tell what is wrong
-    finally:
-        blocks.close()
+def _named_format(path: str, name: str | None, wanted: str) -> tuple[str, str]:
+    """Returns a file's name without folders, and the format that it shows.
+
+    Of a link that shows nothing, that is the name of what it leads to.
+    """
+    base = os.path.basename(name or path)
+    stem, compression = strip_compression_suffix(base)
+    found = _format_by_name(stem, wanted)
+    if found == "auto" and compression is None and name is None and os.path.islink(path):
+        base = os.path.basename(os.path.realpath(path))
+        found = _format_by_name(strip_compression_suffix(base)[0], wanted)
+    return base, found
 
 
-def _is_plain_after_all(path: str, found: str, compression: str) -> bool:
+def _plain_or_packed(found: str, head: bytes) -> str:
+    """Returns the compression that the first bytes of a file without such a suffix show."""
+    # The length of a record may look like the start of gzip.
+    if found == "parquet" or (found == "tfrecord" and is_record_start(head)):
+        return PLAIN
+    return sniff_compression(head)
+
+
+def _is_plain_after_all(content: "_Content", found: str, compression: str) -> bool:
     """Tells whether a file only begins as compressed data do: its first record is damaged.
 
     Then nothing can be decompressed, and records of the format that its name shows follow.
     """
-    if found not in _RECORD_SHOWN or _first_block(path, compression):
+    if found not in _RECORD_SHOWN or content.first_block(compression):
         return False
-    return _RECORD_SHOWN[found](_first_block(path, PLAIN))
+    return _RECORD_SHOWN[found](content.first_block(PLAIN) or b"")
 
 
 def _holds_object(content: bytes) -> bool:
@@ -238,20 +305,17 @@ def _not_read(kind: str) -> str:
     return f"{article} {kind}, which is not read; unpack or convert it (or --format bytes)."
 
 
-def member_format(name: str, wanted: str = "auto", head: bytes = b"") -> str:
-    """Returns how a member of an archive is read: by its name; as text if that says nothing.
+def format_by_name(name: str, wanted: str = "auto") -> str:
+    """Returns the format that a file's name shows; text if it shows none.
 
     Args:
-      name: of the member, with any suffixes.
+      name: of the file, with any suffixes.
       wanted: "auto", or the format that the user says.
-      head: its first `HEAD_BYTES` bytes, which may show that it cannot be read.
     """
     if wanted == "bytes":
         return wanted
     found = _format_by_name(strip_compression_suffix(os.path.basename(name))[0], wanted)
-    if found != "auto":
-        return found
-    return UNREAD if unread_kind(name, head) else "text"
+    return "text" if found == "auto" else found
 
 
 def _format_by_name(stem: str, wanted: str) -> str:
@@ -270,6 +334,24 @@ def names_a_format(name: str) -> bool:
     return _format_by_name(strip_compression_suffix(os.path.basename(name))[0], "auto") != "auto"
 
 
+def shard_family(name: str) -> str | None:
+    """Returns what the shards of a dataset are all called; None if a name has no number.
+
+    >>> shard_family("part-00002.csv.gz"), shard_family("x.csv-00000-of-00002"), shard_family("x")
+    ('part-#', 'x-#-of-#', None)
+    """
+    parts = []
+    for part in _NAME_PARTS.findall(name):
+        if part[0] == "." and (part.lower() in _FORMAT_OF_SUFFIX or _is_compression(part)):
+            continue
+        parts.append(re.sub(r"\d+$", "#", part) if part.lstrip("-_.").isdecimal() else part)
+    return "".join(parts) if any(part.endswith("#") for part in parts) else None
+
+
+def _is_compression(suffix: str) -> bool:
+    return strip_compression_suffix("x" + suffix)[1] is not None
+
+
 def _without_shard_number(name: str) -> str:
     """
     >>> _without_shard_number("x.csv-00000-of-00002"), _without_shard_number("part-00000")
@@ -278,14 +360,11 @@ def _without_shard_number(name: str) -> str:
     return _SHARD_NUMBER.sub("", name)
 
 
-def _sniff_format(path: str, compression: str) -> tuple[str, str | None]:
-    """Returns the format that the first block shows, "text" if it shows none; and what to note.
-
-    It is "jsonl" if the first line that is not blank is (or may be) a JSON object; or if it is not,
-    being damaged or the end of a line, but lines after it are, several of them and all that are
-    looked at.
-    """
-    first = _first_block(path, compression)
+def _sniff_format(content: _Content, compression: str, text_field: str) -> tuple[str, str | None]:
+    """Returns the format that the first block shows, "text" if it shows none; and what to note."""
+    first = content.first_block(compression)
+    if not first:
+        return EMPTY, None
     if compression != PLAIN:  # else that was looked at before
         shown = next((f for magic, f in _MAGICS.items() if first.startswith(magic)), None)
         if shown or unread_kind("", first[:HEAD_BYTES]):
@@ -296,18 +375,57 @@ def _sniff_format(path: str, compression: str) -> tuple[str, str | None]:
         return "tfrecord", None
     if first[257:262] == b"ustar" and len(first) >= _TAR_HEAD_BYTES:
         return "tar", None
-    first = first.removeprefix(BOM).lstrip(b" \t\r\n")
+    looks_like_json, words = _looks_like_json_lines(first)
+    if not looks_like_json:
+        return "text", None
+    names = _fields_without_text(content.blocks(compression), text_field)
+    if names is None or (not names and _names_field(first, text_field)):
+        return "jsonl", words
+    shown_names = ", ".join(ascii(name[:60])[1:-1] for name in names[:_MAX_NAMED]) or "none"
+    return "text", (
+        f"looks like JSON Lines, but none of its first objects has the field {text_field!a} (it "
+        f"has: {shown_names}); taken as one text."
+    )
+
+
+def _looks_like_json_lines(first: bytes) -> tuple[bool, str | None]:
+    """Tells whether content looks like JSON Lines, by its first block; and what to note.
+
+    It does if the first line that is not blank is (or may be) a JSON object; or if it is not, being
+    damaged or the end of a line, but lines after it are, several of them and all that are looked
+    at.
+    """
+    first = first.removeprefix(BOM).lstrip(JSON_BLANKS)
     line, newline, rest = first.partition(b"\n")
     if line.startswith(b"{") and not newline:
         # A line longer than the block cannot be judged by more than its start.
-        return "jsonl" if _is_object(line) is not False else "text", None
+        return _is_object(line) is not False, None
     if line.startswith(b"{") and _is_object(line):
-        return "jsonl", None
+        return True, None
     lines = [x for x in rest.split(b"\n", _SNIFFED_LINES)[:-1] if x.strip()]
-    if len(lines) >= 2 and all(map(_is_object, lines)):
-        words = "its first line is no JSON object, but those after it are; read as JSON Lines."
-        return "jsonl", words
-    return "text", None
+    may_be = len(lines) >= 2 and lines[0].lstrip(JSON_BLANKS).startswith(b"{")
+    if may_be and all(map(_is_object, lines)):
+        return True, "its first line is no JSON object, but those after it are; read as JSON Lines."
+    return False, None
+
+
+def _fields_without_text(blocks: Iterator[bytes], text_field: str) -> list[str] | None:
+    """Returns the fields of the first object, or None if one near the start has the text."""
+    names: list[str] = []
+    try:
+        for row in head_objects(blocks):
+            if get_field(row, text_field) is not ABSENT:
+                return None
+            names = names or list(row)
+    except DamagedInputError:
+        pass  # what came before it was looked at
+    return names
+
+
+def _names_field(content: bytes, text_field: str) -> bool:
+    """Tells whether JSON that is cut, or too long to be parsed, seems to have a field."""
+    name = json.dumps(text_field.rpartition(".")[2]).encode()
+    return re.search(re.escape(name) + rb"\s*:", content) is not None
 
 
 def _is_object(line: bytes) -> bool | None:

@@ -11,8 +11,10 @@ from blt.corpus.csv_reader import QUOTED_COUNT
 from blt.corpus.duplicates import read_decisions
 from blt.corpus.field_names import count_fields
 from blt.corpus.filters import FILTER_COUNTS
+from blt.corpus.format_rules import count_rules, rule_for
 from blt.corpus.meter import Meter
 from blt.corpus.plain import CHANGED_COUNTS
+from blt.corpus.plan import is_first, is_whole
 from blt.corpus.records import Document, Filtered, Reject
 from blt.corpus.sources import SourceRow, digest_entry, unit_sources_path, write_sources
 from blt.corpus.warc_reader import UNKNOWN_CODING
@@ -36,6 +38,8 @@ COUNTS = (
     UNKNOWN_CODING,
     "suffixed_ids",
     "damaged_files",
+    "empty_inputs",
+    "told_members",
     "input_records",
     "lost_records",
     "input_bytes",
@@ -71,9 +75,11 @@ def encode_unit(
       `filtered_<reason>` add up to `filtered`; `invalid_utf8` are documents that were not UTF-8 and
       are kept or changed; `changed_<kind>` documents with kept fields that were changed,
       `quotes_as_data` those of TSV that look quoted, `unknown_content_encoding` those of WARC
-      whose coding is none; `damaged_files` are files cut short or
-      altered, and `lost_<what>` of `input_<what>` what could not be read (`blt.loss`). And
-      `with_field.<name>`, documents with a field that the user names (`blt.corpus.field_names`).
+      whose coding is none; `damaged_files` are files cut short or altered, `empty_inputs` files and
+      members of archives without records, `told_members` members that were not told by name alone;
+      and `lost_<what>` of `input_<what>` what could not be read (`blt.loss`). And
+      `with_field.<name>`, documents with a field that the user names (`blt.corpus.field_names`);
+      `format_of.<rule>`, files and members that a rule of `--format-of` means.
 
     Raises:
       WorkError: a file changed since it was planned or cannot be read, or a shard not written.
@@ -118,6 +124,10 @@ def encode_unit(
             row.sha256 = digest_entry(entry)
             counts.update(records=row.records, filtered=row.filtered, rejects=row.rejects)
             counts["damaged_files"] += row.damaged
+            counts["empty_inputs"] += meter.empty_members + (row.records == 0 and is_whole(entry))
+            counts["told_members"] += len(meter.told)
+            rule = rule_for(config.format_of, row.source) if is_first(entry) else None
+            counts.update(count_rules(config.format_of, (rule, *meter.rules)))
             counts.update(input_bytes=row.stored_bytes, lost_bytes=row.lost_bytes)
             counts.update(input_members=row.members, lost_members=row.lost_members)
             counts.update(lost_records=row.lost_records, invalid_utf8=row.invalid_utf8)

@@ -17,9 +17,9 @@ from blt.corpus.arrow_reader import read_arrow_schema
 from blt.corpus.columns import has_column
 from blt.corpus.config import EncodeConfig
 from blt.corpus.csv_reader import read_csv_header
-from blt.corpus.decompress import DamagedInputError
+from blt.corpus.decompress import DamagedInputError, read_blocks
 from blt.corpus.filesystems import open_input
-from blt.corpus.json_heads import first_object_names
+from blt.corpus.json_heads import head_objects
 from blt.corpus.partitions import all_partitions
 from blt.corpus.plan import Entry
 from blt.corpus.unmatched import Unmatched
@@ -132,7 +132,10 @@ def _head_names(entry: Entry, config: EncodeConfig) -> Iterable[str]:
     if entry["format"] in _TABLES:
         return _TABLES[entry["format"]](entry, config)[0]
     if entry["format"] == "jsonl":
-        return first_object_names(entry)
+        blocks = read_blocks(
+            entry["path"], entry["compression"], max_ratio=config.max_decompression_ratio
+        )
+        return next(head_objects(blocks), {})
     return ()
 
 

@@ -1,27 +1,26 @@
 """The objects at the start of JSON Lines: looked at before the work, and for hints."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from blt.corpus.config import EncodeConfig
-from blt.corpus.decompress import read_blocks
 from blt.corpus.mends import BOM
-from blt.corpus.plan import Entry
 
 JSON_BLANKS = b" \t\r\n"
 _MAX_FIRST_LINE_BYTES = 64 << 20  # a longer first line is left to encode to judge
 
 
-def head_objects(entry: Entry) -> Iterator[dict[str, Any]]:
+def head_objects(blocks: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     """Yields the objects among the first lines of a file: those of its first block, at least one.
+
+    Args:
+      blocks: of the file, from its start, as `read_blocks` yields them.
 
     Raises:
       DamagedInputError, OSError: it cannot be read.
     """
     head = b""
-    ratio = EncodeConfig().max_decompression_ratio
-    for block in read_blocks(entry["path"], entry["compression"], max_ratio=ratio):
+    for block in blocks:
         head = (head + block).removeprefix(BOM).lstrip(JSON_BLANKS)
         if b"\n" in head or len(head) > _MAX_FIRST_LINE_BYTES:
             break
@@ -29,11 +28,6 @@ def head_objects(entry: Entry) -> Iterator[dict[str, Any]]:
         row = _json_object(line)
         if row is not None:
             yield row
-
-
-def first_object_names(entry: Entry) -> list[str]:
-    """Returns the names of the fields of a file's first object; none if it has no object."""
-    return list(next(head_objects(entry), {}))
 
 
 def _json_object(line: bytes) -> dict[str, Any] | None:

@@ -21,6 +21,12 @@ class Meter:
       progress: is told of them.
       is_plain: the content is what is stored.
       is_range: it is a range of a file.
+
+    Attributes:
+      told: of an archive, the members that were told by content, or with a note, each with its
+        format.
+      rules: of an archive, the rule of `--format-of` for each member that one means.
+      empty_members: of an archive, how many members hold no record.
     """
 
     def __init__(
@@ -31,6 +37,9 @@ class Meter:
         self._reported = 0
         self._stored = self._stored_before = 0  # in all, and before the last block
         self._content = 0
+        self.told: dict[str, str] = {}
+        self.rules: list[str] = []
+        self.empty_members = 0
 
     @classmethod
     def of_entry(cls, entry: Entry, progress: Progress = no_progress) -> "Meter":

@@ -23,6 +23,8 @@ from blt.corpus.decompress import PLAIN
 from blt.corpus.detect import detect
 from blt.corpus.discover import InputFile
 from blt.corpus.filesystems import open_input
+from blt.corpus.format_rules import wanted_format
+from blt.corpus.siblings import take_formats_of_siblings
 from blt.errors import UserError
 from blt.units import Progress, no_progress
 
@@ -32,13 +34,18 @@ _MAX_PIECES = 100_000  # of one file; the plan is held in memory, and a unit wri
 
 
 def build_plan(
-    files: Sequence[InputFile], config: EncodeConfig, progress: Progress = no_progress
+    files: Sequence[InputFile],
+    config: EncodeConfig,
+    progress: Progress = no_progress,
+    *,
+    beside: Sequence[Entry] = (),
 ) -> list[dict[str, Any]]:
     """Returns the payloads of the units, in the order of the files.
 
     Small files are grouped up to `config.target_shard_bytes`; a large file is a unit of its own, or
     several where it can be split (plain JSONL, plain text with a document per line, Parquet).
-    `progress` is told of files here, not of bytes.
+    `progress` is told of files here, not of bytes. `beside` are files of an earlier plan, whose
+    formats may tell that of a new shard.
 
     Raises:
       UserError: a file cannot be read, or would be cut into far too many units; names it.
@@ -55,9 +62,15 @@ def build_plan(
             group.clear()
             group_bytes = 0
 
-    for file in sorted(files, key=lambda file: file.source):
-        entry = plan_entry(file, config)
+    entries, undecided = [], set()
+    for index, file in enumerate(sorted(files, key=lambda file: file.source)):
+        entry, is_default = _look_at(file, config)
+        entries.append(entry)
+        if is_default:
+            undecided.add(index)
         progress(1)
+    take_formats_of_siblings(entries, undecided, config, beside)
+    for entry in entries:
         if entry["num_bytes"] > config.target_shard_bytes:
             end_group()
             payloads.extend({"files": [piece]} for piece in _split(entry, config))
@@ -72,13 +85,19 @@ def build_plan(
 
 
 def plan_entry(file: InputFile, config: EncodeConfig) -> Entry:
-    """Returns the entry of a whole file.
+    """Returns the entry of a whole file, told by itself.
 
     Raises:
       UserError: it cannot be read; names it.
     """
+    return _look_at(file, config)[0]
+
+
+def _look_at(file: InputFile, config: EncodeConfig) -> tuple[Entry, bool]:
+    """Returns the entry of a file, and whether it is text because nothing shows another format."""
     try:
-        detected = detect(file.path, config.format)
+        wanted = wanted_format(config.format, config.format_of, file.source)
+        detected = detect(file.path, wanted, text_field=config.text_field)
     except OSError as error:
         raise UserError(
             f"--input {file.path}: cannot be read ({error.strerror or error})."
@@ -92,7 +111,19 @@ def plan_entry(file: InputFile, config: EncodeConfig) -> Entry:
         "compression": detected.compression,
         "num_bytes": file.size,
     }
-    return {**entry, "note": detected.note} if detected.note else entry
+    if detected.note:
+        entry["note"] = detected.note
+    return entry, detected.is_default
+
+
+def is_whole(entry: Entry) -> bool:
+    """Tells whether an entry is of a whole file, not of a piece."""
+    return "range" not in entry or entry["num_bytes"] == entry["size"]
+
+
+def is_first(entry: Entry) -> bool:
+    """Tells whether an entry is of a whole file, or of its first piece."""
+    return "range" not in entry or entry["range"][0] == 0
 
 
 def payload_bytes(payload: dict[str, Any]) -> int:

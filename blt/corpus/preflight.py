@@ -1,6 +1,8 @@
 """What can be told to be the user's mistake before any work is done."""
 
+import contextlib
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -12,7 +14,13 @@ from blt.corpus.arrow_reader import count_rows, read_arrow_schema
 from blt.corpus.columns import UnusableFileError, check_text_column
 from blt.corpus.config import EncodeConfig
 from blt.corpus.csv_reader import read_csv_header
-from blt.corpus.decompress import DamagedInputError, check_package
+from blt.corpus.decompress import (
+    DamagedInputError,
+    check_package,
+    read_blocks,
+    strip_compression_suffix,
+)
+from blt.corpus.detect import EMPTY, UNREAD
 from blt.corpus.fields import ABSENT, get_field
 from blt.corpus.filesystems import open_input
 from blt.corpus.json_heads import head_objects
@@ -21,6 +29,7 @@ from blt.errors import UserError, near_names
 from blt.units import Progress, no_progress
 
 _OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars"}
+_WITHOUT_FIELDS = ("text", "bytes", "warc", UNREAD, EMPTY)
 _UNJUDGED = (DamagedInputError, ValueError, RecursionError, OSError, pa.ArrowException)
 
 
@@ -70,6 +79,7 @@ def check_inputs(
     for compression in {entry["compression"] for entry in entries}:
         check_package(compression)
     _check_jsonl([entry for entry in entries if entry["format"] == "jsonl"], config)
+    _check_named_field(entries, config)
     strict = payloads if tables is None else tables
     paths = {entry["path"] for payload in strict for entry in payload["files"]}
     for format_name in _TABLES:
@@ -90,7 +100,32 @@ def _check_jsonl(entries: list[Entry], config: EncodeConfig) -> None:
         failed = failed or (entry, missing)
     if failed is not None:
         others = f" (nor in {len(entries) - 1} other inputs)" if len(entries) > 1 else ""
-        _refuse(failed[0], _Fault("no such field", failed[1]), others, config)
+        _refuse(failed[0], _Fault("no such field", failed[1]), others, config, _as_text(failed[0]))
+
+
+def _check_named_field(entries: list[Entry], config: EncodeConfig) -> None:
+    """Raises if the user names the text field, but nothing has fields beside what lacks it.
+
+    Files that only look like JSON Lines are texts then, which is not what was meant.
+    """
+    if config.text_field == EncodeConfig.text_field:
+        return
+    if not all(entry["format"] in _WITHOUT_FIELDS for entry in entries):
+        return
+    for entry in entries:
+        if entry["format"] == "text" and "note" in entry:
+            with contextlib.suppress(*_UNJUDGED):
+                names = _jsonl_fields(entry, config)
+                _refuse(entry, _Fault("no such field", names or []), "", config, _as_text(entry))
+
+
+def _as_text(entry: Entry) -> str:
+    """Returns how files like one are taken as texts."""
+    name = os.path.basename(entry["source"])
+    stem = strip_compression_suffix(name)[0]
+    suffix = os.path.splitext(stem)[1] + name[len(stem) :]
+    pattern = f"*{suffix}" if suffix else name
+    return f" To take such files as texts, --format-of '{pattern}=text'."
 
 
 def _check_tables(
@@ -123,7 +158,7 @@ def _check_tables(
         which = f" ({len(refused)} of {count(len(entries), 'input')} of this format{lost})"
         fix = (
             " Rename the column or leave the file out (--exclude); or give --on-unusable-table "
-            "reject to go on without it."
+            "reject to go on without it." + _as_text(refused[0][0])
         )
         _refuse(*refused[0], which, config, fix)
 
@@ -159,7 +194,8 @@ def _jsonl_fields(entry: Entry, config: EncodeConfig) -> list[str] | None:
     if "range" in entry and entry["range"][0] > 0:
         raise ValueError("not the start of its file")
     names = None
-    for row in head_objects(entry):
+    ratio = config.max_decompression_ratio
+    for row in head_objects(read_blocks(entry["path"], entry["compression"], max_ratio=ratio)):
         if get_field(row, config.text_field) is not ABSENT:
             return None
         names = list(row) if names is None else names

@@ -9,7 +9,7 @@ from blt.corpus.arrow_reader import read_arrow
 from blt.corpus.config import EncodeConfig
 from blt.corpus.csv_reader import read_csv
 from blt.corpus.decompress import DamagedInputError
-from blt.corpus.detect import UNREAD, read_unread
+from blt.corpus.detect import EMPTY, UNREAD, read_unread
 from blt.corpus.fields import NO_FIELDS, Fields, read_fields
 from blt.corpus.filesystems import is_remote, size_of
 from blt.corpus.jsonl_reader import read_jsonl
@@ -27,7 +27,7 @@ from blt.corpus.warc_reader import read_warc
 from blt.errors import WorkError
 from blt.units import Progress
 
-_Reader = Callable[[Entry, EncodeConfig, Progress], Iterator[Record]]
+_Reader = Callable[[Entry, EncodeConfig, Meter], Iterator[Record]]
 
 
 _TEXT_READERS: dict[str, _Reader] = {
@@ -126,9 +126,14 @@ def _of_text_file(record: Record) -> Record:
     return dataclasses.replace(record, of_text_file=True) if is_document else record
 
 
-def _read_tar(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Record]:
+def _read_tar(entry: Entry, config: EncodeConfig, progress: Meter) -> Iterator[Record]:
     def read_member(member: Entry) -> Iterator[Record]:
         meter = Meter.of_entry(member)
+        if member["is_told"]:
+            progress.told[member["source"]] = member["format"]
+        if member["format_rule"] is not None:
+            progress.rules.append(member["format_rule"])
+        record = None
         for record in _read(member, config, meter):
             # What is stored of a member is content of its archive.
             if isinstance(record, Reject):
@@ -137,6 +142,7 @@ def _read_tar(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterato
                     num_bytes = meter.as_stored(record.num_bytes or 0)
                 record = dataclasses.replace(record, num_bytes=num_bytes, stored_bytes=None)
             yield record
+        progress.empty_members += record is None
 
     return read_tar(entry, config, progress, read_member)
 
@@ -152,4 +158,5 @@ _READERS: dict[str, _Reader] = {
     "tar": _read_tar,
     "bytes": read_text_file,
     UNREAD: lambda entry, config, progress: read_unread(entry),
+    EMPTY: read_text_lines,  # of which there are none
 }

@@ -75,7 +75,8 @@ def plan_corpus(
         new = _with_own_sources(new, taken)
         say(f"{output}: {count(len(new), 'new file')}; the rest was planned before.")
     with watch("looking at files", len(new), "file") as progress:
-        added = build_plan(new, config, progress)
+        planned_before = [entry for payload in payloads for entry in payload["files"]]
+        added = build_plan(new, config, progress, beside=planned_before)
     payloads += added
     with watch("looking at columns", None, "file") as progress:  # before `limit_plan` reads any
         tables = added if refuses_tables else []

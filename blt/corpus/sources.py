@@ -19,9 +19,12 @@ given_up     string  why the file was given up before its end, a reason of rejec
 damaged      bool    it, or a member of it, is cut short or altered
 invalid_utf8 int64   of the documents, as they were read: not UTF-8
 first_invalid_utf8 string  the id of the first of these (its first 200 characters); null if none
+told         map     the members whose format was told by their content, or with a note (a name that
+                     means another, a format that is doubtful), and that format; null if there are
+                     none
 
-The members of an archive are in its row. A file that several units read has a row in each unit's
-table (`units/00012.sources.parquet`), one in the whole.
+An empty input has no records. The members of an archive are in its row. A file that several units
+read has a row in each unit's table (`units/00012.sources.parquet`), one in the whole.
 """
 
 import contextlib
@@ -65,6 +68,7 @@ SCHEMA = pa.schema(
         pa.field("damaged", pa.bool_(), nullable=False),
         pa.field("invalid_utf8", pa.int64(), nullable=False),
         pa.field("first_invalid_utf8", pa.string()),
+        pa.field("told", pa.map_(pa.string(), pa.string())),
     ]
 )
 _BATCH_ROWS = 4096
@@ -109,6 +113,7 @@ class SourceRow:
     damaged: bool = False
     invalid_utf8: int = 0
     first_invalid_utf8: str | None = None
+    told: list[tuple[str, str]] | None = None
 
     def __post_init__(self) -> None:
         # No fields, so not written: the member whose records are being read, and bytes of content.
@@ -168,6 +173,7 @@ class SourceRow:
             self.given_up = self.given_up or "damaged_input"
             lost = self.stored_bytes
         self.lost_bytes = min(meter.total, lost)
+        self.told = list(meter.told.items()) or None
         accounted = self.documents + self.filtered + self.rejects
         if self.records != accounted:
             raise WorkError(

@@ -45,6 +45,13 @@ def summary_lines(manifest: Manifest) -> list[str]:
         lines.append(f"{line} (names: config.left_out in manifest.json)")
     counts = {FILTERS[reason]: totals.get(f"filtered_{reason}", 0) for reason in FILTERS}
     lines += [f"filtered: {num:,} {what}" for what, num in counts.items() if num]
+    if number := totals.get("empty_inputs"):
+        lines.append(f"{count(number, 'empty input')} (files, members of archives): no records")
+    if number := totals.get("told_members"):
+        lines.append(
+            f"{count(number, 'member')} of archives told by content, not by name alone; "
+            f"{SOURCES_NAME} has them"
+        )
     if totals["rejects"]:
         reasons = count_rejects(manifest.folder / REJECTS_NAME)
         words = ", ".join(f"{num:,} {reason}" for reason, num in reasons.most_common())

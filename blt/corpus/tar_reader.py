@@ -1,7 +1,7 @@
 """Tar archives: every regular member is read as a file of its own, called `archive.tar/member`.
 
 A member is copied to a temporary file and read from there. Its name is a label and nothing else:
-it is not opened, and tells the format and compression (the first bytes tell what is not read).
+it is not opened. Its format and compression are told by name and content, as those of a file are.
 Members that are links, devices or sparse, and those that are left out by their names as files are,
 are filtered; an archive in an archive is a reject. After a damaged head of a member the next head
 is looked for, and what lies between is a reject. An archive that has no end mark, or something
@@ -11,7 +11,6 @@ after it, is damaged.
 import contextlib
 import copy
 import dataclasses
-import os
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,14 +18,9 @@ from typing import IO
 
 from blt.corpus.blocks import BlockFile, entry_blocks
 from blt.corpus.config import EncodeConfig
-from blt.corpus.decompress import (
-    HEAD_BYTES,
-    PLAIN,
-    DamagedInputError,
-    sniff_compression,
-    strip_compression_suffix,
-)
-from blt.corpus.detect import member_format
+from blt.corpus.decompress import DamagedInputError
+from blt.corpus.detect import detect, format_by_name
+from blt.corpus.format_rules import format_of_rule, rule_for
 from blt.corpus.plan import Entry
 from blt.corpus.records import Filtered, Record, Reject
 from blt.errors import WorkError
@@ -35,7 +29,6 @@ from blt.units import Progress
 _MAX_HEADER_BYTES = 1 << 20  # of a long name, or of extended headers
 _COPY_BYTES = 1 << 20
 _END_BLOCKS = 2  # of zeros, at the end of an archive
-_HAS_OWN_COMPRESSION = ("parquet", "bytes")
 _ERRORS = (tarfile.TarError, ValueError, OverflowError, RecursionError, EOFError, ArithmeticError)
 
 ReadMember = Callable[[Entry], Iterator[Record]]
@@ -50,28 +43,34 @@ def read_tar(
       entry: the archive.
       config: how to read the members.
       progress: for the archive's bytes.
-      read_member: yields the records of an entry whose path is a member's copy.
+      read_member: yields the records of an entry whose path is a member's copy; `is_told` in it
+        tells whether its name alone does not say its format, `format_rule` is what it is meant by.
     """
     file = BlockFile(entry_blocks(entry, config, progress))
     names: dict[str, int] = {}
-    rule = config.left_out_rule
+    left_out = config.left_out_rule
     with contextlib.ExitStack() as resources:
         copy = resources.enter_context(tempfile.NamedTemporaryFile(prefix="blt-member-"))
         for member, content in _members(file):
             if isinstance(member, _Gap):
                 yield _reject_gap(member, entry["source"])
                 continue
-            source = _source(entry["source"], member.name, names)
+            name = _readable(member.name)
+            source = _source(entry["source"], name, names)
             if content is None:
                 yield Filtered(source, 0, "unread_member")
                 continue
-            if rule.reason_of_path(member.name):
+            if left_out.reason_of_path(member.name):
                 yield Filtered(source, 0, "left_out_member")
                 continue
-            num_bytes = _copy(content, member.size, copy)
-            head = _head(copy)
-            format_name = member_format(member.name, config.format, head)
-            if format_name == "tar":
+            start = _copy(content, member.size, copy)
+            num_bytes = member.size
+            format_rule = rule_for(config.format_of, entry["source"], name)
+            wanted = config.format if format_rule is None else format_of_rule(format_rule)
+            detected = detect(
+                copy.name, wanted, text_field=config.text_field, name=name, start=start
+            )
+            if detected.format == "tar":
                 detail = "an archive inside an archive is not opened"
                 yield Reject(
                     source, None, "nested_archive", detail, ends_input=True, num_bytes=num_bytes
@@ -84,15 +83,21 @@ def read_tar(
                     "source": source,
                     "size": num_bytes,
                     "num_bytes": num_bytes,
-                    "format": format_name,
-                    "compression": _compression(member.name, format_name, head),
+                    "format": detected.format,
+                    "compression": detected.compression,
+                    "is_told": detected.note is not None
+                    or detected.format != format_by_name(name, wanted),
+                    "format_rule": format_rule,
                 }
             )
 
 
+def _readable(name: str) -> str:
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def _source(archive: str, name: str, names: dict[str, int]) -> str:
     """Names a member; of members of one name, which archives may hold, each gets its own."""
-    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     called, number = name, names.get(name, 1)
     while called in names:  # others may be called as this one would be by its number
         number += 1
@@ -208,12 +213,14 @@ class _Member(tarfile.TarInfo):
         return member
 
 
-def _copy(content: IO[bytes], size: int, copy: IO[bytes]) -> int:
-    left = size
+def _copy(content: IO[bytes], size: int, copy: IO[bytes]) -> bytes:
+    """Copies a member; returns its first block."""
+    left, start = size, b""
     try:
         copy.seek(0)
         copy.truncate()
         while left and (block := content.read(min(left, _COPY_BYTES))):
+            start = start or block
             copy.write(block)
             left -= len(block)
         copy.flush()
@@ -227,16 +234,4 @@ def _copy(content: IO[bytes], size: int, copy: IO[bytes]) -> int:
         ) from error
     if left:
         raise DamagedInputError("ends inside a member: the archive was cut short")
-    return size
-
-
-def _head(copy: IO[bytes]) -> bytes:
-    copy.seek(0)
-    return copy.read(HEAD_BYTES)
-
-
-def _compression(name: str, format_name: str, head: bytes) -> str:
-    if format_name in _HAS_OWN_COMPRESSION:
-        return PLAIN
-    named = strip_compression_suffix(os.path.basename(name))[1]
-    return named or sniff_compression(head)
+    return start

@@ -13,6 +13,7 @@ from blt.corpus import decode_dataset
 from blt.formats.byte_shard import read_documents
 from blt.manifest import read_manifest
 from pipelines import encode
+from tests.blt.corpus.test_tar import tar_bytes
 
 
 @pytest.fixture
@@ -158,3 +159,32 @@ def test_the_dialect_is_taken_from_flags(tmp_path, capsys):
     (tmp_path / "y.tsv").write_text('id\ttext\n1\t"a ""b"""\n')
     assert run(tmp_path / "y", "--input", tmp_path / "y.tsv") == 0
     assert "--csv-quoting quotes" in capsys.readouterr().out
+
+
+def test_formats_by_pattern(tmp_path, capsys):
+    (tmp_path / "in" / "logs").mkdir(parents=True)
+    (tmp_path / "in" / "logs" / "a.jsonl").write_text('{"msg": 1}\n')
+    (tmp_path / "in" / "b.csv").write_text("text\na\n")
+    argv = ("--input", tmp_path / "in", "--format-of")
+    assert run(tmp_path / "out", *argv, "logs/**=text", "*.cvs=text") == 0
+    captured = capsys.readouterr()
+    message = "warning: --format-of *.cvs=text: is like no file. Did you mean '*.csv'?"
+    assert message in captured.err
+    assert message in captured.out
+    manifest = read_manifest(tmp_path / "out", "byte_shards")
+    assert manifest.config["format_of"] == ["logs/**=text", "*.cvs=text"]
+    assert manifest.totals["format_of.logs/**=text"] == 1
+    assert manifest.totals["documents"] == 2
+    assert run(tmp_path / "no", *argv, "logs/**=text", "*.cvs=text", "--strict") == 2
+    assert "--format-of *.cvs=text: is like no file." in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+    assert run(tmp_path / "no", *argv, "logs/**=txt") == 2
+    assert "'txt' is no format" in capsys.readouterr().err
+
+
+def test_with_strict_a_pattern_that_no_member_is_like_is_an_error_at_the_end(tmp_path, capsys):
+    (tmp_path / "x.tar").write_bytes(tar_bytes({"a.log": b"a"}))
+    argv = ("--input", tmp_path / "x.tar", "--strict", "--format-of")
+    assert run(tmp_path / "out", *argv, "*.log=bytes") == 0
+    assert run(tmp_path / "no", *argv, "*.lgo=bytes") == 1
+    assert "--format-of *.lgo=bytes: is like no file." in capsys.readouterr().err

@@ -62,6 +62,12 @@ def test_a_dry_run_prints_commands_and_writes_nothing(config, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("rules", [["*.a=text", "b/**=csv"], {"*.a": "text", "b/**": "csv"}])
+def test_formats_by_pattern_are_a_list_or_a_mapping(config, capsys, rules):
+    assert call(config(encode={"format_of": rules}), "--dry-run") == 0
+    assert "--format-of *.a=text b/**=csv" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

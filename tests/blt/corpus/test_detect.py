@@ -1,5 +1,6 @@
 import gzip
 import io
+import json
 import re
 import zipfile
 import zlib
@@ -8,8 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from blt.corpus import decode_dataset
 from blt.corpus.detect import detect
-from tests.blt.corpus.helpers import encode
+from blt.corpus.sources import read_sources
+from blt.corpus.summary import summary_lines
+from blt.formats.tfrecord import masked_crc32c
+from blt.manifest import read_manifest
+from tests.blt.corpus.helpers import encode, make_dataset
 from tests.blt.corpus.test_tar import tar_bytes
 
 
@@ -171,3 +177,193 @@ def test_text_with_the_suffix_of_arrow_is_text_and_noted(tmp_path, name):
     assert detect(str(tmp_path / name)).format == "arrow"
     (tmp_path / "words.parquet").write_text("no table")  # and Parquet's name means Parquet
     assert detect(str(tmp_path / "words.parquet")).format == "parquet"
+
+
+def frame(data):
+    """Returns bytes as a record of TFRecord."""
+    head = len(data).to_bytes(8, "little")
+    return b"".join(
+        (
+            head,
+            masked_crc32c(head).to_bytes(4, "little"),
+            data,
+            masked_crc32c(data).to_bytes(4, "little"),
+        )
+    )
+
+
+def parquet_bytes():
+    out = io.BytesIO()
+    pq.write_table(pa.table({"text": ["a", "b"]}), out)
+    return out.getvalue()
+
+
+def arrow_bytes():
+    out = io.BytesIO()
+    with pa.ipc.new_file(out, pa.schema({"text": pa.string()})) as writer:
+        writer.write_table(pa.table({"text": ["a", "b"]}))
+    return out.getvalue()
+
+
+WARC = b"WARC/1.0\r\nWARC-Type: resource\r\nContent-Length: 1\r\n\r\na\r\n\r\n"
+# Name and content of a file, and its format.
+SAMPLES = [
+    ("part-00000", OBJECTS, "jsonl"),
+    ("part-00000", b"cut\n" + OBJECTS, "jsonl"),
+    ("part-00000.gz", gzip.compress(OBJECTS), "jsonl"),
+    ("part-00001", gzip.compress(OBJECTS), "jsonl"),
+    ("x.json", OBJECTS, "jsonl"),
+    ("x.jsonl.3", OBJECTS, "jsonl"),
+    ("x.jsonl", gzip.compress(OBJECTS), "jsonl"),
+    ("x.json", b'{"name": "x", "version": 1}\n', "text"),
+    ("x.json", b'{\n "name": "x"\n}\n', "text"),
+    ("x.json", b'[{"text": "x"}]\n', "text"),
+    ("data", parquet_bytes(), "parquet"),
+    ("data.csv", parquet_bytes(), "parquet"),
+    ("data.jsonl", arrow_bytes(), "arrow"),
+    ("data.csv", zip_bytes(), "unread"),
+    ("data.parquet", zip_bytes(), "unread"),
+    ("df.parquet.gzip", parquet_bytes(), "parquet"),
+    ("data", arrow_bytes(), "arrow"),
+    ("rc.arrows", b"# words\n", "text"),
+    ("crawl", WARC, "warc"),
+    ("crawl.gz", gzip.compress(WARC), "warc"),
+    ("out.csv-00000-of-00002", b"text\na\n", "csv"),
+    ("out.csv.gz-00000-of-00002", gzip.compress(b"text\na\n"), "csv"),
+    ("z.tfrecord.zz", zlib.compress(frame(b"x") * 9), "unread"),
+    ("z.tfrecord", zlib.compress(frame(b"x") * 9), "unread"),
+    ("z.txt", zlib.compress(bytes(range(256)) * 9), "unread"),
+    ("tf", frame(b"x") * 2, "tfrecord"),
+    ("a.zip", zip_bytes(), "unread"),
+    ("a.py", b"print()\n", "text"),
+    ("a.gz", b"", "text"),  # which is damage
+    ("part-00003", b"", "empty"),
+    ("part-00003.gz", gzip.compress(b""), "empty"),
+]
+
+
+def described(records):
+    """What documents and rejects say, whatever their source is called."""
+    documents = [(doc_id.rpartition("/")[2], raw) for doc_id, raw, _, _ in records.documents]
+    names = ("reason", "position", "detail", "sample")
+    rejects = [tuple(reject[name] for name in names) for reject in records.rejects]
+    return sorted(documents + rejects, key=str)
+
+
+@pytest.mark.parametrize(("name", "data", "expected"), SAMPLES)
+def test_a_file_meets_the_same_verdict_wherever_it_lies(tmp_path, name, data, expected):
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / name
+    path.write_bytes(data)
+    assert detect(str(path)).format == expected
+    alone = encode(tmp_path / "alone", path)
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "x.tar").write_bytes(tar_bytes({"d/" + name: data}))
+    member = encode(tmp_path / "member", tmp_path / "kept" / "x.tar")
+    assert described(member) == described(alone)
+    for other in ("a.txt", "b.jsonl"):
+        (tmp_path / "in" / other).write_bytes(OBJECTS)
+    beside = encode(tmp_path / "beside", tmp_path / "in")
+    beside.documents = [d for d in beside.documents if d[2] == name]
+    assert described(beside) == described(alone)
+
+
+def test_members_that_were_told_by_content_are_counted_and_come_back(tmp_path):
+    members = {"part-0": OBJECTS, "b.txt": b"b", "c.json": b'{"name": 1}\n', "none": b""}
+    (tmp_path / "x.tar").write_bytes(tar_bytes(members))
+    dataset = make_dataset(tmp_path / "data", tmp_path / "x.tar")
+    totals = read_manifest(dataset, "byte_shards").totals
+    assert (totals["documents"], totals["told_members"], totals["empty_inputs"]) == (5, 3, 1)
+    lines = "\n".join(summary_lines(read_manifest(dataset, "byte_shards")))
+    assert "3 members of archives told by content, not by name alone; sources.parquet" in lines
+    assert "1 empty input (files, members of archives): no records" in lines
+    (row,) = read_sources(dataset / "sources.parquet")
+    told = {"x.tar/part-0": "jsonl", "x.tar/c.json": "text", "x.tar/none": "empty"}
+    assert dict(row.told) == told
+    decode_dataset(dataset, tmp_path / "out")
+    lines = (tmp_path / "out/x.tar/part-0.jsonl").read_text().splitlines()
+    ids = [json.loads(line)["id"] for line in lines]
+    assert ids == ["x.tar/part-0#0", "x.tar/part-0#14", "x.tar/part-0#28"]
+    assert (tmp_path / "out/x.tar/c.json").read_bytes() == members["c.json"]
+
+
+def test_what_a_link_leads_to_tells_its_format_if_its_own_name_does_not(tmp_path):
+    for name in ("x.csv.gz", "y.csv-00000-of-00001", "z.tsv"):
+        (tmp_path / name).write_bytes(gzip.compress(b"text\na\n") if "gz" in name else b"text\na\n")
+    for name, target in (("1", "x.csv.gz"), ("2", "y.csv-00000-of-00001"), ("3.txt", "z.tsv")):
+        (tmp_path / name).symlink_to(target)
+    found = {name: detect(str(tmp_path / name)) for name in ("1", "2", "3.txt")}
+    assert [f.format for f in found.values()] == ["csv", "csv", "text"]
+    assert found["1"].compression == "gzip"
+
+
+@pytest.mark.parametrize("name", ["data.csv", "data.jsonl", "data.tfrecord", "data.arrow"])
+def test_a_parquet_file_with_the_suffix_of_another_table_is_one_and_noted(tmp_path, name):
+    (tmp_path / name).write_bytes(parquet_bytes())
+    found = detect(str(tmp_path / name))
+    assert found.format == "parquet"
+    assert f"is a Parquet file and not {name.partition('.')[2]} data" in found.note
+    (tmp_path / "a.txt").write_bytes(parquet_bytes())  # a name that says text is believed
+    assert detect(str(tmp_path / "a.txt")).format == "text"
+    assert detect(str(tmp_path / name), "jsonl").format == "jsonl"
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tsv", "a.tfrecord", "a.warc", "a", "a.py"])
+def test_an_empty_shard_is_nothing_and_counted(tmp_path, name):
+    (tmp_path / name).touch()
+    result = encode(tmp_path / "out", tmp_path / name)
+    counts = {name: result.counts[name] for name in ("documents", "rejects", "empty_inputs")}
+    assert counts == {"documents": 0, "rejects": 0, "empty_inputs": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("a.txt", {}), ("a", {"format": "text"}), ("a.csv", {"format": "bytes"})]
+)
+def test_where_text_is_asked_for_an_empty_file_is_an_empty_document(tmp_path, name, options):
+    (tmp_path / name).touch()
+    result = encode(tmp_path / "out", tmp_path / name, **options)
+    assert [raw for _, raw, _, _ in result.documents] == [b""]
+    assert result.counts["empty_inputs"] == 0
+
+
+@pytest.mark.parametrize("name", ["a.gz", "a.jsonl.zst", "a.parquet", "a.arrow", "a.tar"])
+def test_an_empty_file_of_a_format_that_cannot_be_empty_is_damage(tmp_path, name):
+    (tmp_path / name).touch()
+    (reject,) = encode(tmp_path / "out", tmp_path / name).rejects
+    assert reject["reason"] == "damaged_input"
+
+
+@pytest.mark.parametrize(
+    ("data", "expected", "note"),
+    [
+        (b'{"name": "x", "private": true}\n', "text", "the field 'text' (it has: name, private)"),
+        (b'{"msg": 1}\n{"msg": 2}\n{"msg": 3}\n', "text", "(it has: msg); taken as one text"),
+        (b'{"header": 1}\n{"text": "a"}\n', "jsonl", None),
+        (b"", "empty", None),
+        (b'{"text": "cut', "jsonl", None),
+        (b'{"x": "%s"}' % (b"x" * 3_000_000), "text", "(it has: x)"),
+        (b'{"x": "%s", "text": "a"}' % (b"x" * 3_000_000), "jsonl", None),
+    ],
+)
+def test_what_only_looks_like_json_lines_must_have_the_text_field(tmp_path, data, expected, note):
+    for name in ("x.json", "x"):
+        (tmp_path / name).write_bytes(data)
+        found = detect(str(tmp_path / name))
+        assert found.format == expected
+        assert found.note is None if note is None else note in found.note
+        (tmp_path / name).unlink()
+    (tmp_path / "x.jsonl").write_bytes(data)  # its name says it
+    assert detect(str(tmp_path / "x.jsonl")).format == "jsonl"
+
+
+def test_of_damaged_data_nothing_is_guessed(tmp_path):
+    (tmp_path / "part-0.json.gz").write_bytes(b"no gzip")
+    (tmp_path / "part-1.csv").write_bytes(b"text\na\n")
+    found = detect(str(tmp_path / "part-0.json.gz"))
+    assert (found.format, found.note, found.is_default) == ("text", None, False)
+
+
+def test_the_text_field_may_lie_in_an_object(tmp_path):
+    (tmp_path / "x").write_bytes(b'{"doc": {"text": "a"}}\n')
+    assert detect(str(tmp_path / "x"), text_field="doc.text").format == "jsonl"
+    assert detect(str(tmp_path / "x")).format == "text"

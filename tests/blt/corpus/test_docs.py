@@ -29,7 +29,7 @@ def test_the_filters_are_those_of_the_code():
 
 def test_the_columns_of_sources_are_those_of_the_code():
     (table,) = re.findall(r"```\n(.*?)```", section("Accounting"), re.DOTALL)
-    assert re.findall(r"(\w+) +(string|int64|bool)", table) == [
+    assert re.findall(r"(\w+) +(string|int64|bool|map<[^>]*>)", table) == [
         (field.name, str(field.type)) for field in SCHEMA
     ]
 

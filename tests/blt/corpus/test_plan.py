@@ -91,7 +91,7 @@ def test_large_parquet_files_are_split_at_row_groups(tmp_path):
         ("x.json", b'{"text": "a"}\n{"text": "b"}\n', "jsonl"),
         ("x.c", b"{\n  int x;\n}\n", "text"),
         ("x", b"[1]\n", "text"),
-        ("x", b"", "text"),
+        ("x", b"", "empty"),
         ("x", b"\xff\xfe", "text"),
         ("x", b"PAR1....", "parquet"),
         ("x.PARQUET", b"", "parquet"),
