@@ -58,6 +58,10 @@ _FAILURE_NAME = "failure.json"  # why the last run failed, in `UNITS_FOLDER`
 _MAX_NAMED = 3
 
 
+def _all_of(payload: dict[str, Any]) -> dict[str, Any]:
+    return payload
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Stage:
     """All there is to know about one run of a stage; can be pickled.
@@ -73,6 +77,7 @@ class Stage:
       fingerprints: of the models used, by role.
       parents: sha256 of the manifests of the datasets read, by kind.
       run_unit: makes the shards of one unit; pure but for the files it writes.
+      essence: returns what a unit's result depends on, of its payload.
       shard_patterns: globs that match the stage's shards in `output`, and nothing else.
       reads_foreign_data: rejects are possible, and `rejects.parquet` is always written.
       extra_files: names that `find_losses` and `before_manifest` write.
@@ -92,6 +97,7 @@ class Stage:
     fingerprints: dict[str, str] = dataclasses.field(default_factory=dict)
     parents: dict[str, str] = dataclasses.field(default_factory=dict)
     run_unit: UnitFunction
+    essence: Callable[[dict[str, Any]], Any] = _all_of
     shard_patterns: tuple[str, ...]
     reads_foreign_data: bool = False
     extra_files: tuple[str, ...] = ()
@@ -121,7 +127,7 @@ def make_units(
             index=index,
             payload=payload,
             num_bytes=size,
-            digest=sha256_json([identity, payload]),
+            digest=sha256_json([identity, stage.essence(payload)]),
         )
         for index, (payload, size) in enumerate(zip(payloads, sizes, strict=True))
     ]
@@ -145,7 +151,7 @@ def finished_manifest(stage: Stage, units: Sequence[Unit]) -> Manifest | None:
         return None
     identity, old_units = load_plan(plan_path)
     changed = _differences(identity, stage)
-    is_same = old_units == list(units)
+    is_same = [unit.digest for unit in old_units] == [unit.digest for unit in units]
     if not changed and not (is_same or (stage.grows and _is_continued(stage, old_units, units))):
         changed.append("its input files (some were added, removed or changed)")
     if identity.get("kind") != stage.kind:
@@ -446,7 +452,7 @@ def _is_continued(stage: Stage, old: Sequence[Unit], new: Sequence[Unit]) -> boo
     if len(old) > len(new):
         return False
     return all(
-        before == now or not is_finished(stage.output, before)
+        before.digest == now.digest or not is_finished(stage.output, before)
         for before, now in zip(old, new, strict=False)
     )
 

@@ -39,7 +39,7 @@ from blt.corpus.filesystems import use_remote
 from blt.corpus.format_rules import unmatched_rules
 from blt.corpus.left_out import UNREADABLE, left_out_line
 from blt.corpus.listing import list_files, listing_lines
-from blt.corpus.plan import payload_bytes, payload_notes
+from blt.corpus.plan import payload_bytes, payload_essence, payload_notes
 from blt.corpus.replan import plan_corpus
 from blt.corpus.sources import SOURCES_NAME, merge_sources
 from blt.corpus.standard_input import keep_standard_input
@@ -298,6 +298,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
             "exclude": args.exclude,
         },
         run_unit=_EncodeUnit(config),
+        essence=payload_essence,
         shard_patterns=SHARD_PATTERNS,
         reads_foreign_data=True,
         extra_files=(SOURCES_NAME,),

@@ -126,6 +126,16 @@ def is_first(entry: Entry) -> bool:
     return "range" not in entry or entry["range"][0] == 0
 
 
+def payload_essence(payload: dict[str, Any]) -> dict[str, Any]:
+    """Returns what the shards of a unit depend on: not where its files lie, nor their times.
+
+    Whether a file has changed is looked at when a plan is made anew (`blt.corpus.replan`).
+    """
+    places = ("path", "mtime_ns", "note")
+    files = [{k: v for k, v in entry.items() if k not in places} for entry in payload["files"]]
+    return {**payload, "files": files}
+
+
 def payload_bytes(payload: dict[str, Any]) -> int:
     """Returns the size of a unit: the bytes it reads, as stored."""
     return sum(entry["num_bytes"] for entry in payload["files"])

@@ -2,7 +2,9 @@
 
 What was planned stays as it is, so that finished units stay valid. New files go into new units at
 the end, in which they are grouped among themselves. A file that changed or vanished is an error,
-unless it changed before any of it was encoded: then it is planned anew, as a new file.
+unless it changed before any of it was encoded: then it is planned anew, as a new file. A file that
+lies elsewhere now is the same if its source (its path below what was named) and its size are, and
+its time or its bytes.
 """
 
 import os
@@ -56,14 +58,17 @@ def plan_corpus(
     new = list(files)
     if earlier:
         assert output is not None
-        names = {_key(file.path): file for file in files}
+        now = _locate(files, earlier)
         with watch("looking for changes", sum(unit.num_bytes for unit in earlier)) as progress:
-            changed = _find_changed(names, earlier, output, progress)
-        _check_vanished(names, earlier, output)
-        moved = _check_changed(changed, earlier, output, config)
-        if moved:
-            payloads = [_without(payload, moved) for payload in payloads]
-            say(f"{', '.join(sorted(moved))}: changed before being encoded; planned anew.")
+            changed = _find_changed(now, earlier, output, config, progress)
+        _check_vanished(now, earlier, output)
+        unread = _check_changed(changed, earlier, output, config)
+        if unread:
+            payloads = [_without(payload, unread) for payload in payloads]
+            say(f"{', '.join(sorted(unread))}: changed before being encoded; planned anew.")
+        payloads = [_moved(payload, now) for payload in payloads]
+        if num_moved := sum(_key(path) != _key(file.path) for path, file in now.items()):
+            say(f"{count(num_moved, 'file')}: in another place than before, with the same bytes.")
         planned = {_key(entry["path"]) for payload in payloads for entry in payload["files"]}
         taken = {entry["source"] for payload in payloads for entry in payload["files"]}
         new = [file for file in files if _key(file.path) not in planned]
@@ -91,24 +96,68 @@ def _key(path: str) -> str:
     return path if is_remote(path) else os.path.abspath(path)
 
 
+def _locate(files: Sequence[InputFile], earlier: Sequence[Unit]) -> dict[str, InputFile]:
+    """Returns, by the path of each earlier file that is found, the file that it is now.
+
+    That is the one at its path; or where none is, the one of its source that is none of them.
+    """
+    entries = [entry for unit in earlier for entry in unit.payload["files"]]
+    by_path = {_key(file.path): file for file in files}
+    known = {_key(entry["path"]) for entry in entries}
+    by_source = {file.source: file for file in files if _key(file.path) not in known}
+    now = {}
+    for entry in entries:
+        file = by_path.get(_key(entry["path"])) or by_source.get(entry["source"])
+        if file is not None:
+            now[entry["path"]] = file
+    return now
+
+
+def _moved(payload: dict[str, Any], now: dict[str, InputFile]) -> dict[str, Any]:
+    """Returns a payload whose entries say where their files are now."""
+    entries = []
+    for entry in payload["files"]:
+        file = now[entry["path"]]
+        if _key(file.path) != _key(entry["path"]):
+            changes = {"path": file.path, "mtime_ns": file.mtime_ns}
+            if "note" in entry:
+                changes["note"] = entry["note"].replace(entry["path"], file.path)
+            entry = {**entry, **changes}
+        entries.append(entry)
+    return {**payload, "files": entries}
+
+
 def _find_changed(
-    names: dict[str, InputFile], earlier: Sequence[Unit], output: Path, progress: Progress
+    now: dict[str, InputFile],
+    earlier: Sequence[Unit],
+    output: Path,
+    config: EncodeConfig,
+    progress: Progress,
 ) -> dict[str, str]:
     """Returns the paths of the files that are not as they were planned, and in what."""
     changed = {}
     for unit in earlier:
         entries = unit.payload["files"]
         digests = _Digests(unit, entries, output)
+        # Of a file that lies elsewhere, whatever was not read yet is read as it is.
+        is_free = not _depends(config) and not is_finished(output, unit)
         for index, entry in enumerate(entries):
-            file = names.get(_key(entry["path"]))
+            file = now.get(entry["path"])
             if file is None:
                 pass
             elif file.size != entry["size"]:
                 changed[entry["path"]] = f"had {entry['size']} bytes, has {file.size}"
-            elif file.mtime_ns != entry["mtime_ns"] and not digests.match(index):
-                changed.setdefault(entry["path"], "was modified")
+            elif file.mtime_ns != entry["mtime_ns"]:
+                is_moved = _key(file.path) != _key(entry["path"])
+                if not (is_moved and is_free) and not digests.match(index, file.path):
+                    changed.setdefault(entry["path"], "was modified")
             progress(entry["num_bytes"])
     return changed
+
+
+def _depends(config: EncodeConfig) -> bool:
+    """Tells whether units depend on one another."""
+    return bool(duplicate_kinds(config)) or config.limit is not None
 
 
 class _Digests:
@@ -118,14 +167,14 @@ class _Digests:
         self._unit, self._entries, self._output = unit, entries, output
         self._noted: list[str | None] | None = None
 
-    def match(self, index: int) -> bool:
-        """Tells whether the bytes are still those; not so if they were never read."""
+    def match(self, index: int, path: str) -> bool:
+        """Tells whether the bytes at a path are still those; not so if they were never read."""
         if self._noted is None:
             self._noted = self._read()
         entry = self._entries[index]
         noted = self._noted[index] if index < len(self._noted) else None
         try:
-            return noted is not None and noted == digest_entry(entry)
+            return noted is not None and noted == digest_entry({**entry, "path": path})
         except OSError:
             return False
 
@@ -139,9 +188,9 @@ class _Digests:
             return []
 
 
-def _check_vanished(names: dict[str, InputFile], earlier: Sequence[Unit], output: Path) -> None:
+def _check_vanished(now: dict[str, InputFile], earlier: Sequence[Unit], output: Path) -> None:
     paths = {entry["path"] for unit in earlier for entry in unit.payload["files"]}
-    vanished = sorted(path for path in paths if _key(path) not in names)
+    vanished = sorted(path for path in paths if path not in now)
     if vanished:
         raise UserError(
             f"--output {output}: holds {_named(vanished)}, no longer among the inputs. Put back "
@@ -163,8 +212,7 @@ def _check_changed(
         if any(entry["path"] in changed for entry in entries) and is_finished(output, unit)
         for entry in entries
     }
-    depends = bool(duplicate_kinds(config)) or config.limit is not None
-    refused = sorted(path for path in changed if depends or path in encoded)
+    refused = sorted(path for path in changed if _depends(config) or path in encoded)
     if refused:
         named = _named([f"{path} ({changed[path]})" for path in refused])
         raise UserError(

@@ -17,6 +17,7 @@ from blt.corpus import (
     payload_bytes,
     plan_corpus,
 )
+from blt.corpus.plan import payload_essence
 from blt.formats.byte_shard import read_documents
 from blt.tokenizer import tokens_to_bytes
 from blt.units import no_progress
@@ -73,6 +74,7 @@ def make_dataset(output, *inputs, overwrite=False, max_units=None, **options):
         output=output,
         config=dataclasses.asdict(config),
         run_unit=functools.partial(run_unit, config),
+        essence=payload_essence,
         shard_patterns=("bytes-*.tfrecord*",),
         reads_foreign_data=True,
         extra_files=("sources.parquet",),

@@ -13,6 +13,8 @@ from blt.storage import read_json
 from blt.tokenizer import tokens_to_bytes
 from tests.blt.corpus.helpers import make_dataset
 
+SMALL = {"target_shard_bytes": 8}  # a unit for each file
+
 
 def write(folder, **texts):
     folder.mkdir(exist_ok=True)
@@ -150,6 +152,62 @@ def test_other_words_for_the_same_files_are_the_same_input(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     make_dataset(output, "in/*.txt")
     assert contents(output) == before
+
+
+def rename(corpus, to):
+    corpus.rename(to)
+
+
+def copy(corpus, to):
+    shutil.copytree(corpus, to, copy_function=shutil.copyfile)
+    shutil.rmtree(corpus)
+
+
+def link(corpus, to):
+    corpus.rename(corpus.with_name("real"))
+    to.symlink_to(corpus.with_name("real"))
+
+
+@pytest.mark.parametrize("move", [rename, copy, link])
+@pytest.mark.parametrize("num_done", [None, 2, 0])
+def test_a_corpus_that_lies_elsewhere_is_the_same(move, num_done, tmp_path):
+    names = dict.fromkeys("abcdef", "some text")
+    unmoved = make_dataset(tmp_path / "whole", write(tmp_path / "in", **names), **SMALL)
+    output = make_dataset(tmp_path / "out", tmp_path / "in", max_units=num_done, **SMALL)
+    move(tmp_path / "in", tmp_path / "elsewhere")
+    make_dataset(output, tmp_path / "elsewhere", **SMALL)
+    assert shards(output) == shards(unmoved)
+    for name in ("sources.parquet", "rejects.parquet"):
+        assert (output / name).read_bytes() == (unmoved / name).read_bytes()
+    before = contents(output)
+    make_dataset(output, tmp_path / "elsewhere", **SMALL)
+    write(tmp_path / "elsewhere", g="new")
+    make_dataset(output, tmp_path / "elsewhere", **SMALL)
+    assert set(shards(output).items()) > {i for i in before.items() if i[0].startswith("bytes-")}
+    assert documents(output)[-1] == ("g.txt", "new")
+
+
+def test_what_changed_on_the_way_is_refused(tmp_path):
+    output = make_dataset(tmp_path / "out", write(tmp_path / "in", a="aa", b="bb"), **SMALL)
+    copy(tmp_path / "in", tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "b.txt").write_text("bc")
+    with pytest.raises(UserError, match=r"in/b\.txt \(was modified\)"):
+        make_dataset(output, tmp_path / "elsewhere", **SMALL)
+    (tmp_path / "elsewhere" / "b.txt").unlink()
+    with pytest.raises(UserError, match=r"in/b\.txt, no longer among the inputs"):
+        make_dataset(output, tmp_path / "elsewhere", **SMALL)
+
+
+@pytest.mark.parametrize("num_done", [None, 2])
+def test_where_units_depend_on_one_another_a_copy_must_keep_its_times(num_done, tmp_path):
+    names = {"a": "aa", "b": "bb", "c": "aa", "d": "dd"}
+    options = {"drop_duplicates": True, **SMALL}
+    write(tmp_path / "in", **names)
+    unmoved = make_dataset(tmp_path / "whole", tmp_path / "in", **options)
+    output = make_dataset(tmp_path / "out", tmp_path / "in", max_units=num_done, **options)
+    shutil.copytree(tmp_path / "in", tmp_path / "elsewhere")  # with their times
+    make_dataset(output, tmp_path / "elsewhere", **options)
+    assert shards(output) == shards(unmoved)
 
 
 def test_a_new_file_of_an_old_name_is_called_by_its_path(tmp_path):
