@@ -1,9 +1,12 @@
 """What `blt encode` says at its end: where every record went."""
 
+from collections import Counter
+
 import pyarrow.parquet as pq
 
 from blt.console import count
 from blt.corpus.csv_reader import QUOTED_COUNT
+from blt.corpus.detect import UNREAD
 from blt.corpus.field_names import fields_with
 from blt.corpus.filters import FILTERS
 from blt.corpus.left_out import left_out_line
@@ -17,6 +20,7 @@ from blt.plan_file import read_plan
 from blt.stage import REJECTS_NAME
 
 _MAX_NAMED = 5
+_NOT_READ = {UNREAD: "nothing that is read"}
 _UTF8_WORDS = {
     "keep": "bytes are kept as they are",
     "replace": "U+FFFD replaces the bytes that are not",
@@ -40,6 +44,7 @@ def summary_lines(manifest: Manifest) -> list[str]:
             f"{totals['records']:,} records read = {totals['documents']:,} documents "
             f"+ {totals['filtered']:,} filtered + {totals['rejects']:,} rejected"
         )
+    lines += _format_lines(manifest)
     left_out = manifest.config.get("left_out", {})
     if line := left_out_line({kind: found["number"] for kind, found in left_out.items()}):
         lines.append(f"{line} (names: config.left_out in manifest.json)")
@@ -83,6 +88,20 @@ def summary_lines(manifest: Manifest) -> list[str]:
     if limit is not None and "max_documents" in read_plan(manifest.folder)[-1].payload:
         lines.append(f"--limit {limit:,} is reached; what comes after was not read")
     return lines
+
+
+def _format_lines(manifest: Manifest) -> list[str]:
+    """Says what the files were read as, where that is more than one thing."""
+    formats: Counter[str] = Counter()
+    with pq.ParquetFile(manifest.folder / SOURCES_NAME) as file:
+        for batch in file.iter_batches(columns=["format"]):
+            for row in batch.column("format").value_counts().to_pylist():
+                formats[row["values"]] += row["counts"]
+    if len(formats) < 2:
+        return []
+    ordered = sorted(formats.items(), key=lambda item: (-item[1], item[0]))
+    words = (f"{number:,} {_NOT_READ.get(name, name)}" for name, number in ordered)
+    return [f"files read as: {', '.join(words)}"]
 
 
 def _file_lines(manifest: Manifest) -> list[str]:

@@ -175,6 +175,9 @@ def test_a_dry_run_lists_what_each_file_is_taken_as(tmp_path, capsys):
     assert run(*argv, "--dry-run", "--json") == 0
     files = json.loads(capsys.readouterr().out)["files"]
     assert len(files) == 64
+    assert run(*argv, "--max-lost-fraction", "1") == 0
+    said = "files read as: 60 jsonl, 1 csv, 1 parquet, 1 text, 1 nothing that is read"
+    assert said in capsys.readouterr().out
     assert files[2] == {
         "source": "c.parquet",
         "format": "parquet",
