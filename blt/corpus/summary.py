@@ -16,6 +16,10 @@ from blt.plan_file import read_plan
 from blt.stage import REJECTS_NAME
 
 _MAX_NAMED = 5
+_LOOKS = {
+    False: "looks like JSON Lines, but lacks",
+    True: "look like JSON Lines, but lack",
+}
 _UTF8_WORDS = {"keep": "kept as they are", "replace": "mended with U+FFFD"}
 _MENDED_WORDS = {
     NONFINITE: "NaN or infinite, made null",
@@ -40,6 +44,11 @@ def summary_lines(manifest: Manifest) -> list[str]:
     lines += [f"filtered: {num:,} {what}" for what, num in counts.items() if num]
     if number := totals.get("empty_inputs"):
         lines.append(f"{count(number, 'empty input')} (files, members of archives): no records")
+    if number := totals.get("json_as_text"):
+        lines.append(
+            f"{count(number, 'text')} (files, members of archives) {_LOOKS[number > 1]} the field "
+            f"{config.get('text_field', 'text')!a}"
+        )
     if number := totals.get("told_members"):
         lines.append(
             f"{count(number, 'member')} of archives told by content, not by name alone; "
