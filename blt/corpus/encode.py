@@ -147,8 +147,9 @@ def _count_input(
     counts["empty_inputs"] += meter.empty_members + (row.records == 0 and is_whole(entry))
     counts["told_members"] += len(meter.told)
     counts["json_as_text"] += meter.json_as_text + ("lacks_text" in entry and is_first(entry))
-    rule = rule_for(config.format_of, row.source) if is_first(entry) else None
-    counts.update(count_rules(config.format_of, (rule, *meter.rules)))
+    if config.format_of:
+        rule = rule_for(config.format_of, row.source) if is_first(entry) else None
+        counts.update(count_rules(config.format_of, (rule, *meter.rules)))
     counts.update(input_bytes=row.stored_bytes, lost_bytes=row.lost_bytes)
     counts.update(input_members=row.members, lost_members=row.lost_members)
     counts["lost_records"] += row.lost_records
