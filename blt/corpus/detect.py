@@ -88,12 +88,14 @@ class Detected:
       compression: as `read_blocks` wants it.
       note: for the user, where the name says otherwise, or another format could be meant.
       is_default: it is text because nothing shows another format.
+      lacks_text: it looks like JSON Lines, but is text since it lacks the text field.
     """
 
     format: str
     compression: str
     note: str | None = None
     is_default: bool = False
+    lacks_text: bool = False
 
 
 class _Content:
@@ -194,10 +196,12 @@ def detect(
     if content.first_block(compression) is None:
         return Detected("text", compression, note)  # reading it will tell what is wrong
     found, words = _sniff_format(content, compression, text_field)
-    is_default = found == "text" and words is None
+    lacks_text = found == "text" and words is not None
+    is_default = found == "text" and not lacks_text
     if is_default and strip_compression_suffix(base)[0].lower().endswith(".json"):
         words = "no JSON Lines (an object a line); taken as one text."
-    return Detected(found, compression, note or (words and f"{called}: {words}"), is_default)
+    note = note or (words and f"{called}: {words}")
+    return Detected(found, compression, note, is_default, lacks_text)
 
 
 def _named_format(path: str, name: str | None, wanted: str) -> tuple[str, str]:

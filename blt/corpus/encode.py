@@ -14,7 +14,7 @@ from blt.corpus.filters import FILTER_COUNTS
 from blt.corpus.format_rules import count_rules, rule_for
 from blt.corpus.meter import Meter
 from blt.corpus.plain import CHANGED_COUNTS
-from blt.corpus.plan import is_first, is_whole
+from blt.corpus.plan import Entry, is_first, is_whole
 from blt.corpus.records import Document, Filtered, Reject
 from blt.corpus.sources import SourceRow, digest_entry, unit_sources_path, write_sources
 from blt.corpus.warc_reader import UNKNOWN_CODING
@@ -40,6 +40,7 @@ COUNTS = (
     "damaged_files",
     "empty_inputs",
     "told_members",
+    "json_as_text",
     "input_records",
     "lost_records",
     "input_bytes",
@@ -76,7 +77,8 @@ def encode_unit(
       are kept or changed; `changed_<kind>` documents with kept fields that were changed,
       `quotes_as_data` those of TSV that look quoted, `unknown_content_encoding` those of WARC
       whose coding is none; `damaged_files` are files cut short or altered, `empty_inputs` files and
-      members of archives without records, `told_members` members that were not told by name alone;
+      members of archives without records, `told_members` members that were not told by name alone,
+      `json_as_text` files and members that look like JSON Lines but lack the text field;
       and `lost_<what>` of `input_<what>` what could not be read (`blt.loss`). And
       `with_field.<name>`, documents with a field that the user names (`blt.corpus.field_names`);
       `format_of.<rule>`, files and members that a rule of `--format-of` means.
@@ -122,15 +124,7 @@ def encode_unit(
                     _add_reject(rejects, record)
             row.finish(meter, drops_damaged=config.on_damaged_file == "drop")
             row.sha256 = digest_entry(entry)
-            counts.update(records=row.records, filtered=row.filtered, rejects=row.rejects)
-            counts["damaged_files"] += row.damaged
-            counts["empty_inputs"] += meter.empty_members + (row.records == 0 and is_whole(entry))
-            counts["told_members"] += len(meter.told)
-            rule = rule_for(config.format_of, row.source) if is_first(entry) else None
-            counts.update(count_rules(config.format_of, (rule, *meter.rules)))
-            counts.update(input_bytes=row.stored_bytes, lost_bytes=row.lost_bytes)
-            counts.update(input_members=row.members, lost_members=row.lost_members)
-            counts.update(lost_records=row.lost_records, invalid_utf8=row.invalid_utf8)
+            _count_input(counts, entry, row, meter, config)
         shards.finish()
         for shard in shards.finished:
             counts.update(documents=shard.documents, bytes=shard.bytes, tokens=shard.tokens)
@@ -142,6 +136,23 @@ def encode_unit(
     _check_shards(counts, rows)
     write_sources(unit_sources_path(output, unit_index), rows)
     return UnitResult(shards=tuple(shards.finished), counts=dict(counts))
+
+
+def _count_input(
+    counts: Counter[str], entry: Entry, row: SourceRow, meter: Meter, config: EncodeConfig
+) -> None:
+    """Adds what is counted of an input that is read."""
+    counts.update(records=row.records, filtered=row.filtered, rejects=row.rejects)
+    counts["damaged_files"] += row.damaged
+    counts["empty_inputs"] += meter.empty_members + (row.records == 0 and is_whole(entry))
+    counts["told_members"] += len(meter.told)
+    counts["json_as_text"] += meter.json_as_text + ("lacks_text" in entry and is_first(entry))
+    if config.format_of:
+        rule = rule_for(config.format_of, row.source) if is_first(entry) else None
+        counts.update(count_rules(config.format_of, (rule, *meter.rules)))
+    counts.update(input_bytes=row.stored_bytes, lost_bytes=row.lost_bytes)
+    counts.update(input_members=row.members, lost_members=row.lost_members)
+    counts.update(lost_records=row.lost_records, invalid_utf8=row.invalid_utf8)
 
 
 def _check_shards(counts: Counter[str], rows: list[SourceRow]) -> None:

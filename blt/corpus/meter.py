@@ -27,6 +27,7 @@ class Meter:
         format.
       rules: of an archive, the rule of `--format-of` for each member that one means.
       empty_members: of an archive, how many members hold no record.
+      json_as_text: of an archive, how many members look like JSON Lines but lack the text field.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Meter:
         self._content = 0
         self.told: dict[str, str] = {}
         self.rules: list[str] = []
-        self.empty_members = 0
+        self.empty_members = self.json_as_text = 0
 
     @classmethod
     def of_entry(cls, entry: Entry, progress: Progress = no_progress) -> "Meter":

@@ -9,6 +9,7 @@ is what `plan_entry` makes of a file:
     range                          optional [start, end): bytes of a plain file of lines (a record
                                    belongs to the range it starts in), or Parquet row groups
     note                           optional, for the user
+    lacks_text                     optional, true: it looks like JSON Lines but lacks the text field
 """
 
 import itertools
@@ -113,6 +114,8 @@ def _look_at(file: InputFile, config: EncodeConfig) -> tuple[Entry, bool]:
     }
     if detected.note:
         entry["note"] = detected.note
+    if detected.lacks_text:
+        entry["lacks_text"] = True
     return entry, detected.is_default
 
 

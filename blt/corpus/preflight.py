@@ -113,7 +113,7 @@ def _check_named_field(entries: list[Entry], config: EncodeConfig) -> None:
     if not all(entry["format"] in _WITHOUT_FIELDS for entry in entries):
         return
     for entry in entries:
-        if entry["format"] == "text" and "note" in entry:
+        if "lacks_text" in entry:
             with contextlib.suppress(*_UNJUDGED):
                 names = _jsonl_fields(entry, config)
                 _refuse(entry, _Fault("no such field", names or []), "", config, _as_text(entry))

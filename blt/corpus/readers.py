@@ -131,6 +131,7 @@ def _read_tar(entry: Entry, config: EncodeConfig, progress: Meter) -> Iterator[R
         meter = Meter.of_entry(member)
         if member["is_told"]:
             progress.told[member["source"]] = member["format"]
+        progress.json_as_text += member["lacks_text"]
         if member["format_rule"] is not None:
             progress.rules.append(member["format_rule"])
         record = None

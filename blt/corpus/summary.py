@@ -21,6 +21,10 @@ from blt.stage import REJECTS_NAME
 
 _MAX_NAMED = 5
 _NOT_READ = {UNREAD: "nothing that is read"}
+_LOOKS = {
+    False: "looks like JSON Lines, but lacks",
+    True: "look like JSON Lines, but lack",
+}
 _UTF8_WORDS = {
     "keep": "bytes are kept as they are",
     "replace": "U+FFFD replaces the bytes that are not",
@@ -52,6 +56,11 @@ def summary_lines(manifest: Manifest) -> list[str]:
     lines += [f"filtered: {num:,} {what}" for what, num in counts.items() if num]
     if number := totals.get("empty_inputs"):
         lines.append(f"{count(number, 'empty input')} (files, members of archives): no records")
+    if number := totals.get("json_as_text"):
+        lines.append(
+            f"{count(number, 'text')} (files, members of archives) {_LOOKS[number > 1]} the field "
+            f"{config.get('text_field', 'text')!a}"
+        )
     if number := totals.get("told_members"):
         lines.append(
             f"{count(number, 'member')} of archives told by content, not by name alone; "

@@ -87,6 +87,7 @@ def read_tar(
                     "compression": detected.compression,
                     "is_told": detected.note is not None
                     or detected.format != format_by_name(name, wanted),
+                    "lacks_text": detected.lacks_text,
                     "format_rule": format_rule,
                 }
             )

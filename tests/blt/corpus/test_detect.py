@@ -274,8 +274,10 @@ def test_members_that_were_told_by_content_are_counted_and_come_back(tmp_path):
     dataset = make_dataset(tmp_path / "data", tmp_path / "x.tar")
     totals = read_manifest(dataset, "byte_shards").totals
     assert (totals["documents"], totals["told_members"], totals["empty_inputs"]) == (5, 3, 1)
+    assert totals["json_as_text"] == 1
     lines = "\n".join(summary_lines(read_manifest(dataset, "byte_shards")))
     assert "3 members of archives told by content, not by name alone; sources.parquet" in lines
+    assert "1 text (files, members of archives) looks like JSON Lines, but lacks" in lines
     assert "1 empty input (files, members of archives): no records" in lines
     (row,) = read_sources(dataset / "sources.parquet")
     told = {"x.tar/part-0": "jsonl", "x.tar/c.json": "text", "x.tar/none": "empty"}
@@ -361,6 +363,15 @@ def test_of_damaged_data_nothing_is_guessed(tmp_path):
     (tmp_path / "part-1.csv").write_bytes(b"text\na\n")
     found = detect(str(tmp_path / "part-0.json.gz"))
     assert (found.format, found.note, found.is_default) == ("text", None, False)
+
+
+@pytest.mark.parametrize("options", [{}, {"doc_per": "line", "target_shard_bytes": 20}])
+def test_files_that_look_like_json_and_are_text_are_counted(tmp_path, options):
+    for name in ("a.json", "b"):
+        (tmp_path / name).write_bytes(b'{"msg": 1}\n{"msg": 2}\n{"msg": 3}\n')
+    (tmp_path / "c.json").write_bytes(b"[1]")
+    result = encode(tmp_path / "out", tmp_path / "a.json", tmp_path / "b", **options)
+    assert result.counts["json_as_text"] == 2
 
 
 def test_the_text_field_may_lie_in_an_object(tmp_path):
