@@ -24,7 +24,8 @@ Makes a model file of a published checkpoint, or a checkpoint of a model file. F
   keras  our model file, NAME.keras
 
 Weights are read from .safetensors (one file or several) and .npz. What cannot be computed exactly
-is refused: an unknown option, and a weight that is missing, left over or of another shape."""
+is refused: an unknown value, and a weight that is missing, left over or of another shape. Fields of
+a Hugging Face config that were not looked at are named."""
 
 _SOURCES = ("hf", "meta", "keras")
 _TARGETS = ("hf", "keras")

@@ -1,6 +1,7 @@
 """One page about what stages gave."""
 
 import argparse
+from pathlib import Path
 
 from blt.command import Summary
 from blt.commands.arguments import local_path
@@ -45,6 +46,11 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
             f"--output {args.output}: is a folder; the name of a file such as "
             f"{args.output / 'report.html'} expected."
         )
+    if _holds_something_else(args.output):
+        raise UserError(
+            f"--output {args.output}: exists and is no HTML page, so it is not replaced. Choose "
+            "another name."
+        )
     from blt.report import collect, headline_figures, write_page
 
     found = collect(args.folder)
@@ -61,3 +67,12 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         },
         [f"report: done. {format_bytes(size)} -> {args.output}"],
     )
+
+
+def _holds_something_else(output: Path) -> bool:
+    """Tells whether a file is there that is neither empty nor a page."""
+    if not output.is_file():
+        return False
+    with open(output, "rb") as file:
+        head = file.read(64).lstrip().lower()
+    return bool(head) and not head.startswith((b"<!doctype html", b"<html"))

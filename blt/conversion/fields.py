@@ -20,22 +20,32 @@ class Fields:
       values: the config.
       path: the file that it is from.
       section: the names that lead to it in the file.
+      asked: the names, with those of their sections, that were asked for; shared with the sections.
     """
 
-    def __init__(self, values: Mapping[str, Any], path: Path, section: str = "") -> None:
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        path: Path,
+        section: str = "",
+        asked: set[str] | None = None,
+    ) -> None:
         self._values = values
         self.path = path
         self._section = section
+        self._asked = set() if asked is None else asked
 
     def error(self, name: str, problem: str) -> UserError:
         """Returns an error about a field, for the caller to raise."""
         return UserError(f"{self.path}: {self._section}{name}: {problem}")
 
     def has(self, name: str) -> bool:
+        self._asked.add(self._section + name)
         return self._values.get(name) is not None
 
     def get(self, name: str, default: Any = _REQUIRED) -> Any:
         """Returns a field as it is; without a default, it must be there."""
+        self._asked.add(self._section + name)
         value = self._values.get(name)
         if value is None:
             if default is _REQUIRED:
@@ -48,7 +58,26 @@ class Fields:
         values = self.get(name, default)
         if not isinstance(values, dict):
             raise self.error(name, "must be an object.")
-        return Fields(values, self.path, f"{self._section}{name}.")
+        return Fields(values, self.path, f"{self._section}{name}.", self._asked)
+
+    def never_asked(self, known: Iterable[str]) -> list[str]:
+        """Returns the names of fields that say something, and that nobody asked for.
+
+        Args:
+          known: names, in any section, of fields that change nothing of what a model computes.
+
+        A field that is null, false, 0 or empty says nothing. A section that nobody opened is one.
+        """
+        found = []
+        for name, value in self._values.items():
+            if not value or name in known:
+                continue
+            if self._section + name not in self._asked:
+                found.append(self._section + name)
+            elif isinstance(value, dict):
+                section = Fields(value, self.path, f"{self._section}{name}.", self._asked)
+                found += section.never_asked(known)
+        return found
 
     def unwrap(self, names: Iterable[str]) -> "Fields":
         """Returns the fields inside the first of some fields that hold an object, or these."""

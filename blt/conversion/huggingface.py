@@ -29,6 +29,38 @@ _PATCHER = "blt_patcher"
 _WRAPPERS = ("config",)
 _EMBEDDING = f"{HUGGING_FACE.embedding}.weight"
 _OUTPUT = f"{HUGGING_FACE.output}.weight"
+# Fields that change nothing of what a model computes: of training, of generation, of files, and
+# sizes that follow from others.
+_NO_MATTER = frozenset(
+    (
+        "_name_or_path",
+        "architectures",
+        "bos_token_id",
+        "dtype",
+        "encoder_cross_output_size",
+        "eos_token_id",
+        "head_dim",
+        "hidden_size_global",
+        "initializer_range",
+        "max_position_embeddings",
+        "model_type",
+        "num_key_value_heads",
+        "pad_token_id",
+        "patch_in_forward",
+        "patch_size",
+        "patching_batch_size",
+        "patching_device",
+        "realtime_patching",
+        "return_dict",
+        "rope_parameters",  # of the whole; those of the parts are asked for
+        "tie_word_embeddings",
+        "torch_dtype",
+        "transformers_version",
+        "use_cache",
+        "vocab_size",
+    )
+)
+_FIELDS_SHOWN = 8
 
 
 def read_hugging_face(
@@ -53,10 +85,25 @@ def read_hugging_face(
         arguments = _entropy_arguments(fields)
         bindings = bind_entropy_model(arguments, HUGGING_FACE)
         notes = fit_weights(checkpoint, bindings)
-        return make_entropy_model(checkpoint, arguments, bindings), notes
+        model = make_entropy_model(checkpoint, arguments, bindings)
+        return model, notes + _notes_on(fields, _NO_MATTER)
     if kind == _BLT:
-        return _read_blt(checkpoint, fields, compat)
+        model, notes = _read_blt(checkpoint, fields, compat)
+        no_matter = _NO_MATTER if model.entropy_model else _NO_MATTER | {"patcher_config"}
+        return model, notes + _notes_on(fields, no_matter)
     raise fields.error("model_type", f"is {quote(kind)}, not {_BLT!r} or {_PATCHER!r}.")
+
+
+def _notes_on(fields: Fields, no_matter: frozenset[str]) -> list[str]:
+    """Says which fields of the config were not looked at, though they may matter."""
+    names = [quote(name)[1:-1] for name in fields.never_asked(no_matter)]
+    if not names:
+        return []
+    more = f" and {len(names) - _FIELDS_SHOWN} more" if len(names) > _FIELDS_SHOWN else ""
+    return [
+        f"Fields of the config that were not looked at: {', '.join(names[:_FIELDS_SHOWN])}{more}. "
+        "If they change what the model computes, ours computes something else."
+    ]
 
 
 def _read_blt(

@@ -144,6 +144,11 @@ class _Corpus:
 
     def __init__(self, data: Manifest, config: EntropyTrainingConfig) -> None:
         self._paths = [data.shard_path(shard) for shard in data.shards]
+        for path in self._paths:
+            if not path.is_file():  # an epoch may come to it hours from now
+                raise UserError(
+                    f"{path}: missing, though the manifest lists it. Make the dataset again."
+                )
         self._config = config
 
     def _records(self, paths: Iterable[Path], *, held_out: bool) -> Iterator[ByteRecord]:

@@ -4,7 +4,7 @@ import pytest
 
 from blt import command
 from blt.commands import calibrate, decode, report, train, train_entropy
-from pipelines import train_ngram
+from pipelines import score, train_ngram
 from tests.blt.datasets import write_byte_dataset
 
 
@@ -103,3 +103,16 @@ def test_an_output_that_arrow_cannot_write_to_is_refused_before_any_work(data, t
     argv = ("--data", data, "--order", "2", "--output", f"{tmp_path}/o\udcff.ngram")
     assert run(train_ngram, *argv) == 2
     assert "o\\xff.ngram: a path of UTF-8 expected" in capsys.readouterr().err
+
+
+def test_a_report_replaces_a_page_and_nothing_else(data, tmp_path, capsys):
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"text": "precious"}')
+    assert run(report, data, "--output", corpus) == 2
+    assert "corpus.jsonl: exists and is no HTML page" in capsys.readouterr().err
+    assert corpus.read_text() == '{"text": "precious"}'
+    argv = ("--data", data, "--output", tmp_path / "scores", "--model", tmp_path / "m.ngram")
+    assert run(train_ngram, "--data", data, "--output", tmp_path / "m.ngram", "--order", "2") == 0
+    assert run(score, *argv) == 0
+    for _ in range(2):
+        assert run(report, tmp_path / "scores", "--output", tmp_path / "page.html") == 0

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from blt.conversion.checkpoint import read_checkpoint
+from blt.conversion.export import write_hugging_face
 from blt.conversion.huggingface import read_hugging_face
 from blt.conversion.meta import MetaOptions, read_meta
 from blt.errors import UserError
@@ -237,3 +238,20 @@ def test_what_is_refused_in_a_blt_of_hugging_face(changes, text, tmp_path):
 def test_another_way_of_pooling_needs_compat(tmp_path):
     checkpoint = random_hf_blt(cross_attn_all_layers_encoder=True)
     refuses("leave out --compat none", hf_model, tmp_path, *checkpoint, compat=None)
+
+
+def test_fields_that_nobody_looks_at_are_named(tmp_path):
+    config, weights = random_hf_blt()
+    _, notes = hf_model(tmp_path / "plain", config, weights)
+    assert notes == []
+    config["encoder_config"]["attention_bias"] = True
+    config |= {"logit_softcapping": 30.0, "use_cache": True, "dropout": 0.0, "quantization": None}
+    _, notes = hf_model(tmp_path / "more", config, weights)
+    (note,) = notes
+    assert "not looked at: encoder_config.attention_bias, logit_softcapping." in note
+
+
+def test_fields_that_we_write_ourselves_are_not_named(tmp_path):
+    model, _ = hf_model(tmp_path / "first", *random_hf_blt())
+    write_hugging_face(model, tmp_path / "again", source=tmp_path / "m.keras")
+    assert read_hugging_face(read_checkpoint(tmp_path / "again"))[1] == []

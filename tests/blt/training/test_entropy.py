@@ -196,3 +196,14 @@ def test_wrong_use_is_refused(data, tmp_path):
         EntropyTrainingConfig(preset="tny")
     with pytest.raises(UserError, match="steps must be at least 1"):
         EntropyTrainingConfig(steps=0)
+
+
+def test_a_missing_shard_is_found_before_training(tmp_path):
+    documents = {f"doc-{i}": b"some text" for i in range(60)}
+    data = write_byte_dataset(tmp_path / "bytes", documents, num_shards=3)
+    data.shard_path(data.shards[2]).unlink()
+    with pytest.raises(UserError, match="bytes-00002-000.tfrecord: missing, though the manifest"):
+        train_entropy_model(
+            tmp_path / "bytes", tmp_path / "e.keras", EntropyTrainingConfig(**SMALL)
+        )
+    assert not list(tmp_path.glob("e.keras*"))
