@@ -5,7 +5,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 from blt.corpus.decompress import (
@@ -21,7 +21,7 @@ from blt.corpus.filesystems import open_input
 from blt.corpus.json_heads import JSON_BLANKS, head_objects
 from blt.corpus.mends import BOM
 from blt.corpus.records import Reject
-from blt.formats.tfrecord import is_record_start
+from blt.formats.tfrecord import holds_record_start, is_record_start
 
 ARROW_MAGIC = b"ARROW1"
 _TAR_HEAD_BYTES = 512
@@ -166,13 +166,17 @@ def detect(
         head = content.head()
     shown = next((f for m, f in _MAGICS.items() if head.startswith(m)), None)
     is_doubtful = found == "auto" or (wanted == "auto" and found not in ("text", "tar"))
-    if shown is not None and (found == shown or is_doubtful):
+    if shown is not None and (
+        found == shown or (is_doubtful and not _holds_records(content, found))
+    ):
         claimed = compression or (found if found not in ("auto", shown) else None)
         note = f"{called}: is {_MAGIC_WORDS[shown]} and not {claimed} data; read as that."
         return Detected(shown, PLAIN, note if claimed else None)
     note = None
     if compression is None:
         compression = _plain_or_packed(found, head)
+        if compression != PLAIN and _is_plain_after_all(content, found, compression):
+            compression = PLAIN
         if compression != PLAIN:
             if strip_compression_suffix(_without_shard_number(base))[1] != compression:
                 note = f"{called}: {compression} data without the suffix; read decompressed."
@@ -180,6 +184,8 @@ def detect(
             note = f"{called}: seems UTF-16 or UTF-32; read as it is, though UTF-8 is expected."
         if compression == PLAIN and wanted != "text":
             kind = unread_kind(base if found == "auto" else "", head) if is_doubtful else None
+            if kind is not None and _holds_records(content, found):
+                kind = None
             if kind is None and _may_be_zlib(head) and _is_zlib(content.first_block(PLAIN) or b""):
                 kind = _ZLIB_KIND
             if kind is not None:
@@ -222,6 +228,35 @@ def _plain_or_packed(found: str, head: bytes) -> str:
     if found == "parquet" or (found == "tfrecord" and is_record_start(head)):
         return PLAIN
     return sniff_compression(head)
+
+
+def _is_plain_after_all(content: _Content, found: str, compression: str) -> bool:
+    """Tells whether a file only begins as compressed data do: its first record is damaged.
+
+    Then nothing can be decompressed, and records of the format that its name shows follow.
+    """
+    may_be = found in _RECORD_SHOWN and not content.first_block(compression)
+    return may_be and _holds_records(content, found)
+
+
+def _holds_records(content: _Content, found: str) -> bool:
+    """Tells whether records of the format that a file's name shows are near its start."""
+    return found in _RECORD_SHOWN and _RECORD_SHOWN[found](content.first_block(PLAIN) or b"")
+
+
+def _holds_object(content: bytes) -> bool:
+    return any(map(_is_object, content.split(b"\n", _SNIFFED_LINES)))
+
+
+def _holds_warc_head(content: bytes) -> bool:
+    return _WARC_HEAD.search(content) is not None
+
+
+_RECORD_SHOWN: dict[str, Callable[[bytes], bool]] = {
+    "tfrecord": holds_record_start,
+    "jsonl": _holds_object,
+    "warc": _holds_warc_head,
+}
 
 
 def _may_be_zlib(head: bytes) -> bool:

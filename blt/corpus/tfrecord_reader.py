@@ -5,7 +5,6 @@ floats are passed over. A record whose data fail their checksum is a reject; whe
 the next record is where one and its checksum agree.
 """
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,11 +25,9 @@ from blt.corpus.plan import Entry
 from blt.corpus.records import Record, Reject
 from blt.corpus.rows import make_row_record
 from blt.formats.example import ExampleError, parse_example
-from blt.formats.tfrecord import FOOTER, HEADER, is_record_start, masked_crc32c
+from blt.formats.tfrecord import FOOTER, HEADER, HEADER_LIKE, is_record_start, masked_crc32c
 from blt.units import Progress
 
-# A length below 4 GiB and a checksum that is not zero.
-_HEADER_LIKE = re.compile(rb"(?s)(?=.{4}\0{4}(?!\0{4}).{4})")
 # What records were read of in vain is read again: at most about so often, so that time stays linear
 # in the file whatever it holds.
 _MAX_READINGS = 8
@@ -118,7 +115,7 @@ def _lost(file: BlockFile, error: _LostRecordError, source: str, position: int) 
     Raises:
       DamagedInputError: there is none.
     """
-    is_found = file.find(_HEADER_LIKE, HEADER.size, is_record_start)
+    is_found = file.find(HEADER_LIKE, HEADER.size, is_record_start)
     num_bytes = file.tell() - position
     boundary = file.cross()
     if boundary is not None and boundary.error is not None:

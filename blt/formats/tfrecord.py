@@ -12,6 +12,7 @@ import functools
 import gzip
 import hashlib
 import os
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ _BUFFER_BYTES = 1 << 20
 _WRITE_BYTES = 1 << 17  # written at a time
 HEADER = struct.Struct("<QI")
 FOOTER = struct.Struct("<I")
+# A length below 4 GiB and a checksum that is not zero; matches nothing, with a header after it.
+HEADER_LIKE = re.compile(rb"(?s)(?=.{4}\0{4}(?!\0{4}).{4})")
 
 
 def masked_crc32c(data: bytes) -> int:
@@ -39,6 +42,16 @@ def is_record_start(head: bytes) -> bool:
     if len(head) < HEADER.size:
         return False
     return masked_crc32c(head[:8]) == HEADER.unpack(head[: HEADER.size])[1]
+
+
+def holds_record_start(data: bytes) -> bool:
+    """Tells whether a record's length and its checksum lie anywhere in bytes."""
+    found = HEADER_LIKE.search(data)
+    while found is not None:
+        if is_record_start(data[found.start() : found.start() + HEADER.size]):
+            return True
+        found = HEADER_LIKE.search(data, found.start() + 1)
+    return False
 
 
 class _HashingFile:

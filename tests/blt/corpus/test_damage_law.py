@@ -114,6 +114,22 @@ def test_damage_to_one_record_leaves_the_others(name, texts, which, damage, tmp_
         assert rejects or not records[which].strip(), "nothing is said of what was lost"
 
 
+MAGICS = [b"\x1f\x8b\x08\0", b"\x28\xb5\x2f\xfd", b"BZh91AY&SY", b"\x04\x22\x4d\x18", b"\xfd7zXZ\0"]
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.warc", "x.tfrecord"])
+@pytest.mark.parametrize("magic", MAGICS)
+def test_a_damaged_start_like_that_of_compressed_data_leaves_the_others(name, magic, tmp_path):
+    make, _, _ = MAKERS[name]
+    path = tmp_path / name
+    path.write_bytes(b"".join(make(number, b"text") for number in range(3)))
+    before, _ = read(path)
+    path.write_bytes(magic + path.read_bytes()[len(magic) :])
+    after, rejects = read(path)
+    assert after == before[1:]
+    assert len(rejects) == 1
+
+
 @settings(max_examples=60, deadline=None, derandomize=True, **QUIET)
 @given(which=st.integers(0, 4), at=st.integers(0, 511), byte=st.integers(1, 255))
 def test_damage_to_the_head_of_one_member_leaves_the_others(which, at, byte, tmp_path):
