@@ -166,7 +166,9 @@ def detect(
         head = content.head()
     shown = next((f for m, f in _MAGICS.items() if head.startswith(m)), None)
     is_doubtful = found == "auto" or (wanted == "auto" and found not in ("text", "tar"))
-    if shown is not None and (found == shown or is_doubtful):
+    if shown is not None and (
+        found == shown or (is_doubtful and not _holds_records(content, found))
+    ):
         claimed = compression or (found if found not in ("auto", shown) else None)
         note = f"{called}: is {_MAGIC_WORDS[shown]} and not {claimed} data; read as that."
         return Detected(shown, PLAIN, note if claimed else None)
@@ -182,6 +184,8 @@ def detect(
             note = f"{called}: seems UTF-16 or UTF-32; read as it is, though UTF-8 is expected."
         if compression == PLAIN and wanted != "text":
             kind = unread_kind(base if found == "auto" else "", head) if is_doubtful else None
+            if kind is not None and _holds_records(content, found):
+                kind = None
             if kind is None and _may_be_zlib(head) and _is_zlib(content.first_block(PLAIN) or b""):
                 kind = _ZLIB_KIND
             if kind is not None:
@@ -226,14 +230,18 @@ def _plain_or_packed(found: str, head: bytes) -> str:
     return sniff_compression(head)
 
 
-def _is_plain_after_all(content: "_Content", found: str, compression: str) -> bool:
+def _is_plain_after_all(content: _Content, found: str, compression: str) -> bool:
     """Tells whether a file only begins as compressed data do: its first record is damaged.
 
     Then nothing can be decompressed, and records of the format that its name shows follow.
     """
-    if found not in _RECORD_SHOWN or content.first_block(compression):
-        return False
-    return _RECORD_SHOWN[found](content.first_block(PLAIN) or b"")
+    may_be = found in _RECORD_SHOWN and not content.first_block(compression)
+    return may_be and _holds_records(content, found)
+
+
+def _holds_records(content: _Content, found: str) -> bool:
+    """Tells whether records of the format that a file's name shows are near its start."""
+    return found in _RECORD_SHOWN and _RECORD_SHOWN[found](content.first_block(PLAIN) or b"")
 
 
 def _holds_object(content: bytes) -> bool:

@@ -292,6 +292,7 @@ def _describe_corpus(path: Path, look: Look) -> Summary:
     packed = "" if detected.compression == "plain" else f", compressed with {detected.compression}"
     formats = {"text": "text", "jsonl": "JSON Lines", "parquet": "Parquet"}
     lines = [
+        *([visible_text(detected.note)] if detected.note else []),
         "It begins:",
         *(f"    {visible_text(line)}" for line in _text_lines(head[: look.num_bytes])),
         "Encode it with:",

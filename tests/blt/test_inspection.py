@@ -242,6 +242,15 @@ def test_a_raw_corpus_is_recognised_with_the_command_to_encode_it(tmp_path):
     assert "1 file, " in lines_of(tmp_path)[0]
 
 
+def test_what_a_raw_corpus_is_taken_as_for_want_of_the_text_field_is_said(tmp_path):
+    (tmp_path / "log").write_text('{"level": 3}\n{"level": 4}\n')
+    lines = lines_of(tmp_path / "log")
+    assert "a raw corpus: text" in lines[0]
+    assert "looks like JSON Lines, but none of its first objects has the field 'text'" in "\n".join(
+        lines
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [

@@ -9,9 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from blt.corpus import decode_dataset
+from blt.corpus import decode_dataset, discover_inputs
 from blt.corpus.detect import detect
 from blt.corpus.sources import read_sources
+from blt.corpus.standard_input import keep_standard_input
 from blt.corpus.summary import summary_lines
 from blt.formats.tfrecord import masked_crc32c
 from blt.manifest import read_manifest
@@ -268,6 +269,16 @@ def test_a_file_meets_the_same_verdict_wherever_it_lies(tmp_path, name, data, ex
     assert described(beside) == described(alone)
 
 
+@pytest.mark.parametrize(
+    ("data", "expected"), [s[1:] for s in SAMPLES if "." not in s[0]] + [(b"text,b\n", "text")]
+)
+def test_standard_input_is_told_as_a_file_without_a_suffix_is(tmp_path, data, expected):
+    path = tmp_path / "out.csv.stdin"  # beside an output of that name
+    keep_standard_input(io.BufferedReader(io.BytesIO(data)), path)
+    (file,) = discover_inputs(["-"], standard_input=path).files
+    assert detect(file.path).format == expected
+
+
 def test_members_that_were_told_by_content_are_counted_and_come_back(tmp_path):
     members = {"part-0": OBJECTS, "b.txt": b"b", "c.json": b'{"name": 1}\n', "none": b""}
     (tmp_path / "x.tar").write_bytes(tar_bytes(members))
@@ -308,6 +319,14 @@ def test_a_parquet_file_with_the_suffix_of_another_table_is_one_and_noted(tmp_pa
     (tmp_path / "a.txt").write_bytes(parquet_bytes())  # a name that says text is believed
     assert detect(str(tmp_path / "a.txt")).format == "text"
     assert detect(str(tmp_path / name), "jsonl").format == "jsonl"
+
+
+@pytest.mark.parametrize("head", [b"PAR1", b"PK\x03\x04", b"\x1f\x8b\x08", b"\x89LZO\0"])
+def test_a_damaged_first_record_that_looks_like_another_format_is_a_damaged_record(tmp_path, head):
+    for name, data in (("a.jsonl", OBJECTS), ("a.warc", WARC * 2), ("a.tfrecord", frame(b"") * 3)):
+        (tmp_path / name).write_bytes(head + data[len(head) :])
+        assert detect(str(tmp_path / name)).format == name.partition(".")[2]
+        assert detect(str(tmp_path / name)).compression == "plain"
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.tsv", "a.tfrecord", "a.warc", "a", "a.py"])
