@@ -158,6 +158,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _steps(paths: SimpleNamespace, inputs: list[str], config: dict[str, Any]) -> list[_Step]:
     split = {"seed": config["seed"], "valid_fraction": config["valid_fraction"]}
+    held_out = {**split, "split": "valid"}
     corpus = [str(paths.corpus / _PYTHON_DOCS_NAME)] if inputs == [PYTHON_DOCS] else inputs
     data = {"data": paths.bytes}
     entropy_model = {"entropy_model": paths.entropy_model}
@@ -195,7 +196,12 @@ def _steps(paths: SimpleNamespace, inputs: list[str], config: dict[str, Any]) ->
         _Step(
             train,
             "train",
-            {"data": paths.training_shards, **entropy_model, "output": paths.blt_run},
+            {
+                "data": paths.training_shards,
+                **entropy_model,
+                "seed": config["seed"],
+                "output": paths.blt_run,
+            },
             "train",
         ),
         _Step(
@@ -203,7 +209,7 @@ def _steps(paths: SimpleNamespace, inputs: list[str], config: dict[str, Any]) ->
             "score",
             {
                 **data,
-                **split,
+                **held_out,
                 "model": paths.blt_run / "model.keras",
                 "patches": paths.patches,
                 "output": paths.scores_blt,
@@ -215,7 +221,7 @@ def _steps(paths: SimpleNamespace, inputs: list[str], config: dict[str, Any]) ->
             "score",
             {
                 **data,
-                **split,
+                **held_out,
                 "model": paths.entropy_model,
                 "patches": paths.patches,
                 "output": paths.scores_entropy,
@@ -318,9 +324,11 @@ def _summarize(paths: SimpleNamespace, seconds: dict[str, float], total_sec: flo
         "documents": encoded["documents"],
         "bytes": encoded["bytes"],
         "mean_patch_bytes": mean_patch_bytes,
-        "held_out": {
+        "scores": {
+            "split": blt_scores["split"],
             "documents": blt_scores["documents"],
             "bytes": blt_scores["bytes"],
+            "trained_on": blt_scores["trained_on"],
             "bits_per_byte": figures,
         },
         "seconds": {**seconds, "all": total_sec},
@@ -358,15 +366,15 @@ def _figure_lines(
     figures: dict[str, float | None], scores: dict[str, Any], num_documents: int
 ) -> list[str]:
     if not scores["bytes"]:
+        where = "held out" if scores["split"] == "valid" else "scored"
         return [
-            f"Of {count(num_documents, 'document')} none with text is held out, so there is "
-            "nothing to judge the models by.",
+            f"Of {count(num_documents, 'document')} none with text is {where}, so there is nothing "
+            "to judge the models by.",
             "Give more documents; for text files, `encode: {doc_per: line}` makes each line one.",
         ]
     known = [(name, value) for name, value in figures.items() if value is not None]
     return [
-        f"Bits per byte on {count(scores['documents'], 'held-out document')} "
-        f"({format_bytes(scores['bytes'])}):",
+        f"Bits per byte on {score.describe_documents(scores)} ({format_bytes(scores['bytes'])}):",
         *(f"  {name:<14} {value:.3f}" for name, value in sorted(known, key=lambda item: item[1])),
     ]
 
@@ -379,7 +387,7 @@ _CONTENTS = {
     "patches": "patch boundaries (Parquet)",
     "training_shards": "training shards (TFRecord)",
     "blt_run": "the BLT and its training history",
-    "scores_blt": "bits per byte of each held-out document, by the BLT (Parquet)",
+    "scores_blt": "bits per byte of each document that was scored, by the BLT (Parquet)",
     "scores_entropy": "the same, by the entropy model",
     "report": "the report",
 }

@@ -10,6 +10,7 @@ Reads byte shards, or raw input that is encoded first, and a BLT or an entropy m
 import argparse
 import dataclasses
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,17 @@ from blt.commands.arguments import (
     local_path,
     positive_int,
 )
+from blt.commands.sidecar import sidecar_path
 from blt.console import Console, count, format_bytes, printable
 from blt.errors import UserError, near_names
 from blt.groups import describe_bounds, input_group
 from blt.manifest import Manifest, check_shard, read_manifest
 from blt.ngram.model import is_ngram_path
 from blt.quiet import import_keras, silence
-from blt.splits import SPLIT_CHOICES
+from blt.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, SPLIT_CHOICES
 from blt.stage import Stage, make_units
 from blt.storage import read_json, write_json
+from blt.trained_split import TrainedSplit, read_trained_split
 from blt.units import Progress, ShardInfo, Unit, UnitResult
 from pipelines import encode
 from pipelines.beam_flags import add_resource_arguments, place_engines, read_resource_hints
@@ -86,10 +89,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--split",
         choices=SPLIT_CHOICES,
-        default="all",
-        help="All documents, the held-out ones (valid), or those that were trained on.",
+        help="All documents, the held-out ones (valid), or the others (train). Default: valid if "
+        "the model was trained on these byte shards, else all.",
     )
     add_split_arguments(group)
+    parser.set_defaults(valid_fraction=None, seed=None)  # those of the training, if it is known
     group.add_argument(
         "--min-context",
         type=positive_int,
@@ -159,6 +163,7 @@ class _ScoreShard:
     split: str
     valid_fraction: float
     seed: int
+    trained: TrainedSplit | None
 
     def __call__(self, unit: Unit, output: Path, progress: Progress) -> UnitResult:
         silence()
@@ -184,6 +189,7 @@ class _ScoreShard:
                 split=self.split,
                 valid_fraction=self.valid_fraction,
                 seed=self.seed,
+                trained=self.trained,
                 unit_index=shard.unit,
                 roll=shard.roll,
                 progress=progress,
@@ -194,13 +200,22 @@ class _ScoreShard:
 class _WriteSummary:
     by: tuple[str, ...]
     input_name: str
+    split: str
+    is_descended: bool
 
     def __call__(self, output: Path, results: list[UnitResult]) -> None:
         from blt.scoring.summary import summarize_scores
 
         paths = [output / shard.name for result in results for shard in result.shards]
         summary = summarize_scores(paths, by=self.by, input_name=self.input_name)
-        write_json(output / SUMMARY_NAME, summary)
+        totals: Counter[str] = Counter()
+        for result in results:
+            totals.update(result.counts)
+        known = {"documents": totals["trained_documents"], "bytes": totals["trained_bytes"]}
+        trained_on = known if self.is_descended else None
+        write_json(
+            output / SUMMARY_NAME, {"split": self.split, "trained_on": trained_on, **summary}
+        )
 
 
 def run(args: argparse.Namespace, console: Console) -> Summary:
@@ -248,11 +263,23 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         from blt.scoring.shard import check_can_cut
 
         check_can_cut(loaded.engine, loaded.rule)
+    trained = _trained_on(args.model, data, loaded.scorer.fingerprint)
+    if args.valid_fraction is None:
+        args.valid_fraction = trained.fraction if trained else DEFAULT_VALID_FRACTION
+    if args.seed is None:
+        args.seed = trained.seed if trained else DEFAULT_SEED
+    split = args.split or ("valid" if trained is not None else "all")
+    if args.split is None and trained is not None:
+        console.say(
+            "note: the model was trained on these byte shards, so that only held-out documents are "
+            "scored; --split all scores all."
+        )
     stage = Stage(
         kind="scores",
         output=args.output,
         config={
-            "split": args.split,
+            "split": split,
+            "trained": trained and {"fraction": trained.fraction, "seed": trained.seed},
             "valid_fraction": args.valid_fraction,
             "seed": args.seed,
             "baselines": args.baselines,
@@ -265,30 +292,34 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
             data.folder.resolve(),
             args.patches and args.patches.resolve(),
             options,
-            args.split,
+            split,
             args.valid_fraction,
             args.seed,
+            trained,
         ),
         shard_patterns=("scores-*.parquet",),
         extra_files=(SUMMARY_NAME,),
-        before_manifest=_WriteSummary(tuple(by), input_name),
+        before_manifest=_WriteSummary(tuple(by), input_name, split, trained is not None),
     )
-    other_split = _describe_other_split(args, loaded.scorer.fingerprint)
+    other_split = [] if trained else _describe_other_split(args, loaded.scorer.fingerprint)
     share = {"all": 1.0, "valid": args.valid_fraction, "train": 1 - args.valid_fraction}
-    expected = [round(shard.bytes * share[args.split]) for shard in data.shards]
+    expected = [round(shard.bytes * share[split]) for shard in data.shards]
     units = make_units(stage, payloads, expected)
     manifest, how = run_stage(stage, units, args, console, MakeTransform(hints))
     if manifest is None:
         return describe_plan(stage, units, ["scores-*.parquet", SUMMARY_NAME, "manifest.json"])
-    summary = _summarize(manifest, how, args.split, known)
+    summary = _summarize(manifest, how, known)
     return dataclasses.replace(summary, lines=[*summary.lines, *other_split])
+
+
+def _trained_on(model: Path, data: Manifest, fingerprint: str) -> TrainedSplit | None:
+    """Returns the split of the model's training if it was on these byte shards, else None."""
+    trained = read_trained_split(model, sidecar_path(model), fingerprint)
+    return trained if trained is not None and trained.byte_shards == data.sha256 else None
 
 
 def _describe_other_split(args: argparse.Namespace, fingerprint: str) -> list[str]:
     """Says so if documents that are scored as held out were trained on, had they been there."""
-    from blt.commands.sidecar import sidecar_path
-    from blt.scoring.trained_split import read_trained_split
-
     trained = read_trained_split(args.model, sidecar_path(args.model), fingerprint)
     asked = {"fraction": args.valid_fraction, "seed": args.seed}
     if args.split != "valid" or trained is None or trained.covers(**asked):
@@ -345,7 +376,25 @@ def _read_patches(args: argparse.Namespace, data: Manifest, loaded: Any) -> Mani
     return patches
 
 
-def _summarize(manifest: Manifest, how: str, split: str, known: Sequence[str]) -> Summary:
+def describe_documents(summary: dict[str, Any]) -> str:
+    """Returns what was scored, in words: "3 held-out documents", "9 documents, 5 trained on".
+
+    Args:
+      summary: as `summary.json` has it.
+    """
+    documents, trained_on = summary["documents"], summary["trained_on"]
+    if summary["split"] == "valid" and not (trained_on and trained_on["documents"]):
+        return count(documents, "held-out document")
+    if trained_on is None:
+        return count(documents, "document")
+    share = trained_on["bytes"] / summary["bytes"] if summary["bytes"] else 0.0
+    return (
+        f"{count(documents, 'document')}, of which {trained_on['documents']:,} were trained on "
+        f"({share:.1%} of the bytes)"
+    )
+
+
+def _summarize(manifest: Manifest, how: str, known: Sequence[str]) -> Summary:
     summary = read_json(manifest.folder / SUMMARY_NAME)
     figures = {
         "model": summary["bits_per_byte"],
@@ -353,7 +402,6 @@ def _summarize(manifest: Manifest, how: str, split: str, known: Sequence[str]) -
         "xz": summary["xz_bits_per_byte"],
     }
     words = ", ".join(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
-    what = {"all": "document", "valid": "held-out document", "train": "training document"}[split]
     warnings = [
         _unknown_group(name, known)
         for name, groups in summary["by"].items()
@@ -368,7 +416,7 @@ def _summarize(manifest: Manifest, how: str, split: str, known: Sequence[str]) -
     return Summary(
         {**data, "warnings": warnings} if warnings else data,
         [
-            f"score: {how}. {count(summary['documents'], what)}, {format_bytes(summary['bytes'])}; "
+            f"score: {how}. {describe_documents(summary)}, {format_bytes(summary['bytes'])}; "
             f"bits per byte: {words or 'none, there are no bytes'} -> {manifest.folder}",
             *(printable(f"  {line}") for line in describe_bounds(summary)),
             *(printable(f"  warning: {line}") for line in warnings),

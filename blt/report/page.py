@@ -88,9 +88,14 @@ def headline_figures(found: Artefacts) -> dict[str, Any]:
 
 
 def which_documents(scores: ScoreMeasures) -> str:
-    """Returns what was scored, in words: "held-out documents"."""
-    split = scores.dataset.manifest.config.get("split")
-    return {"valid": "held-out documents", "train": "training documents"}.get(split, "documents")
+    """Returns what was scored, in words: "held-out documents", "documents (90 % trained on)"."""
+    manifest = scores.dataset.manifest
+    trained_on = scores.summary.get("trained_on")
+    if manifest.config.get("split") == "valid" and not (trained_on and trained_on["documents"]):
+        return "held-out documents"
+    if not trained_on or not scores.summary.get("bytes"):
+        return "documents"
+    return f"documents ({trained_on['bytes'] / scores.summary['bytes']:.0%} of the text trained on)"
 
 
 def _headline(found: Artefacts) -> str:

@@ -15,6 +15,7 @@ from blt.scoring.documents import Part
 from blt.scoring.entropy_scorer import EntropyScorer
 from blt.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, SPLIT_CHOICES, is_in_split
 from blt.storage import atomic_path, sha256_file
+from blt.trained_split import TrainedSplit
 from blt.units import Progress, ShardInfo, UnitResult, no_progress
 
 
@@ -29,6 +30,7 @@ def score_shard(
     split: str = "all",
     valid_fraction: float = DEFAULT_VALID_FRACTION,
     seed: int = DEFAULT_SEED,
+    trained: TrainedSplit | None = None,
     unit_index: int,
     roll: int,
     progress: Progress = no_progress,
@@ -47,12 +49,14 @@ def score_shard(
       rule: where patches begin.
       split: "valid" scores held-out documents alone, "train" the others alone.
       valid_fraction, seed: of the hash that holds documents out.
+      trained: which of the documents the model was trained on; None if that is not known.
       unit_index, roll: of the byte shard, for the name.
       progress: called with the document bytes done.
 
     Returns:
       Counts: `documents`, `bytes`, `scored_bytes`, `tokens` (bytes and EOS), and `filtered`, the
-      documents of the other split.
+      documents of the other split; with `trained` also `trained_documents` and `trained_bytes`, of
+      those that the model was trained on.
 
     Raises:
       UserError: the boundaries are of another byte shard or another entropy model, or a BLT has
@@ -69,6 +73,8 @@ def score_shard(
     else:
         parts = ((record, None) for record in read_byte_shard(byte_shard))
     counts = {"documents": 0, "bytes": 0, "scored_bytes": 0, "tokens": 0, "filtered": 0}
+    if trained is not None:
+        counts |= {"trained_documents": 0, "trained_bytes": 0}
 
     def chosen() -> Iterator[Part]:
         for record, patch_lengths in parts:
@@ -95,6 +101,9 @@ def score_shard(
             counts["bytes"] += row.num_bytes
             counts["scored_bytes"] += row.scored_bytes
             counts["tokens"] += row.num_bytes + 1
+            if trained is not None and trained.holds(row.doc_id):
+                counts["trained_documents"] += 1
+                counts["trained_bytes"] += row.num_bytes
             progress(row.num_bytes)
         writer.close()
         sha256 = sha256_file(temporary)

@@ -222,12 +222,17 @@ def _write_manifest(
         config={
             **dataclasses.asdict(config),
             "model": dict(config.model),
-            # Which documents it was trained without, so that scores can be checked against it.
+            # Which documents it was trained without, so that scores of them are called held out.
             "valid_fraction": data.config.get("valid_fraction"),
             "split_seed": data.config.get("seed"),
         },
         fingerprints={**data.fingerprints, "blt": model_fingerprint},
-        parents={"training_shards": data.sha256},
+        parents={**_byte_shards_of(data), "training_shards": data.sha256},
         totals={**totals, "rejects": 0, "filtered": 0},
         shards=files,
     )
+
+
+def _byte_shards_of(data: Manifest) -> dict[str, str]:
+    """Returns which byte shards training shards were packed from, as parents; {} if unknown."""
+    return {kind: sha for kind, sha in data.parents.items() if kind == "byte_shards"}

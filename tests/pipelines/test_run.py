@@ -1,6 +1,7 @@
 """`blt run`: the chain, its config, and what it says at the end."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -26,7 +27,6 @@ def config(tmp_path, small_corpus):
             "calibrate": {"target_patch_bytes": 3},
             "pack": {"seq_len": 128},
             "train": {"steps": 2, "batch_size": 2},
-            "score": {"split": "valid"},
             **changes,
         }
         path = tmp_path / "config.yaml"
@@ -40,7 +40,8 @@ def test_the_whole_chain_ends_with_figures_and_a_second_run_reuses_all(config, t
     assert call(config(), "--json") == 0
     summary = json.loads(capsys.readouterr().out)
     assert summary["documents"] == 60
-    held_out = summary["held_out"]
+    held_out = summary["scores"]
+    assert (held_out["split"], held_out["trained_on"]["documents"]) == ("valid", 0)
     assert 5 < held_out["documents"] < 35
     for name in ("BLT", "entropy model", "zlib"):
         assert 0 < held_out["bits_per_byte"][name] < 12
@@ -60,6 +61,28 @@ def test_a_dry_run_prints_commands_and_writes_nothing(config, tmp_path, capsys):
     assert "blt train-entropy --data" in out
     assert "--steps 2" in out
     assert not (tmp_path / "out").exists()
+
+
+def test_the_seed_of_a_config_is_that_of_every_stage(config, capsys):
+    assert call(config(seed=1234), "--dry-run") == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    commands = {line[1]: line for line in lines if line[:1] == ["blt"] and line[1] != "run"}
+    with_seed = {name for name, line in commands.items() if "--seed" in line}
+    takes_seed = {
+        step.module.NAME
+        for step in run._steps(run._paths_in(Path("out")), [], run.read_config(config()))
+        if "--seed" in command.build_parser(step.module).format_help()
+    }
+    assert with_seed == takes_seed >= {"train-entropy", "calibrate", "pack", "train", "score"}
+    for name in with_seed:
+        assert commands[name][commands[name].index("--seed") + 1] == "1234"
+
+
+def test_held_out_documents_are_scored_unless_the_config_says_otherwise(config, capsys):
+    assert call(config(score={}), "--dry-run") == 0
+    assert capsys.readouterr().out.count("--split valid") == 2
+    assert call(config(score={"split": "all"}), "--dry-run") == 0
+    assert capsys.readouterr().out.count("--split all") == 2
 
 
 @pytest.mark.parametrize("rules", [["*.a=text", "b/**=csv"], {"*.a": "text", "b/**": "csv"}])

@@ -263,16 +263,47 @@ def test_documents_that_the_model_was_trained_on_are_not_called_held_out(
     argv = ("--data", small_bytes, "--output", model, "--order", "2", "--seed", "7")
     argv += ("--valid-fraction", "0.3")
     assert run(train_ngram, *argv) == 0
+    ids = [r.doc_id for path in small_bytes.glob("*.tfrecord") for r in read_byte_shard(path)]
+    num_held_out = sum(is_held_out(doc_id, fraction=0.3, seed=7) for doc_id in set(ids))
 
     def said(*flags):
         output = tmp_path / ("scores" + "".join(flags))
         capsys.readouterr()
         assert run(score, "--data", small_bytes, "--model", model, "--output", output, *flags) == 0
-        return capsys.readouterr().out
+        summary = json.loads((output / "summary.json").read_text())
+        trained = summary["trained_on"]["documents"]
+        words = capsys.readouterr().out
+        assert (f"of which {trained} were trained on" in words) == (summary["split"] != "valid")
+        assert ("held-out document" in words) == (summary["split"] == "valid")
+        return summary["split"], summary["documents"], trained
 
-    valid = ("--split", "valid")
-    assert "by --valid-fraction 0.3 --seed 7, and this by --valid-fraction 0.1" in said(*valid)
-    assert "not held out" in said(*valid, "--seed", "7", "--valid-fraction", "0.4")
-    for fraction in ("0.3", "0.2"):  # the same documents, or some of them
-        assert "not held out" not in said(*valid, "--seed", "7", "--valid-fraction", fraction)
-    assert "not held out" not in said()
+    assert said() == ("valid", num_held_out, 0)
+    assert said("--split", "valid") == ("valid", num_held_out, 0)
+    assert said("--split", "all") == ("all", 60, 60 - num_held_out)
+    assert said("--split", "train") == ("train", 60 - num_held_out, 60 - num_held_out)
+    _, documents, trained = said("--split", "valid", "--valid-fraction", "0.2")
+    assert 0 < documents < num_held_out
+    assert trained == 0
+
+
+def test_held_out_by_another_seed_than_the_training_is_said(small_bytes, tmp_path, capsys):
+    model = tmp_path / "m.ngram"
+    argv = ("--data", small_bytes, "--output", model, "--order", "2")
+    assert run(train_ngram, *argv, "--valid-fraction", "0.3") == 0
+    argv = ("--data", small_bytes, "--model", model, "--output", tmp_path / "scores")
+    assert run(score, *argv, "--split", "valid", "--seed", "8", "--valid-fraction", "0.3") == 0
+    summary = json.loads((tmp_path / "scores" / "summary.json").read_text())
+    trained = summary["trained_on"]["documents"]
+    assert 0 < trained < summary["documents"]
+    words = capsys.readouterr().out
+    assert f"{summary['documents']} documents, of which {trained} were trained on" in words
+
+
+def test_of_other_byte_shards_all_documents_are_scored(small_bytes, small_corpus, tmp_path, capsys):
+    model = tmp_path / "m.ngram"
+    assert run(train_ngram, "--data", small_bytes, "--output", model, "--order", "2") == 0
+    argv = ("--input", small_corpus, "--doc-per", "line", "--model", model)
+    assert run(score, *argv, "--output", tmp_path / "scores") == 0
+    summary = json.loads((tmp_path / "scores" / "summary.json").read_text())
+    assert (summary["split"], summary["documents"], summary["trained_on"]) == ("all", 60, None)
+    assert "score: done. 60 documents, " in capsys.readouterr().out

@@ -11,9 +11,9 @@ from blt.model.entropy_model import EntropyModel
 from blt.model.serialization import fingerprint, save_model
 from blt.packing import PackConfig, write_bucket
 from blt.patching.rules import PatchRule, find_patch_lengths
-from blt.scoring.trained_split import TrainedSplit, read_trained_split
 from blt.storage import sha256_file
 from blt.tokenizer import frame_tokens
+from blt.trained_split import TrainedSplit, read_trained_split
 from blt.training.blt import BltTrainingConfig, train_blt
 
 MODEL = {

@@ -1,4 +1,4 @@
-"""Which documents a model was trained without, as the files beside it say."""
+"""Which documents a model was trained on, as the files beside it say."""
 
 import dataclasses
 from pathlib import Path
@@ -6,6 +6,7 @@ from typing import Any
 
 from blt.errors import UserError
 from blt.manifest import read_manifest
+from blt.splits import is_held_out
 from blt.storage import read_json
 
 
@@ -16,10 +17,17 @@ class TrainedSplit:
     Attributes:
       fraction: of the documents.
       seed: of the hash that chooses them.
+      byte_shards: sha256 of the manifest of the byte shards that it was trained on; None if nothing
+        tells.
     """
 
     fraction: float
     seed: int
+    byte_shards: str | None = None
+
+    def holds(self, doc_id: str) -> bool:
+        """Tells whether a document of these byte shards was trained on."""
+        return not is_held_out(doc_id, fraction=self.fraction, seed=self.seed)
 
     def covers(self, *, fraction: float, seed: int) -> bool:
         """Tells whether all documents that these hold out were held out from the training, too."""
@@ -37,21 +45,21 @@ def read_trained_split(model: Path, note: Path, fingerprint: str) -> TrainedSpli
     try:
         manifest = read_manifest(model.parent, "blt_run")
         if manifest.fingerprints.get("blt") == fingerprint:
-            return _read(manifest.config)
+            return _read(manifest.config, manifest.parents)
     except UserError:
         pass  # no run
     try:
         value = read_json(note)
         if value["summary"]["fingerprint"] == fingerprint:
-            return _read(value["identity"]["config"])
+            return _read(value["identity"]["config"], value["identity"]["parents"])
     except (UserError, KeyError, TypeError):
         pass  # no note, or another's file
     return None
 
 
-def _read(config: dict[str, Any]) -> TrainedSplit | None:
+def _read(config: dict[str, Any], parents: dict[str, Any]) -> TrainedSplit | None:
     fraction = config.get("valid_fraction")
     seed = config.get("split_seed", config.get("seed"))
     if not isinstance(fraction, int | float) or not isinstance(seed, int):
         return None
-    return TrainedSplit(float(fraction), seed)
+    return TrainedSplit(float(fraction), seed, parents.get("byte_shards"))
