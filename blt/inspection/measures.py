@@ -86,6 +86,16 @@ class ScoreMeasures:
     largest_ahead: dict[str, list[Score]] = dataclasses.field(default_factory=dict)
     nearest: dict[str, Score] = dataclasses.field(default_factory=dict)
 
+    def called(self, label: str) -> "ScoreMeasures":
+        """Returns the same with the model called otherwise."""
+        if label == self.label:
+            return self
+        renamed = {
+            name: {label if key == self.label else key: value for key, value in found.items()}
+            for name, found in (("histograms", self.histograms), ("points", self.points))
+        }
+        return dataclasses.replace(self, label=label, **renamed)
+
 
 @dataclasses.dataclass
 class PatchMeasures:

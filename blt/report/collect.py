@@ -20,10 +20,19 @@ from blt.manifest import Manifest
 
 @dataclasses.dataclass(frozen=True)
 class History:
-    """The course of a training: records with step, kilobytes, bits_per_byte, held_out_…"""
+    """The course of a training.
+
+    Attributes:
+      title: of the model.
+      records: with step, kilobytes, bits_per_byte, held_out_….
+      folder: where it lies.
+      fingerprint: of the model; None if nothing tells.
+    """
 
     title: str
     records: list[dict[str, float]]
+    folder: Path
+    fingerprint: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +45,8 @@ class Artefacts:
       patches: measured.
       histories: of trainings, in the order of the way of the data.
       model_paths: model files that lie in the folders themselves.
-      thresholds: texts of calibration files, by name.
+      thresholds: texts of calibration files, by path.
+      name: of the corpus that all is of; "" if it is the only one.
     """
 
     datasets: list[Dataset]
@@ -44,7 +54,63 @@ class Artefacts:
     patches: list[PatchMeasures]
     histories: list[History]
     model_paths: list[Path]
-    thresholds: dict[str, str]
+    thresholds: dict[Path, str]
+    name: str = ""
+
+    def corpora(self) -> list["Artefacts"]:
+        """Returns what belongs together: of one corpus each, as the byte shards' manifest tells.
+
+        What nothing tells of belongs to the corpus of the folder that it lies in, if there is one.
+        """
+        keys = {id(dataset): self._key(dataset) for dataset in self.datasets}
+        of_folder: dict[Path, set[str]] = {}
+        for dataset in self.datasets:
+            if (key := keys[id(dataset)]) is not None:
+                folder = dataset.manifest.folder.resolve().parent
+                of_folder.setdefault(folder, set()).add(key)
+        known = list(dict.fromkeys(key for key in keys.values() if key is not None))
+
+        def beside(folder: Path) -> str | None:
+            found = set(known) if len(known) == 1 else of_folder.get(folder.resolve(), set())
+            return next(iter(found)) if len(found) == 1 else None
+
+        for dataset in self.datasets:
+            if keys[id(dataset)] is None:
+                keys[id(dataset)] = beside(dataset.manifest.folder.resolve().parent)
+
+        def of(key: str | None) -> "Artefacts":
+            datasets = [dataset for dataset in self.datasets if keys[id(dataset)] == key]
+            folders = {dataset.manifest.folder.resolve() for dataset in datasets}
+
+            def is_of(folder: Path) -> bool:
+                return folder.resolve() in folders or beside(folder) == key
+
+            return dataclasses.replace(
+                self,
+                datasets=datasets,
+                scores=_labelled([s for s in self.scores if keys[id(s.dataset)] == key]),
+                patches=[p for p in self.patches if keys[id(p.dataset)] == key],
+                histories=[h for h in self.histories if is_of(h.folder)],
+                model_paths=[path for path in self.model_paths if is_of(path.parent)],
+                thresholds={p: text for p, text in self.thresholds.items() if is_of(p.parent)},
+                name=_corpus_name(datasets, key),
+            )
+
+        groups = [*known, *([None] if None in keys.values() or not known else [])]
+        found = [of(key) for key in groups]
+        return found if len(found) > 1 else [dataclasses.replace(found[0], name="")]
+
+    def _key(self, dataset: Dataset) -> str | None:
+        """Returns the sha256 of the manifest of the byte shards that a dataset comes from."""
+        manifest = dataset.manifest
+        if manifest.kind == "byte_shards":
+            return manifest.sha256
+        packed = self.find(
+            "training_shards", manifest.parents.get("training_shards"), manifest.folder
+        )
+        return manifest.parents.get("byte_shards") or (
+            packed and packed.manifest.parents.get("byte_shards")
+        )
 
     def of_kind(self, kind: str) -> list[Dataset]:
         return [dataset for dataset in self.datasets if dataset.manifest.kind == kind]
@@ -87,15 +153,14 @@ def collect(folders: Sequence[Path]) -> Artefacts:
         for kind in ("boundaries", "blt_run", "scores")
     }
     scored = sorted(of_kind["scores"], key=lambda dataset: not is_blt_scores(dataset))
-    labels = _labels(scored)
     loose = [folder for folder in folders if not (folder / "manifest.json").is_file()]
     return Artefacts(
         datasets=datasets,
-        scores=[measure_scores(d, label) for d, label in zip(scored, labels, strict=True)],
+        scores=[measure_scores(d, BLT if is_blt_scores(d) else ENTROPY_MODEL) for d in scored],
         patches=[measure_patches(dataset) for dataset in of_kind["boundaries"]],
         histories=[
             *_entropy_histories(loose),
-            *_blt_histories([dataset.manifest.folder for dataset in of_kind["blt_run"]]),
+            *_blt_histories(of_kind["blt_run"]),
         ],
         model_paths=[
             path
@@ -103,35 +168,58 @@ def collect(folders: Sequence[Path]) -> Artefacts:
             for path in sorted([*folder.glob("*.keras"), *folder.glob("*.ngram")])
         ],
         thresholds={
-            path.name: path.read_text(encoding="utf-8", errors="replace")[:4000]
+            path: path.read_text(encoding="utf-8", errors="replace")[:4000]
             for folder in loose
             for path in sorted(folder.glob("threshold*.yaml"))
         },
     )
 
 
-def _labels(scored: Sequence[Dataset]) -> list[str]:
-    """Names each dataset of scores by its model; by its folder too, where that is not enough."""
-    models = [BLT if is_blt_scores(dataset) else ENTROPY_MODEL for dataset in scored]
-    return [
-        model if models.count(model) == 1 else f"{model} ({dataset.name})"
-        for model, dataset in zip(models, scored, strict=True)
-    ]
+def _labelled(scores: list[ScoreMeasures]) -> list[ScoreMeasures]:
+    """Names scores by their model; by their folders too, where that is not enough."""
+    labels = [measured.label for measured in scores]
+    for depth in (1, 2, 3):
+        labels = [
+            label if labels.count(label) == 1 else _with_folder(measured, depth)
+            for label, measured in zip(labels, scores, strict=True)
+        ]
+    return [measured.called(label) for label, measured in zip(labels, scores, strict=True)]
+
+
+def _with_folder(measured: ScoreMeasures, depth: int) -> str:
+    parts = measured.dataset.manifest.folder.resolve().parts[-depth:]
+    return f"{measured.label} ({'/'.join(parts)})"
+
+
+def _corpus_name(datasets: Sequence[Dataset], key: str | None) -> str:
+    """Returns what the corpus of datasets is called: its byte shards' folder, or theirs."""
+    if key is None:
+        return "of a corpus that nothing tells of"
+    folders = [d.manifest.folder.resolve() for d in datasets if d.manifest.sha256 == key]
+    folders += [dataset.manifest.folder.resolve() for dataset in datasets]
+    return "/".join(folders[0].parts[-2:])
 
 
 def _entropy_histories(folders: Sequence[Path]) -> list[History]:
     paths = [path for folder in folders for path in sorted(folder.glob(f"*{HISTORY_SUFFIX}"))]
     several = len(paths) > 1
     return [
-        History(f"Entropy model{f' ({path.name})' if several else ''}", read_history(path))
+        History(
+            f"Entropy model{f' ({path.name})' if several else ''}", read_history(path), path.parent
+        )
         for path in paths
     ]
 
 
-def _blt_histories(folders: Sequence[Path]) -> list[History]:
-    several = len(folders) > 1
+def _blt_histories(runs: Sequence[Dataset]) -> list[History]:
+    several = len(runs) > 1
     return [
-        History(f"BLT{f' ({folder.name})' if several else ''}", read_history(folder / RUN_HISTORY))
-        for folder in folders
-        if (folder / RUN_HISTORY).is_file()
+        History(
+            f"BLT{f' ({run.name})' if several else ''}",
+            read_history(run.manifest.folder / RUN_HISTORY),
+            run.manifest.folder,
+            run.manifest.fingerprints.get("blt"),
+        )
+        for run in runs
+        if (run.manifest.folder / RUN_HISTORY).is_file()
     ]

@@ -32,9 +32,9 @@ def render_made(found: Artefacts) -> str:
         rows.append(("shards", f"{len(manifest.shards):,}"))
         parts.append(f"<h3>{escape(dataset.name)}: {escape(describe_kind(manifest.kind))}</h3>")
         parts.append(table((), rows, text_columns=2))
-    for name, text in found.thresholds.items():
+    for path, text in found.thresholds.items():
         lines = [escape(line) for line in text.splitlines()]
-        parts.append(f"<h3>{escape(name)}</h3>")
+        parts.append(f"<h3>{escape(path.name)}</h3>")
         parts.append(f'<div class="document">{"<br>".join(lines)}</div>')
     parts.append("</section>")
     return "\n".join(parts)

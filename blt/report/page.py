@@ -3,12 +3,13 @@
 Sections appear for what was found. The same input gives the same bytes: there is no date in it.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from blt.console import format_bytes
-from blt.inspection.measures import BLT, MAX_POINTS, ScoreMeasures
+from blt.inspection.measures import MAX_POINTS, ScoreMeasures
 from blt.manifest import describe_kind
 from blt.patching.words import inside_characters_words
 from blt.report.charts import draw_distributions, draw_losses, draw_patch_lengths, draw_sizes
@@ -19,6 +20,7 @@ from blt.report.markup import MAX_ID_CHARACTERS, escape, paragraph, table
 from blt.report.style import STYLE
 from blt.storage import atomic_path
 
+_IDENTIFIER = re.compile(r'(\bid="|href="#|url\(#)')
 _HEAD = """\
 <!DOCTYPE html>
 <html lang="en">
@@ -37,8 +39,29 @@ _HEAD = """\
 def render_page(found: Artefacts) -> str:
     """Returns the whole page."""
     title = "Byte Latent Transformer: report"
+    corpora = found.corpora()
+    parts = [f"<h1>{title}</h1>"]
+    if len(corpora) > 1:
+        links = (
+            f'<li><a href="#corpus{number}">{escape(corpus.name)}</a></li>'
+            for number, corpus in enumerate(corpora, 1)
+        )
+        note = f"{len(corpora)} corpora, each by itself; figures of one say nothing of another."
+        parts.append(paragraph(note, "note") + f"<ul>{''.join(links)}</ul>")
+    for number, corpus in enumerate(corpora, 1):
+        body = _render_corpus(corpus)
+        if len(corpora) > 1:
+            body = _IDENTIFIER.sub(rf"\g<1>c{number}-", body)
+            heading = f'<h1 id="corpus{number}">{escape(corpus.name)}</h1>'
+            body = f'<section class="corpus">\n{heading}\n{body}\n</section>'
+        parts.append(body)
+    body = "\n".join(parts)
+    return _HEAD.format(title=title, style=STYLE) + f"<main>\n{body}\n</main>\n</body>\n</html>\n"
+
+
+def _render_corpus(found: Artefacts) -> str:
     sections = [
-        f"<header><h1>{title}</h1>{_headline(found)}</header>",
+        f"<header>{_headline(found)}</header>",
         _losses(found),
         _patch_lengths(found),
         _distributions(found),
@@ -46,8 +69,7 @@ def render_page(found: Artefacts) -> str:
         render_examples(found),
         render_made(found),
     ]
-    body = "\n".join(section for section in sections if section)
-    return _HEAD.format(title=title, style=STYLE) + f"<main>\n{body}\n</main>\n</body>\n</html>\n"
+    return "\n".join(part for part in sections if part)
 
 
 def section(identifier: str, heading: str, *parts: str) -> str:
@@ -61,8 +83,12 @@ def figure(svg: str, caption: str) -> str:
     return f"<figure>{svg}<figcaption>{caption}</figcaption></figure>"
 
 
-def headline_figures(found: Artefacts) -> dict[str, Any]:
-    """Returns the figures at the head of the page, as data; what is not known is left out."""
+def headline_figures(found: Artefacts) -> list[dict[str, Any]]:
+    """Returns the figures of each corpus, as data; what is not known is left out."""
+    return [{"corpus": corpus.name or None, **_figures_of(corpus)} for corpus in found.corpora()]
+
+
+def _figures_of(found: Artefacts) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for kind in ("byte_shards", "boundaries", "scores"):
         datasets = found.of_kind(kind)
@@ -99,7 +125,7 @@ def which_documents(scores: ScoreMeasures) -> str:
 
 
 def _headline(found: Artefacts) -> str:
-    figures = headline_figures(found)
+    figures = _figures_of(found)
     cards = []
     if "documents" in figures:
         cards.append((f"{figures['documents']:,}", "documents"))
@@ -272,7 +298,7 @@ def _compressors_ahead(scores: ScoreMeasures, found: Artefacts) -> str:
             words += f", where the others have {(scores.bytes - size) / others:,.0f}"
         parts.append(paragraph(f"{words}."))
     if any(scores.ahead.values()):
-        parts.append(paragraph(_why_ahead(scores, found)))
+        parts.append(paragraph(_what_each_sees(scores, found)))
     for name, largest in list(scores.largest_ahead.items())[:1]:
         others = [other for other in scores.largest_ahead if other != name]
         rows = [
@@ -291,19 +317,17 @@ def _compressors_ahead(scores: ScoreMeasures, found: Artefacts) -> str:
     return section("ahead", "Where compressors are still ahead", *parts)
 
 
-def _why_ahead(scores: ScoreMeasures, found: Artefacts) -> str:
+def _what_each_sees(scores: ScoreMeasures, found: Artefacts) -> str:
+    """Says what is known of what the model and zlib go by; not why one of them is ahead."""
     reach = context_bytes(scores.score_spec)
-    sees = f"sees {reach:,} bytes at most" if reach else "sees a window of bytes only"
-    trained = "its training was short"
+    sees = f"sees {reach:,} bytes" if reach else "sees a window of bytes"
+    words = f"Where it scores a byte, the {escape(scores.label)} {sees} at most, zlib 32 KB"
     for history in found.histories:
-        if scores.is_blt == history.title.startswith(BLT) and history.records:
+        fingerprints = scores.dataset.manifest.fingerprints.values()
+        if history.fingerprint in fingerprints and history.records:
             seen = format_bytes(history.records[-1]["kilobytes"] * 1000)
-            trained = f"its training was short ({seen} of text)"
-    return (
-        "Why: a compressor is good at long, repetitive documents. It looks back over the whole of "
-        f"them (zlib over 32 KB) and copies what comes again, while the {escape(scores.label)} "
-        f"{sees}, and must have learned in training to repeat what it has seen; {trained}."
-    )
+            words += f"; the model was trained on {seen} of text"
+    return f"{words}."
 
 
 def _figure(bits: float | None) -> str:

@@ -64,7 +64,13 @@ def patch_lengths(num_tokens: int) -> np.ndarray:
     return np.diff(np.concatenate([[0], starts, [num_tokens]])).astype(np.int32)
 
 
-def write_patches(folder: Path, data: Manifest, *, entropies: bool = True) -> Manifest:
+def write_patches(
+    folder: Path,
+    data: Manifest,
+    *,
+    entropies: bool = True,
+    documents: dict[str, bytes] = DOCUMENTS,
+) -> Manifest:
     """Writes boundaries of `write_bytes`, with entropies that rise by 0.01 nats a token."""
     folder.mkdir(parents=True)
     path = folder / "patches-00000-000.parquet"
@@ -77,7 +83,7 @@ def write_patches(folder: Path, data: Manifest, *, entropies: bool = True) -> Ma
             "entropy_model": ENTROPY_MODEL,
         }
         writer = BoundariesWriter(temporary, metadata=metadata, keep_entropies=kept)
-        for doc_id, text in DOCUMENTS.items():
+        for doc_id, text in documents.items():
             size = len(text) + 2
             lengths = patch_lengths(size)
             num_patches += math.ceil(len(text) / PATCH_BYTES)
@@ -108,14 +114,20 @@ def write_history(path: Path) -> None:
 
 
 def write_scores(
-    folder: Path, data: Manifest, patches: Manifest, *, role: str = "blt", bits: float = 4.0
+    folder: Path,
+    data: Manifest,
+    patches: Manifest,
+    *,
+    role: str = "blt",
+    bits: float = 4.0,
+    documents: dict[str, bytes] = DOCUMENTS,
 ) -> Manifest:
     """Writes scores in which each document takes `bits` per byte, and its place in 1/100 more."""
     folder.mkdir(parents=True)
     path = folder / "scores-00000-000.parquet"
     spec = {"model": role, "window": 512, **({} if role == "blt" else {"num_layers": 2})}
     writer = ScoresWriter(path, metadata={"score_spec": json.dumps(spec)})
-    for place, (doc_id, text) in enumerate(DOCUMENTS.items()):
+    for place, (doc_id, text) in enumerate(documents.items()):
         writer.write(
             ScoresRow(
                 doc_id=doc_id,
@@ -130,7 +142,7 @@ def write_scores(
         )
     writer.close()
     write_json(folder / "summary.json", summarize_scores([path], by=["source"]))
-    totals = {"documents": len(DOCUMENTS), "bytes": data.totals["bytes"]}
+    totals = {"documents": len(documents), "bytes": data.totals["bytes"]}
     shard = ShardInfo(name=path.name, tokens=0, sha256=sha256_file(path), **totals)
     return write_manifest(
         folder,
@@ -143,12 +155,20 @@ def write_scores(
     )
 
 
-def write_run(folder: Path, *, entropies: bool = True) -> Path:
+def write_run(
+    folder: Path,
+    *,
+    entropies: bool = True,
+    bits: float = 2.0,
+    documents: dict[str, bytes] = DOCUMENTS,
+) -> Path:
     """Writes what `blt run` leaves, but for the models."""
-    data = write_bytes(folder / "bytes")
-    patches = write_patches(folder / "patches", data, entropies=entropies)
-    write_scores(folder / "scores-blt", data, patches, bits=2.0)
-    write_scores(folder / "scores-entropy", data, patches, role="entropy_model", bits=3.0)
+    data = write_bytes(folder / "bytes", documents)
+    made = {"documents": documents}
+    patches = write_patches(folder / "patches", data, entropies=entropies, **made)
+    write_scores(folder / "scores-blt", data, patches, bits=bits, **made)
+    entropy_model = {"role": "entropy_model", "bits": bits + 1}
+    write_scores(folder / "scores-entropy", data, patches, **entropy_model, **made)
     write_history(folder / "entropy.keras.history.jsonl")
     (folder / "threshold.yaml").write_text("entropy_model: e\ntargets:\n- threshold_nats: 1.5\n")
     (folder / "blt").mkdir()

@@ -112,13 +112,48 @@ def test_hostile_text_and_ids_are_shown_and_not_obeyed(page):
 
 
 def test_headline_figures_are_those_of_the_manifests_and_summaries(run_folder):
-    figures = headline_figures(collect([run_folder]))
+    (figures,) = headline_figures(collect([run_folder]))
+    assert figures["corpus"] is None
     num_bytes = sum(map(len, DOCUMENTS.values()))
     assert (figures["documents"], figures["bytes"]) == (5, num_bytes)
     patches = read_manifest(run_folder / "patches").totals["patches"]
     assert figures["mean_patch_bytes"] == num_bytes / patches
     assert list(figures["bits_per_byte"]) == ["BLT", "entropy model", "zlib"]
     assert 2.0 < figures["bits_per_byte"]["BLT"] < 2.1
+
+
+def test_runs_on_different_text_are_kept_apart(run_folder, tmp_path):
+    documents = {"other": bytes(range(256)) * 2, "noise": b"".join(map(bytes, [range(9, 99)] * 3))}
+    other = write_run(tmp_path / "other", bits=5.0, documents=documents)
+    found = collect([run_folder, other])
+    alone = [headline_figures(collect([folder]))[0] for folder in (run_folder, other)]
+    together = headline_figures(found)
+    assert [figures.pop("corpus") for figures in together] == ["run/bytes", "other/bytes"]
+    assert together == [{k: v for k, v in figures.items() if k != "corpus"} for figures in alone]
+    page = render_page(found)
+    reader = Reader(page)
+    assert len(reader.ids) == len(set(reader.ids))
+    assert {a[1:] for a in reader.addresses if a.startswith("#")} <= set(reader.ids)
+    first, second = page.split('<section class="corpus">')[1:]
+    for section, (own, foreign) in ((first, alone), (second, alone[::-1])):
+        for name in ("BLT", "zlib"):
+            assert f">{own['bits_per_byte'][name]:.3f}<" in section
+            assert f">{foreign['bits_per_byte'][name]:.3f}<" not in section
+        zlib, blt = own["bits_per_byte"]["zlib"], own["bits_per_byte"]["BLT"]
+        assert f">{blt - zlib:+.3f}<" in section
+        assert section.count("Entropy model") >= 1  # its own curve
+    assert "<code>other</code>" not in first
+    assert "fox" not in second
+
+
+def test_two_models_of_one_corpus_have_names_of_their_own(tmp_path):
+    data = write_bytes(tmp_path / "bytes")
+    patches = write_patches(tmp_path / "patches", data)
+    for name, bits in (("a", 2.0), ("b", 3.0)):
+        write_scores(tmp_path / name / "scores-blt", data, patches, bits=bits)
+    (figures,) = headline_figures(collect([tmp_path / "a", tmp_path / "b"]))
+    labels = ["BLT (a/scores-blt)", "BLT (b/scores-blt)", "zlib"]
+    assert list(figures["bits_per_byte"]) == labels
 
 
 def test_patches_that_begin_inside_characters_are_said_with_the_flag(page):
