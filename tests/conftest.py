@@ -10,3 +10,8 @@ from hypothesis import settings
 settings.register_profile("same", deadline=None, derandomize=True, database=None, print_blob=True)
 settings.register_profile("explore", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Names long bytes by their argument: those of a gzip file tell the time of each process."""
+    return argname if isinstance(val, bytes) and len(val) > 15 else None
