@@ -180,9 +180,13 @@ def progress_text(
     return f"{text}, {format_seconds(elapsed_sec)} so far" if elapsed_sec >= 1 else text
 
 
-def count(number: int, noun: str) -> str:
-    """Returns a number with its noun: "1 document", "2,470 documents"."""
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+def count(number: int, noun: str, nouns: str | None = None) -> str:
+    """Returns a number with its noun: "1 document", "2,470 documents".
+
+    Args:
+      nouns: of several, where no "s" makes it.
+    """
+    return f"{number:,} {noun if number == 1 else nouns or noun + 's'}"
 
 
 def format_bytes(num_bytes: float) -> str:

@@ -157,13 +157,20 @@ def write_bucket(
       progress: called with the document bytes done.
 
     Returns:
-      Counts: `documents`, `bytes`, `tokens`, `patches`, `sequences`, and `held_out_documents`.
+      Counts: `documents`, `bytes`, `tokens`, `patches`, `sequences`, `held_out_documents`, and
+      `cut_patches`, those that are longer than a sequence and became `cut_pieces`.
     """
     by_split: dict[str, list[PatchedDocument]] = {split: [] for split in SPLITS}
     for document in documents:
         held_out = is_held_out(document.doc_id, fraction=config.valid_fraction, seed=config.seed)
         by_split["valid" if held_out else "train"].append(document)
-    counts = {"documents": 0, "bytes": 0, "tokens": 0, "patches": 0, "sequences": 0}
+    names = ("documents", "bytes", "tokens", "patches", "sequences", "cut_patches", "cut_pieces")
+    counts = dict.fromkeys(names, 0)
+    for chosen in by_split.values():
+        for document in chosen:
+            longer = document.patch_lengths[document.patch_lengths > config.seq_len]
+            counts["cut_patches"] += len(longer)
+            counts["cut_pieces"] += len(_cut_longer(longer, config.seq_len))
     shards = []
     for split, chosen in by_split.items():
         name = training_shard_name(split, bucket)

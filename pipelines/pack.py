@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from blt import command
@@ -164,9 +165,20 @@ def _summarize(manifest: Manifest, how: str) -> Summary:
             f"pack: {how}. {count(totals['documents'], 'document')} "
             f"({totals['held_out_documents']:,} held out), {format_bytes(totals['bytes'])} in "
             f"{totals['sequences']:,} sequences of up to {config['seq_len']} tokens and "
-            f"{config['max_patches']} patches ({filled:.0%} filled) -> {manifest.folder}"
+            f"{config['max_patches']} patches ({filled:.0%} filled) -> {manifest.folder}",
+            *_cut_lines(totals, config["seq_len"]),
         ],
     )
+
+
+def _cut_lines(totals: Mapping[str, int], seq_len: int) -> list[str]:
+    """Says so where patches were cut, since no sequence holds them."""
+    if not (number := totals.get("cut_patches")):
+        return []
+    return [
+        f"  {count(number, 'patch', 'patches')} longer than --seq-len {seq_len} were cut into "
+        f"{totals['cut_pieces']:,} pieces; a larger --seq-len keeps them whole."
+    ]
 
 
 if __name__ == "__main__":

@@ -124,3 +124,20 @@ def test_overwrite_replaces_no_other_kind_of_dataset(small_bytes, patches, tmp_p
     assert run(*argv, "--overwrite") == 2
     assert "other: holds byte shards, and this command makes training" in capsys.readouterr().err
     assert read_files(tmp_path) == before
+
+
+def test_patches_longer_than_a_sequence_are_cut_counted_and_said(
+    small_bytes, patches, tmp_path, capsys
+):
+    argv = ["--data", small_bytes, "--patches", patches, "--seq-len", "6"]
+    assert run(*argv, "--output", tmp_path / "short") == 0
+    totals = read_manifest(tmp_path / "short").totals
+    out = capsys.readouterr().out
+    assert 0 < 2 * totals["cut_patches"] <= totals["cut_pieces"]
+    number, pieces = totals["cut_patches"], totals["cut_pieces"]
+    assert f"{number:,} patches longer than --seq-len 6 were cut into {pieces:,} pieces" in out
+    assert run(*argv[:-1], "512", "--output", tmp_path / "long") == 0
+    whole = read_manifest(tmp_path / "long").totals
+    assert (whole["cut_patches"], whole["cut_pieces"]) == (0, 0)
+    assert totals["patches"] == whole["patches"] + pieces - number
+    assert "were cut" not in capsys.readouterr().out
