@@ -4,6 +4,8 @@ Call `silence` before either is imported, and import Keras through `import_keras
 """
 
 import contextlib
+import importlib.util
+import json
 import logging
 import os
 import sys
@@ -11,6 +13,12 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from types import ModuleType
+
+from blt.errors import UserError
+
+FLOATX = "float32"
+_BACKENDS = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}  # and their packages
+_logger = logging.getLogger("blt.keras")
 
 
 def silence(*, verbose: bool = False) -> None:
@@ -30,21 +38,70 @@ def silence(*, verbose: bool = False) -> None:
 def import_keras(*, verbose: bool = False) -> ModuleType:
     """Imports Keras with its backend, holding back what native code writes while loading.
 
-    What was held back is shown if the import fails.
+    What was held back is shown if the import fails. Numbers are float32 where nothing says
+    otherwise, whatever the user's `keras.json` has as `floatx`.
+
+    Raises:
+      UserError: the backend that is asked for is none, or is not installed; names the fix.
     """
+    if "keras" not in sys.modules:
+        _check_backend()
     if "keras" in sys.modules or verbose:
         import keras
 
+        _settle(keras)
         return keras
     with redirect_stderr(replay_on_error=True):
         import keras
 
+        _settle(keras)
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
             tf.get_logger().setLevel(logging.ERROR)
             tf.constant(0)  # the first operation starts the devices, and says so
     return keras
+
+
+def _check_backend() -> None:
+    name, where = os.environ.get("KERAS_BACKEND"), "KERAS_BACKEND"
+    if not name:
+        name, where = _configured_backend()
+    if name not in _BACKENDS:
+        raise UserError(
+            f"{where} {name}: no backend that blt runs on; set KERAS_BACKEND to one of "
+            f"{', '.join(_BACKENDS)}."
+        )
+    if importlib.util.find_spec(_BACKENDS[name]) is None:
+        others = [n for n, package in _BACKENDS.items() if importlib.util.find_spec(package)]
+        raise UserError(
+            f"{where} {name}: the package {_BACKENDS[name]} is not installed. Install it, or set "
+            f"KERAS_BACKEND to what is: {' or '.join(others) or 'none of the three is'}."
+        )
+
+
+def _configured_backend() -> tuple[str, str]:
+    """Returns the backend of the user's `keras.json`, and where it is said; Keras's own else."""
+    home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
+    path = os.path.join(home, "keras.json")
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)["backend"], f"{path}: backend"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "tensorflow", "KERAS_BACKEND"
+
+
+def _settle(keras: ModuleType) -> None:
+    """Makes Keras independent of the user's `keras.json`, and of TensorFlow on other backends."""
+    if keras.config.floatx() != FLOATX:
+        _logger.info("floatx %s of keras.json is not used: it is %s", keras.config.floatx(), FLOATX)
+        keras.config.set_floatx(FLOATX)
+    if keras.backend.backend() != "tensorflow" and "tensorflow" not in sys.modules:
+        # To load a model Keras asks whether a value is one of TensorFlow's, which imports it.
+        with contextlib.suppress(ImportError, AttributeError):
+            from keras.src.utils import module_utils
+
+            module_utils.tensorflow._available = False
 
 
 @contextlib.contextmanager

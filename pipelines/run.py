@@ -135,8 +135,7 @@ def read_config(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        problem = str(error).replace("\n", " ")
-        raise UserError(f"{path}: not a YAML file ({problem}).") from error
+        raise UserError(f"{path}: not a YAML file ({_yaml_problem(error)}).") from error
     sections = ("encode", "train_entropy", "calibrate", "patch", "pack", "train", "score", "report")
     known = (*_TOP_LEVEL_KEYS, *sections)
     if not isinstance(config, dict):
@@ -154,6 +153,14 @@ def read_config(path: Path) -> dict[str, Any]:
     config.setdefault("seed", DEFAULT_SEED)
     config.setdefault("valid_fraction", DEFAULT_VALID_FRACTION)
     return config
+
+
+def _yaml_problem(error: Exception) -> str:
+    """Returns where a YAML file is wrong, and how, in a few words."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return str(error).replace("\n", " ")
+    return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
 
 
 def _steps(paths: SimpleNamespace, inputs: list[str], config: dict[str, Any]) -> list[_Step]:

@@ -22,8 +22,7 @@ def add_output_arguments(
         type=output_path,
         required=True,
         metavar=metavar,
-        help=f"Where {what} go{'es' if metavar != 'DIR' else ''}."
-        + (rule if metavar == "DIR" else ""),
+        help=f"The folder for {what}.{rule}" if metavar == "DIR" else f"The file for {what}.",
     )
     group.add_argument(
         "--overwrite",
@@ -105,15 +104,18 @@ def add_precision_argument(parser: argparse.ArgumentParser) -> None:
 
 def fraction(text: str) -> float:
     """Reads a number in [0, 1]."""
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
     if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"must be between 0 and 1, got {text}")
+        raise argparse.ArgumentTypeError(f"must be a number between 0 and 1, got {text}")
     return value
 
 
 def positive_int(text: str) -> int:
     """Reads a whole number above 0."""
-    value = int(text)
+    value = int(text) if text.strip().lstrip("+").isdecimal() else 0
     if value <= 0:
         raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text}")
     return value
