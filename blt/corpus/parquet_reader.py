@@ -30,6 +30,7 @@ _MAX_BATCH_ROWS = 64
 _USUAL_GROWTH = 20
 _WIDE_BATCH_BYTES = 1 << 30
 _MAX_GROUP_ROWS = 1 << 40  # more are damage
+_FEWER_ROWS = "not a whole Parquet file (a row group has fewer rows)"
 # What a row group may take decompressed, whatever the ratio. It is held in part (a page, a
 # dictionary), and the texts that it gives batch by batch: so their length in all is not limited.
 _FREE_GROUP_BYTES = 512 << 20
@@ -73,10 +74,13 @@ def read_parquet(entry: Entry, config: EncodeConfig, progress: Progress) -> Iter
         first_row = sum(rows[:start])
 
         def batches() -> Iterator[Batch]:
+            # Where the number of rows of a row group is altered, that of the file tells.
+            missing = parquet.metadata.num_rows - sum(rows)
+            if start == 0 and 0 < missing < _MAX_GROUP_ROWS:
+                yield Gap(missing, DamagedInputError(_FEWER_ROWS), 0)
             for index in range(start, end):
                 num_read = 0
-                # Where the head of a page is altered, pyarrow may end as if all had been read.
-                error = DamagedInputError("not a whole Parquet file (a row group has fewer rows)")
+                error = None
                 try:
                     for batch in _batches(parquet, index, columns, entry["size"], config):
                         num_read += batch.num_rows
@@ -84,8 +88,12 @@ def read_parquet(entry: Entry, config: EncodeConfig, progress: Progress) -> Iter
                 except DamagedInputError as raised:
                     error = raised
                 left = rows[index] - num_read
-                if left > 0:
-                    yield Gap(left, error, sizes[index] * left // rows[index])
+                if error is not None or left > 0:
+                    # Where the head of a page is altered, pyarrow may end as if all were read; and
+                    # the number of rows may be altered too.
+                    error = error or DamagedInputError(_FEWER_ROWS)
+                    left = max(1, left)
+                    yield Gap(left, error, sizes[index] * left // max(left, rows[index]))
                 progress(sizes[index])
 
         yield from read_rows(batches(), entry, config, first_row)

@@ -178,19 +178,19 @@ def test_an_altered_page_of_parquet_is_noticed(tmp_path):
 
 
 @pytest.mark.parametrize("use_dictionary", [True, False])
-def test_no_altered_byte_of_a_parquet_page_loses_rows_in_silence(use_dictionary, tmp_path):
+def test_no_altered_byte_of_a_parquet_file_loses_rows_in_silence(use_dictionary, tmp_path):
     path = tmp_path / "x.parquet"
     table = pa.table({"text": ["one", "two", "one"], "id": ["a", "b", "c"]})
     pq.write_table(table, path, compression="none", use_dictionary=use_dictionary)
     data = path.read_bytes()
-    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
-    for position in range(len(b"PAR1"), footer):
+    for position in range(len(b"PAR1"), len(data) - 8):
         for value in {0, 0xFF, data[position] ^ 1, data[position] ^ 0x40} - {data[position]}:
             path.write_bytes(data[:position] + bytes([value]) + data[position + 1 :])
             (payload,) = build_plan(discover_inputs([path]).files, EncodeConfig())
             records = list(read_records(payload["files"][0], EncodeConfig(), lambda n: None))
-            found = sum(r.num_records if isinstance(r, Reject) else 1 for r in records)
-            assert found == 3, (position, value)
+            rejects = [record for record in records if isinstance(record, Reject)]
+            found = sum(reject.num_records for reject in rejects) + len(records) - len(rejects)
+            assert found == 3 or any(reject.is_damage for reject in rejects), (position, value)
 
 
 def test_an_index_of_a_dictionary_that_points_nowhere_is_damage(tmp_path):
