@@ -268,9 +268,23 @@ def _nothing_found(argument: str, shown: str, skipped: list[Skipped]) -> str:
         return f"--input {shown}: is a folder without files. Give one that holds the corpus."
     if not skipped:
         kind = "matches no file" if glob.has_magic(argument) else "no such file or folder"
-        return f"--input {shown}: {kind}. Check the path; it is taken from {os.getcwd()}."
+        hint = _bracket_hint(argument) or f"Check the path; it is taken from {os.getcwd()}."
+        return f"--input {shown}: {kind}. {hint}"
     examples = "; ".join(f"{skip.path}: {skip.reason}" for skip in skipped[:3])
-    return f"--input {shown}: holds no file that can be read ({examples})."
+    hint = ""
+    if any(skip.kind == IRREGULAR and skip.path == argument for skip in skipped):
+        hint = " A pipe is read from standard input: give --input - and pipe the data into blt."
+    return f"--input {shown}: holds no file that can be read ({examples}).{hint}"
+
+
+def _bracket_hint(pattern: str) -> str | None:
+    """Says how to write a folder whose name has brackets, where a pattern is below one."""
+    folder = pattern
+    while (folder := os.path.dirname(folder)) not in ("", os.sep):
+        if "\0" not in folder and "[" in folder and os.path.isdir(folder):
+            written = os.path.join(glob.escape(folder), os.path.relpath(pattern, folder))
+            return f"The folder {folder} is there; in a pattern [[] stands for its [: {written}"
+    return None
 
 
 def _expand(argument: str, search: _Search) -> list[_Found]:

@@ -207,7 +207,8 @@ def test_the_order_of_arguments_does_not_matter_for_distinct_files(tree):
         ("in/*.parquet", r"--input in/\*\.parquet: matches no file"),
         ("empty", "--input empty: is a folder without files"),
         ("only", r"holds no file that can be read \(only/_SUCCESS: name that begins with _\)"),
-        ("pipe", r"--input pipe: holds no file that can be read \(pipe: not a regular file\)"),
+        ("pipe", r"can be read \(pipe: not a regular file\). A pipe is read .*: give --input -"),
+        ("x[1]/*.txt", r"matches no file. The folder x\[1\] is there; .*: x\[\[\]1\]/\*\.txt"),
         ("nul\0", "no such file"),
         ("", "no such file"),
     ],
@@ -217,6 +218,7 @@ def test_an_argument_that_leads_nowhere_is_named(tree, argument, message):
     (tree.parent / "only").mkdir()
     (tree.parent / "only/_SUCCESS").touch()
     os.mkfifo(tree.parent / "pipe")
+    (tree.parent / "x[1]").mkdir()
     with pytest.raises(UserError, match=message):
         discover_inputs(["in", argument])
 
