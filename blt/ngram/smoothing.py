@@ -125,6 +125,8 @@ def _next_level(
 ) -> Level:
     """Returns the level of `length` ids, and sets what `shorter` says of its grams as contexts."""
     num_contexts = len(shorter.grams)
+    if not num_contexts:  # all were left out, and so is what contains them
+        return Level(*(np.zeros(0, array.dtype) for array in dataclasses.astuple(shorter)))
     context = np.searchsorted(shorter.grams, contexts_of(grams))
     context = np.minimum(context, num_contexts - 1)
     known = shorter.grams[context] == contexts_of(grams)  # else the context was left out

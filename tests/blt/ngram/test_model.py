@@ -137,6 +137,17 @@ def test_nothing_counted_is_the_uniform_distribution():
     np.testing.assert_allclose(model.distribution(np.array([1, 70])), 1 / 260, rtol=1e-6)
 
 
+@pytest.mark.parametrize("order", [2, 3, 6])
+def test_text_in_which_nothing_comes_twice_gives_a_model(order):
+    # Of all grams but the shortest none is kept, so that longer ones have no contexts.
+    counts = count_documents([frame_tokens(bytes(range(97, 110)))], order + 1)
+    model = build_model(counts, NgramConfig(order=order, min_count=2))
+    for context in (b"", b"abc", b"zz"):
+        p = model.distribution(frame_tokens(context, add_eos=False))
+        assert p.sum() == pytest.approx(1, abs=5e-6)
+        assert p.min() > 0
+
+
 def test_kept_grams_have_kept_contexts_and_suffixes(documents):
     levels = smooth(count_lengths(count_documents(documents[:60], 5), 4), 3)
     for length in range(2, 6):
