@@ -56,6 +56,9 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message[:1].lower()}{message[1:]} (see {self.prog} --help)")
 
 
+_IF_INTERRUPTED = "What is finished is kept; the same command goes on from there."
+
+
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Keeps the paragraphs of descriptions and adds "(default: …)" where there is one."""
 
@@ -180,11 +183,8 @@ def main(command: CommandModule, argv: Sequence[str] | None = None) -> int:
         print(f"blt {command.NAME}: {printable(str(error))}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print(
-            f"\nblt {command.NAME}: interrupted. What is finished is kept; the same command "
-            "goes on from there.",
-            file=sys.stderr,
-        )
+        kept = getattr(command, "IF_INTERRUPTED", _IF_INTERRUPTED)
+        print(f"\nblt {command.NAME}: interrupted. {kept}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone; nothing is left to say

@@ -31,6 +31,9 @@ from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: 
 
 NAME = "run"
 HELP = "the whole way: from a raw corpus to models, scores and a report"
+IF_INTERRUPTED = (
+    "What is finished is kept; the same command goes on from there. A training begins anew."
+)
 DESCRIPTION = """\
 Runs the whole way on one corpus: encode, train-entropy, calibrate, patch, pack, train, score (both
 models, on held-out documents) and report. CONFIG is a YAML file with a section for each stage; its

@@ -9,7 +9,7 @@ from blt.command import Summary
 from blt.commands.arguments import add_data_argument, add_output_arguments, local_path, positive_int
 from blt.commands.sidecar import find_finished, note_finished
 from blt.commands.train_entropy import training_words
-from blt.console import Console
+from blt.console import Console, count
 from blt.manifest import read_manifest
 from blt.quiet import import_keras
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 NAME = "train"
 HELP = "a Byte Latent Transformer, from training shards"
+IF_INTERRUPTED = "Nothing is kept of a training that is not finished; the same command begins anew."
 DESCRIPTION = """\
 Trains a BLT on packed sequences, whose patches were made beforehand. The folder gets the model
 (model.keras), its history and a manifest. Training ends after a number of steps, so that the same
@@ -94,7 +95,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     how = "already done"
     result = find_finished(model, identity, overwrite=args.overwrite)
     if args.dry_run:
-        lines = [f"train would train {args.preset} for {config.steps} steps (dry run)."]
+        lines = [f"train would train {args.preset} for {count(config.steps, 'step')} (dry run)."]
         return Summary({"dry_run": True, "outputs": [str(model)]}, lines)
     if result is None:
         how = "done"

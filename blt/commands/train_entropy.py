@@ -12,7 +12,7 @@ from blt.commands.arguments import (
     positive_int,
 )
 from blt.commands.sidecar import find_finished, note_finished
-from blt.console import Console
+from blt.console import Console, count
 from blt.manifest import read_manifest
 from blt.quiet import import_keras
 from blt.storage import prepare_output_file
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 NAME = "train-entropy"
 HELP = "an entropy model, from byte shards"
+IF_INTERRUPTED = "Nothing is kept of a training that is not finished; the same command begins anew."
 DESCRIPTION = """\
 Trains a small byte language model. Its uncertainty about the next byte is what patch boundaries
 are made from. Held-out documents are never trained on; the figure at the end, in bits per byte, is
@@ -87,7 +88,9 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     how = "already done"
     result = find_finished(args.output, identity, overwrite=args.overwrite)
     if args.dry_run:
-        lines = [f"train-entropy would train {args.preset} for {config.steps} steps (dry run)."]
+        lines = [
+            f"train-entropy would train {args.preset} for {count(config.steps, 'step')} (dry run)."
+        ]
         return Summary({"dry_run": True, "outputs": [str(args.output)]}, lines)
     if result is None:
         prepare_output_file(args.output)
@@ -108,6 +111,6 @@ def training_words(result: dict[str, Any], what: str) -> str:
     held_out = result["held_out_bits_per_byte"]
     figure = "none to judge it by" if held_out is None else f"{held_out:.3f} bits/byte"
     return (
-        f"{result['parameters']:,} parameters, {result['steps']} steps in "
+        f"{result['parameters']:,} parameters, {count(result['steps'], 'step')} in "
         f"{result['seconds']:.0f} s; held-out {what}: {figure}"
     )

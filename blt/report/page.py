@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from blt.console import format_bytes
+from blt.console import count, format_bytes
 from blt.inspection.measures import MAX_POINTS, ScoreMeasures
 from blt.manifest import describe_kind
 from blt.patching.words import inside_characters_words
@@ -191,7 +191,7 @@ def _losses(found: Artefacts) -> str:
             if "held_out_bits_per_byte" in record
         ]
         caption = f"<b>{escape(history.title)}</b>: "
-        caption += f"{steps:,} steps, " if isinstance(steps, int) else ""
+        caption += f"{count(steps, 'step')}, " if isinstance(steps, int) else ""
         caption += f"{format_bytes(last['kilobytes'] * 1000)} of text seen; training ended at "
         caption += f"{last['bits_per_byte']:.3f} bits per byte"
         caption += f", held out {held_out[-1]:.3f}." if held_out else "."
@@ -274,9 +274,9 @@ def _compressors_ahead(scores: ScoreMeasures, found: Artefacts) -> str:
     if not scores.ahead:
         return ""
     parts = []
-    for name, count in scores.ahead.items():
+    for name, number in scores.ahead.items():
         size = scores.ahead_bytes[name]
-        if not count:
+        if not number:
             near = scores.nearest[name]
             parts.append(
                 paragraph(
@@ -288,11 +288,11 @@ def _compressors_ahead(scores: ScoreMeasures, found: Artefacts) -> str:
                 )
             )
             continue
-        others = scores.num_scored - count
+        others = scores.num_scored - number
         words = (
-            f"<b>{name}</b> needs fewer bits than the {escape(scores.label)} for {count:,} of "
-            f"{scores.num_scored:,} documents ({count / scores.num_scored:.1%}): "
-            f"{size / count:,.0f} bytes long on average"
+            f"<b>{name}</b> needs fewer bits than the {escape(scores.label)} for {number:,} of "
+            f"{scores.num_scored:,} documents ({number / scores.num_scored:.1%}): "
+            f"{size / number:,.0f} bytes long on average"
         )
         if others:
             words += f", where the others have {(scores.bytes - size) / others:,.0f}"

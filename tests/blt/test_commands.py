@@ -116,3 +116,16 @@ def test_a_report_replaces_a_page_and_nothing_else(data, tmp_path, capsys):
     assert run(score, *argv) == 0
     for _ in range(2):
         assert run(report, tmp_path / "scores", "--output", tmp_path / "page.html") == 0
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [(decode, "What is finished is kept"), (train, "Nothing is kept of a training")],
+)
+def test_ctrl_c_says_what_is_kept(module, words, monkeypatch, capsys):
+    def stop(args, console):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "run", stop)
+    assert command.main(module, ["--data", "x", "--output", "y"]) == 130
+    assert words in capsys.readouterr().err
