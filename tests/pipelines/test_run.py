@@ -96,7 +96,10 @@ def test_formats_by_pattern_are_a_list_or_a_mapping(config, capsys, rules):
     [
         ({"sede": 1}, "unknown key 'sede'. Did you mean 'seed'"),
         ({"train": {"stepz": 3}}, "unknown key 'stepz' in section 'train'. Did you mean 'steps'?"),
-        ({"train": {"steps": "many"}}, "section 'train': argument --steps: invalid"),
+        (
+            {"train": {"steps": "many"}},
+            "section 'train': argument --steps: must be a whole number above 0",
+        ),
         ({"train": {"preset": "tinny"}}, "large. Did you mean 'tiny'?"),
         ({"pack": ["seq_len"]}, "pack must be a mapping"),
         ({"input": "/no/such/corpus"}, "/no/such/corpus: no such file or folder"),

@@ -57,7 +57,7 @@ def test_it_patches_to_the_wanted_size(patched):
 
 
 def test_it_scores_what_the_boundaries_say_it_needs(ngram, patched, small_bytes, tmp_path):
-    argv = ("--data", small_bytes, "--model", ngram, "--patches", patched)
+    argv = ("--data", small_bytes, "--model", ngram, "--patches", patched, "--split", "all")
     assert run(score, *argv, "--output", tmp_path / "scores") == 0
     summary = json.loads((tmp_path / "scores" / "summary.json").read_text())
     bits = read_manifest(patched).totals["entropy_model_bits"]
