@@ -115,7 +115,7 @@ def _read_line(line: Line, source: str, config: EncodeConfig, partitions: dict[s
         source=source,
         position=line.offset,
         max_document_bytes=config.max_document_bytes,
-        fields=fields._replace(changed=changed),
+        fields=fields if changed is fields.changed else fields._replace(changed=changed),
         mender=mender,
         is_utf8=errors == "strict",
     )
