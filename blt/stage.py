@@ -409,7 +409,8 @@ def _check_loss(stage: Stage, totals: Counter[str], findings: Findings) -> None:
             f"{stage.output}: lost {describe_loss(totals)}, more than --max-lost-fraction "
             f"{stage.max_lost_fraction:g} allows{in_inputs} "
             f"({describe_rejects(stage.output / REJECTS_NAME).rstrip('.')}). "
-            f"See {stage.output / REJECTS_NAME}; fix the input or raise the limit and run again."
+            f"See {stage.output / REJECTS_NAME}. Raise the limit and run again, which keeps the "
+            "work; or fix the input and run again with --overwrite."
         )
 
 

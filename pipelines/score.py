@@ -334,7 +334,7 @@ def _describe_other_split(args: argparse.Namespace, fingerprint: str) -> list[st
 def _unknown_group(name: str, known: Sequence[str]) -> str:
     others = [other for other in known if other != name]
     return (
-        f"--by {name}: no document has this field (there are {', '.join(others)})."
+        f"--by {name}: no document has a value in this field (there are {', '.join(others)})."
         f"{near_names(name, others)} `blt encode --keep-fields` keeps fields."
     )
 

@@ -6,6 +6,7 @@ altered file may point anywhere; a batch that fails is passed over, as one rejec
 end of a stream must be another stream.
 """
 
+import contextlib
 import itertools
 from collections.abc import Iterator
 
@@ -114,17 +115,30 @@ def _file(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Ba
         wanted = _top_level(schema, config)
         options = pa.ipc.IpcReadOptions(included_fields=wanted)
         with pa.ipc.open_file(file, options=options) as reader:
-            num_batches, num_rows = reader.num_record_batches, 0
+            num_batches = reader.num_record_batches
             num_bytes = entry["size"] // max(1, num_batches)
             for index in range(num_batches):
                 try:
-                    batch = reader.get_batch(index)
-                except PYARROW_ERRORS as error:  # so that the rows after it have no number
-                    total = count_rows(entry)
-                    raise damage(error, "Arrow file", total and max(1, total - num_rows)) from error
-                num_rows += batch.num_rows
-                yield _checked(batch, num_bytes)
+                    yield _checked(reader.get_batch(index), num_bytes)
+                except PYARROW_ERRORS as error:
+                    yield Gap(_longest_batch(reader), _unread_batch(error), num_bytes)
                 progress(num_bytes)
+
+
+def _longest_batch(reader: pa.ipc.RecordBatchFileReader) -> int:
+    """Returns the number of rows of the longest batch that can be read, at least 1."""
+    longest = 1
+    for index in range(reader.num_record_batches):
+        with contextlib.suppress(*PYARROW_ERRORS):
+            longest = max(longest, reader.get_batch(index).num_rows)
+    return longest
+
+
+def _unread_batch(error: Exception) -> DamagedInputError:
+    found = damaged(error, "record batch")
+    return DamagedInputError(
+        f"{found}; how many rows it has cannot be read, so that of the longest other batch is taken"
+    )
 
 
 def _streams(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Batch]:

@@ -9,7 +9,6 @@ follow the last. Memory is bounded whatever the data: output comes in blocks.
 import bz2
 import dataclasses
 import importlib.util
-import itertools
 import lzma
 import os
 import zlib
@@ -40,7 +39,10 @@ _XZ_MEMORY_BYTES = 1 << 28
 # Where a member is damaged, the next one is looked for in so many stored bytes before the place
 # where the damage showed; decoders may read on into other members before they notice.
 _KEPT_BYTES = 4 << 20
-_PROBED_BYTES = 4096
+# So many bytes of a member are decompressed to see a record: a block of bz2 (900 kB) gives nothing
+# before it is whole.
+_PROBED_BYTES = 1 << 20
+_PROBED_AT_ONCE = 1 << 14
 
 
 class DamagedInputError(Exception):
@@ -430,19 +432,26 @@ class _Source:
             if at < 0:
                 self.num_passed = offset + len(data)
                 return False
-            if _begins_record(codec, data[at : at + _PROBED_BYTES], is_record):
+            if _begins_record(codec, memoryview(data)[at : at + _PROBED_BYTES], is_record):
                 self.pending, self.num_passed, self._keeps = data[at:], offset + at, True
                 return True
             at += 1
 
 
-def _begins_record(codec: _Codec, data: bytes, is_record: Callable[[bytes], bool]) -> bool:
-    if not codec.is_start(data[:HEAD_BYTES]):
+def _begins_record(codec: _Codec, data: memoryview, is_record: Callable[[bytes], bool]) -> bool:
+    if not codec.is_start(bytes(data[:HEAD_BYTES])):
         return False
+    decoder = codec.new()
     try:
-        return any(is_record(block) for block in itertools.islice(codec.new().blocks(data), 1))
+        for start in range(0, len(data), _PROBED_AT_ONCE):
+            for block in decoder.blocks(bytes(data[start : start + _PROBED_AT_ONCE])):
+                if block:
+                    return is_record(block)
+            if decoder.eof:
+                return False
     except _ERRORS:
         return False
+    return False
 
 
 def _decompress_member(source: _Source, compression: str, is_first: bool) -> Iterator[bytes]:

@@ -67,6 +67,8 @@ _FORMAT_OF_SUFFIX = {
 }
 # Formats that hold their own compression, and are told by their first bytes.
 _MAGICS = {b"PAR1": "parquet", ARROW_MAGIC: "arrow"}
+_ARROW_STREAM_MARK = b"\xff\xff\xff\xff"
+_MAX_SCHEMA_BYTES = 1 << 24
 _MAGIC_WORDS = {"parquet": "a Parquet file", "arrow": "an Arrow file"}
 # What writers put behind a name: "x.csv-00000-of-00002", "x.jsonl.00003", "part-00000".
 _SHARD_NUMBER = re.compile(r"[-_.]\d+(?:-of-\d+)?$")
@@ -164,7 +166,7 @@ def detect(
     head = b""
     if compression is None or found in ("auto", *_MAGIC_WORDS):
         head = content.head()
-    shown = next((f for m, f in _MAGICS.items() if head.startswith(m)), None)
+    shown = _shown_format(head)
     is_doubtful = found == "auto" or (wanted == "auto" and found not in ("text", "tar"))
     if shown is not None and (
         found == shown or (is_doubtful and not _holds_records(content, found))
@@ -206,6 +208,14 @@ def detect(
         words = "no JSON Lines (an object a line); taken as one text."
     note = note or (words and f"{called}: {words}")
     return Detected(found, compression, note, is_default, lacks_text)
+
+
+def _shown_format(head: bytes) -> str | None:
+    """Returns the format that the first bytes of a file show, if it has its own compression."""
+    if head.startswith(_ARROW_STREAM_MARK):  # then comes the length of the schema, padded to 8
+        length = int.from_bytes(head[4:8], "little")
+        return "arrow" if 0 < length <= _MAX_SCHEMA_BYTES and length % 8 == 0 else None
+    return next((name for magic, name in _MAGICS.items() if head.startswith(magic)), None)
 
 
 def _named_format(path: str, name: str | None, wanted: str) -> tuple[str, str]:

@@ -473,27 +473,46 @@ def _inspect(path: str, name: str, search: _Search) -> _Found | None:
 
 
 def _unique_sources(found: list[_Found]) -> list[str]:
-    """Names the files; where two would share a name, each is called by its whole path.
+    """Names the files; where two would share a name, each is called by its path.
 
-    So is one that lies in a folder with the name of another file, since an archive's members are
-    called like that. Paths that are alike once they are readable get numbers.
+    A relative path is taken as it was given, of absolute ones what lies below the folder that all
+    files have in common, so that a corpus may be moved. The same goes for a file that lies in a
+    folder with the name of another file, since an archive's members are called like that. Paths
+    that are alike once they are readable get numbers.
     """
-    sources = [readable_path(item.name) for item in found]
+    common = len(_common_folder([item.path for item in found]))
+    choices = [
+        [readable_path(name) for name in (item.path, item.path[common:], item.name)]
+        for item in found
+    ]
+    sources = [names.pop() for names in choices]
     while True:
         count = Counter(sources)
-        named = [
-            readable_path(item.path) if count[source] > 1 or is_below(source, count) else source
-            for item, source in zip(found, sources, strict=True)
+        unclear = [
+            index
+            for index, source in enumerate(sources)
+            if choices[index] and (count[source] > 1 or is_below(source, count))
         ]
-        if named == sources:
+        if not unclear:
             break
-        sources = named
+        for index in unclear:
+            sources[index] = choices[index].pop()
     taken = {source for source in sources if count[source] == 1}
     for index in sorted(range(len(found)), key=lambda index: os.fsencode(found[index].path)):
         if count[sources[index]] > 1:
             sources[index] = numbered(sources[index], taken)
             taken.add(sources[index])
     return sources
+
+
+def _common_folder(paths: list[str]) -> str:
+    """Returns how absolute paths begin, with the last slash; "" if some are relative."""
+    if not all(is_remote(path) or os.path.isabs(path) for path in paths):
+        return ""
+    first, last = (path.split("/") for path in (min(paths), max(paths)))
+    pairs = enumerate(zip(first, last, strict=False))
+    shared = next((i for i, (one, other) in pairs if one != other), len(first) - 1)
+    return "/".join([*first[:shared], ""]) if shared else ""
 
 
 def is_below(source: str, sources: Container[str]) -> bool:

@@ -91,6 +91,7 @@ def encode_unit(
     decisions = read_decisions(output, unit_index, config)
     rows: list[SourceRow] = []
     found: Counter[tuple[int, tuple[str, ...]]] = Counter()
+    last_found, last_counted, num_alike = 0, (), 0  # documents in a row that are alike
     hidden_records = 0  # behind rejects that stand for several
     with (
         open_rejects(units / f"{unit_index:05d}.rejects.parquet") as rejects,
@@ -110,7 +111,10 @@ def encode_unit(
                 if isinstance(record, Document):
                     row.documents += 1
                     row.bytes += shards.write(record)
-                    found[record.found, record.counted] += 1
+                    if record.found != last_found or record.counted is not last_counted:
+                        found[last_found, last_counted] += num_alike
+                        last_found, last_counted, num_alike = record.found, record.counted, 0
+                    num_alike += 1
                     # Known only now that its parts were read.
                     if record.mender is not None and not record.mender.is_utf8:
                         row.see_invalid_utf8(record.doc_id)
@@ -125,6 +129,7 @@ def encode_unit(
             row.finish(meter, drops_damaged=config.on_damaged_file == "drop")
             row.sha256 = digest_entry(entry)
             _count_input(counts, entry, row, meter, config)
+        found[last_found, last_counted] += num_alike
         shards.finish()
         for shard in shards.finished:
             counts.update(documents=shard.documents, bytes=shard.bytes, tokens=shard.tokens)

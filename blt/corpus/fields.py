@@ -58,9 +58,12 @@ def read_fields(
       RecursionError: a field is nested too deeply.
       UnicodeDecodeError: the id is of bytes that are not UTF-8.
     """
-    value = get_field(row, config.id_field)
+    name = config.id_field
+    value = row[name] if name in row else get_field(row, name)
     found = 0 if value is ABSENT else 1
-    doc_id = None if value is ABSENT else id_text(value)
+    doc_id = value if type(value) is str or value is ABSENT else id_text(value)
+    if doc_id is ABSENT:
+        doc_id = None
     if not config.keep_fields:
         return Fields(doc_id, None, found, ())
     kept = {}

@@ -88,8 +88,7 @@ def _read_line(line: Line, source: str, config: EncodeConfig, partitions: dict[s
             raise _RejectedError("lone_surrogate", f"in the text: {error.reason}") from error
         document = _SURROGATE.sub("\ufffd", text).encode("utf-8")
         mender = NOT_UTF8
-    is_ambiguous = errors == "surrogateescape" and _ESCAPE_LIKE_BYTE.search(raw) is not None
-    if is_ambiguous and _ESCAPED_BYTE.search(text):
+    if errors == "surrogateescape" and _ESCAPE_LIKE_BYTE.search(raw) and _ESCAPED_BYTE.search(text):
         detail = "an escaped surrogate in a line that is not UTF-8"
         raise _RejectedError("lone_surrogate", detail)
     if partitions:
@@ -104,7 +103,7 @@ def _read_line(line: Line, source: str, config: EncodeConfig, partitions: dict[s
     doc_id = fields.doc_id
     if doc_id is None:
         doc_id = made_id(source, line.offset)
-    elif _SURROGATE.search(doc_id):
+    elif not doc_id.isascii() and _SURROGATE.search(doc_id):
         if config.utf8 != "replace":
             raise _RejectedError("invalid_id", "the id is not Unicode: it has a surrogate")
         doc_id = _SURROGATE.sub("\ufffd", doc_id)
@@ -129,7 +128,8 @@ def _parse(raw: bytes, config: EncodeConfig) -> tuple[dict[str, Any], str]:
         row = None
     if type(row) is dict:
         for name in (config.text_field, config.id_field, *config.keep_fields):
-            if type(get_field(row, name)) not in _EXACT_TYPES:
+            value = row[name] if name in row else get_field(row, name)
+            if type(value) not in _EXACT_TYPES:
                 break  # orjson makes a float of a large integer
         else:
             return row, "strict"

@@ -46,7 +46,9 @@ _PATTERNS = {
     CHECKSUMS: (
         *("*.md5", "*.sha1", "*.sha224", "*.sha256", "*.sha384", "*.sha512", "*.crc", "*.sfv"),
         *("*.md5sum", "*.sha1sum", "*.sha256sum", "*.sha512sum"),
-        *("md5sum", "md5sums", "sha1sums", "sha256sums", "sha512sums", "b2sums"),
+        *("md5sum", "sha1sum", "sha256sum", "sha512sum", "b2sum"),
+        *("md5sums", "sha1sums", "sha256sums", "sha512sums", "b2sums"),
+        *("md5sum.txt", "sha1sum.txt", "sha256sum.txt", "sha512sum.txt"),
         *("md5sums.txt", "sha1sums.txt", "sha256sums.txt", "sha512sums.txt"),
         *("checksum", "checksums", "checksum.txt", "checksums.txt"),
     ),

@@ -80,6 +80,7 @@ def _read(entry: Entry, config: EncodeConfig, meter: Meter) -> Iterator[Record]:
     """Yields the records of a file, or of a member of an archive, with damage as the last."""
     position = None
     is_text = entry["format"] == "text"
+    marks_texts = is_text and config.changes_bytes
     reader = _TEXT_READERS[config.doc_per] if is_text else _READERS[entry["format"]]
     fields = NO_FIELDS
     if is_text or entry["format"] == "bytes":
@@ -96,7 +97,7 @@ def _read(entry: Entry, config: EncodeConfig, meter: Meter) -> Iterator[Record]:
                 continue
             if fields.found and isinstance(record, Document):
                 record = _with_fields(record, fields)
-            yield _of_text_file(record) if is_text and config.changes_bytes else record
+            yield _of_text_file(record) if marks_texts else record
     except DamagedInputError as error:
         reject = Reject(
             entry["source"],

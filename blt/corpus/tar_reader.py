@@ -4,8 +4,8 @@ A member is copied to a temporary file and read from there. Its name is a label 
 it is not opened. Its format and compression are told by name and content, as those of a file are.
 Members that are links, devices or sparse, and those that are left out by their names as files are,
 are filtered; an archive in an archive is a reject. After a damaged head of a member the next head
-is looked for, and what lies between is a reject. An archive that has no end mark, or something
-after it, is damaged.
+is looked for, and what lies between is a reject. Archives one after the other are read as one. An
+archive that has no end mark, or something else after it, is damaged.
 """
 
 import contextlib
@@ -139,9 +139,6 @@ def _members(file: BlockFile) -> Iterator[tuple[tarfile.TarInfo | _Gap, IO[bytes
                     continue
                 is_file = member.isreg() and not member.issparse()
                 yield member, tar.extractfile(member) if is_file else None
-            while rest := tar.fileobj.read(_COPY_BYTES):
-                if rest.strip(b"\0"):
-                    raise DamagedInputError("has bytes after the end of the archive")
     except _ERRORS as error:
         raise DamagedInputError(f"not a whole tar archive ({error})") from error
 
@@ -159,12 +156,54 @@ class _Member(tarfile.TarInfo):
     def fromtarfile(cls, tar: tarfile.TarFile) -> tarfile.TarInfo:
         try:
             return super().fromtarfile(tar)
-        except tarfile.EOFHeaderError:
-            raise
+        except tarfile.EOFHeaderError as end:
+            return cls._find_after_zeros(tar, end)
         except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError) as error:
             raise DamagedInputError("has no end mark: the archive was cut short") from error
         except tarfile.HeaderError as error:
             return cls._find_next(tar, error)
+
+    @classmethod
+    def _find_after_zeros(
+        cls, tar: tarfile.TarFile, end: tarfile.EOFHeaderError
+    ) -> tarfile.TarInfo:
+        """Returns the member after a block of zeros: of another archive, or after a damaged head.
+
+        Raises:
+          EOFHeaderError: there is none; the archive ends as it should.
+          DamagedInputError: there is none, but other bytes are.
+        """
+        start = tar.fileobj.tell() - tarfile.BLOCKSIZE
+        num_zero_blocks, has_other = 1, False
+        while block := tar.fileobj.read(tarfile.BLOCKSIZE):
+            if not block.strip(b"\0"):
+                num_zero_blocks += not has_other
+                continue
+            try:
+                member = cls.frombuf(block, tar.encoding, tar.errors)
+            except tarfile.HeaderError:
+                has_other = True
+                continue
+            member.offset = tar.fileobj.tell() - tarfile.BLOCKSIZE
+            num_bytes = member.offset - start
+            if has_other or num_zero_blocks < _END_BLOCKS:
+                cls.gaps.append(_Gap(start, num_bytes, "a member's head is zeros"))
+            return cls._as_found(member._proc_member(tar), tar)
+        if has_other:
+            raise DamagedInputError(
+                "has bytes after the end of the archive", num_bytes=tar.fileobj.tell() - start
+            )
+        raise end
+
+    @staticmethod
+    def _as_found(member: tarfile.TarInfo, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        """Notes what a member after a gap is.
+
+        Extended heads before it, whose own member was lost, would be applied to it.
+        """
+        found = copy.copy(member)
+        found.as_found = member.as_found = found, tar.offset
+        return member
 
     @classmethod
     def _find_next(cls, tar: tarfile.TarFile, error: tarfile.HeaderError) -> tarfile.TarInfo:
@@ -194,12 +233,9 @@ class _Member(tarfile.TarInfo):
             except tarfile.HeaderError:
                 num_zero_blocks = 0
                 continue
-            # Extended heads, whose own member was lost, would be applied to it.
-            found = copy.copy(member)
-            found.as_found = member.as_found = found, tar.offset
             num_bytes = member.offset - start
             cls.gaps.append(_Gap(start, num_bytes, f"a member's head is damaged ({error})"))
-            return member
+            return cls._as_found(member, tar)
 
     def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
         extended = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)

@@ -133,11 +133,14 @@ def test_a_name_that_nothing_can_be_grouped_by_is_said_before_the_work_and_after
 ):
     argv = ["--data", small_bytes, "--model", small_entropy_model, "--output", tmp_path / "scores"]
     assert run(score, *argv, "--by", "langs", "--dry-run") == 0
-    expected = "warning: --by langs: no document has this field (there are source, lang). Did you"
+    expected = (
+        "warning: --by langs: no document has a value in this field (there are source, lang). "
+        "Did you"
+    )
     assert expected in capsys.readouterr().err
     assert run(score, *argv, "--by", "langs", "--json") == 0
     (warning,) = json.loads(capsys.readouterr().out)["warnings"]
-    assert "--by langs: no document has this field" in warning
+    assert "--by langs: no document has a value in this field" in warning
 
 
 def test_the_entropy_model_held_by_the_blt_cuts_the_same_patches(

@@ -1,10 +1,14 @@
 """Damage to any one record of a file of several changes none of the others, in every format."""
 
+import bz2
 import gzip
 import io
 import json
+import lzma
 import struct
+from random import Random
 
+import lz4.frame
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -175,3 +179,76 @@ def test_damage_to_one_batch_of_a_table_leaves_the_others(suffix, which, at, byt
     assert (reject.reason, reject.num_records) == ("damaged_input", 2)
     assert reject.position == 2 * which
     assert 0 < reject.num_bytes < len(data) / 2
+
+
+def test_a_batch_whose_head_is_damaged_leaves_the_others(tmp_path):
+    table = pa.table({"text": [f"{n}" * 100 for n in range(10)]})
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    data = bytearray(sink.getvalue())
+    start = data.rindex(b"\xff\xff\xff\xff", 0, data.index(b"2" * 100))
+    data[start + 8 : start + 24] = b"\xff" * 16
+    path = tmp_path / "x.arrow"
+    path.write_bytes(data)
+    after, (reject,) = read(path)
+    assert after == [(f"x.arrow#{n}", f"{n}".encode() * 100) for n in range(10) if n not in (2, 3)]
+    assert (reject.reason, reject.num_records, reject.ends_input) == ("damaged_input", 2, False)
+    assert "longest other batch" in reject.detail
+
+
+COMPRESSORS = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+    "zst": checked_zstd,
+    "lz4": lambda data: lz4.frame.compress(data, content_checksum=True),
+}
+
+
+@pytest.mark.parametrize("num_words", [50, 3000, 20000])
+@pytest.mark.parametrize("suffix", COMPRESSORS)
+@pytest.mark.parametrize("name", ["x.warc", "x.jsonl"])
+def test_damage_to_one_compressed_member_leaves_the_others(name, suffix, num_words, tmp_path):
+    make, _, _ = MAKERS[name]
+    random = Random(0)
+    words = [" ".join(str(random.randrange(10**6)) for _ in range(num_words)) for _ in range(6)]
+    members = [COMPRESSORS[suffix](make(n, text.encode())) for n, text in enumerate(words)]
+    path = tmp_path / f"{name}.{suffix}"
+    path.write_bytes(b"".join(members))
+    before, rejects = read(path)
+    assert (len(before), rejects) == (6, [])
+    altered = bytearray(members[2])
+    altered[len(altered) // 2] ^= 0xFF
+    path.write_bytes(b"".join([*members[:2], altered, *members[3:]]))
+    after, rejects = read(path)
+    # What lz4 or zstd gave before the damage showed may hold a whole record.
+    assert [d for d in before if d not in after] in ([], [before[2]])
+    assert len(rejects) == 1
+
+
+def test_a_head_of_zeros_costs_its_own_member_alone(tmp_path):
+    data = bytearray(tar_bytes({f"{n}.txt": b"%d" % n * 700 for n in range(5)}))
+    path = tmp_path / "x.tar"
+    path.write_bytes(data)
+    before, _ = read(path)
+    at = data.index(b"2" * 700) - 512
+    data[at : at + 512] = bytes(512)
+    path.write_bytes(data)
+    after, (reject,) = read(path)
+    assert after == before[:2] + before[3:]
+    assert (reject.reason, reject.position, reject.num_bytes) == ("bad_record", at, 1536)
+
+
+def test_archives_one_after_the_other_are_read_as_one(tmp_path):
+    first, second = tar_bytes({"a.txt": b"first"}), tar_bytes({"b.txt": b"second"})
+    path = tmp_path / "x.tar"
+    path.write_bytes(first + second)
+    documents, rejects = read(path)
+    assert [text for _, text in documents] == [b"first", b"second"]
+    assert rejects == []
+    path.write_bytes(first + b"other" * 300)
+    documents, (reject,) = read(path)
+    assert [text for _, text in documents] == [b"first"]
+    assert (reject.reason, reject.ends_input) == ("damaged_input", True)
+    assert "bytes after the end" in reject.detail

@@ -199,9 +199,9 @@ def parquet_bytes():
     return out.getvalue()
 
 
-def arrow_bytes():
+def arrow_bytes(new=pa.ipc.new_file):
     out = io.BytesIO()
-    with pa.ipc.new_file(out, pa.schema({"text": pa.string()})) as writer:
+    with new(out, pa.schema({"text": pa.string()})) as writer:
         writer.write_table(pa.table({"text": ["a", "b"]}))
     return out.getvalue()
 
@@ -226,6 +226,8 @@ SAMPLES = [
     ("data.parquet", zip_bytes(), "unread"),
     ("df.parquet.gzip", parquet_bytes(), "parquet"),
     ("data", arrow_bytes(), "arrow"),
+    ("data", arrow_bytes(pa.ipc.new_stream), "arrow"),
+    ("data.bin", b"\xff\xff\xff\xff\x07\0\0\0", "text"),
     ("rc.arrows", b"# words\n", "text"),
     ("crawl", WARC, "warc"),
     ("crawl.gz", gzip.compress(WARC, mtime=0), "warc"),
