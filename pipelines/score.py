@@ -27,7 +27,7 @@ from blt.commands.arguments import (
 )
 from blt.commands.sidecar import sidecar_path
 from blt.console import Console, count, format_bytes, printable
-from blt.errors import UserError, near_names
+from blt.errors import BltError, UserError, near_names
 from blt.groups import describe_bounds, input_group
 from blt.manifest import Manifest, check_shard, read_manifest
 from blt.ngram.model import is_ngram_path
@@ -352,7 +352,14 @@ def _read_data(args: argparse.Namespace, console: Console) -> Manifest:
     encode_args = command.parse_arguments(encode, encode_argv)
     for name in (*names, "overwrite", "beam_flags"):
         setattr(encode_args, name, getattr(args, name))
-    for line in encode.run(encode_args, console).lines:
+    try:
+        summary = encode.run(encode_args, console)
+    except BltError as error:
+        raise type(error)(
+            f"{error} (`blt score --input` has no more flags of `blt encode` than its help lists: "
+            "for others run `blt encode`, and give its output as --data.)"
+        ) from error
+    for line in summary.lines:
         console.say(line)
     return read_manifest(folder, "byte_shards")
 

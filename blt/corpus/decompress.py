@@ -23,7 +23,7 @@ from blt.errors import UserError
 from blt.units import Progress, no_progress
 
 PLAIN = "plain"
-HEAD_BYTES = 16  # enough of a file's start to tell every compression
+HEAD_BYTES = 32  # enough of a file's start to tell what it is
 _BLOCK_BYTES = 1 << 20
 # What follows a member's end is copied for the next one: little, since members may be tiny.
 _PACKED_BYTES = 1 << 16

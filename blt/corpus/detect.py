@@ -30,6 +30,7 @@ _UTF8_FORMATS = ("auto", "text", "jsonl", "csv", "tsv")
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff")
 UNREAD = "unread"  # the format of a file that cannot be read; see `unread_kind`
 EMPTY = "empty"  # that of a file without content, whose name shows none
+_LFS_KIND = "Git LFS pointer"
 _UNREAD_MAGICS = {
     b"PK\x03\x04": "zip archive",
     b"PK\x05\x06": "zip archive",
@@ -43,6 +44,7 @@ _UNREAD_MAGICS = {
     b"Obj\x01": "Avro file",
     b"SQLite format 3\x00": "SQLite database",
     b"\x89HDF\r\n\x1a\n": "HDF5 file",
+    b"version https://git-lfs": _LFS_KIND,
 }
 # Of those that have no magic, or one of letters.
 _UNREAD_SUFFIXES = {
@@ -324,6 +326,8 @@ def read_unread(entry: dict[str, Any]) -> Iterator[Reject]:
 
 def _not_read(kind: str) -> str:
     article = "an" if kind[0] in "AHO" or kind.startswith("SQ") else "a"
+    if kind == _LFS_KIND:
+        return f"{article} {kind} and not the file itself; get that by `git lfs pull`."
     return f"{article} {kind}, which is not read; unpack or convert it (or --format bytes)."
 
 

@@ -212,6 +212,13 @@ def test_raw_input_is_encoded_and_scored(small_blt, tmp_path, capsys):
     assert "1 document, 25 B" in capsys.readouterr().out
 
 
+def test_what_encoding_refuses_is_said_with_the_way_to_other_flags(small_blt, tmp_path, capsys):
+    (tmp_path / "x.jsonl").write_text('{"text": "good"}\nbad\n')
+    argv = ("--input", tmp_path / "x.jsonl", "--model", small_blt, "--output", tmp_path / "scores")
+    assert run(score, *argv) == 1
+    assert "for others run `blt encode`, and give its output as --data" in capsys.readouterr().err
+
+
 def test_boundaries_of_another_entropy_model_are_refused(small_bytes, small_blt, tmp_path, capsys):
     argv = ("--data", small_bytes, "--rule", "space", "--output", tmp_path / "patches")
     assert run(patch, *argv) == 0

@@ -46,7 +46,7 @@ def test_what_is_known_and_not_read_is_a_reject_that_names_it(tmp_path, name):
     result = encode(tmp_path / "out", tmp_path / name)
     (reject,) = result.rejects
     assert (reject["source"], reject["reason"]) == (name, "unread_format")
-    assert reject["sample"] == UNREAD[name][:16]
+    assert reject["sample"] == UNREAD[name][:32]
     as_bytes = encode(tmp_path / "bytes", tmp_path / name, format="bytes")
     assert [raw for _, raw, _, _ in as_bytes.documents] == [UNREAD[name]]
 
@@ -193,6 +193,9 @@ def frame(data):
     )
 
 
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:%b\nsize 12\n" % (b"0" * 64)
+
+
 def parquet_bytes():
     out = io.BytesIO()
     pq.write_table(pa.table({"text": ["a", "b"]}), out)
@@ -229,6 +232,9 @@ SAMPLES = [
     ("data", arrow_bytes(pa.ipc.new_stream), "arrow"),
     ("data.bin", b"\xff\xff\xff\xff\x07\0\0\0", "text"),
     ("rc.arrows", b"# words\n", "text"),
+    ("b.arrow", LFS_POINTER, "unread"),
+    ("pointer.jsonl", LFS_POINTER, "unread"),
+    ("readme.txt", LFS_POINTER, "text"),
     ("crawl", WARC, "warc"),
     ("crawl.gz", gzip.compress(WARC, mtime=0), "warc"),
     ("out.csv-00000-of-00002", b"text\na\n", "csv"),
