@@ -13,6 +13,7 @@ __all__ = [
     "EntropyModel",
     "__version__",
     "create_blt_from_config",
+    "load_model",
 ]
 
 _HOMES = {
@@ -20,6 +21,7 @@ _HOMES = {
     "ByteTokenizer": "blt.tokenizer",
     "EntropyModel": "blt.model",
     "create_blt_from_config": "blt.model",
+    "load_model": "blt.model.serialization",
 }
 
 

@@ -270,7 +270,7 @@ class CausalAttention(keras.layers.Layer):
         shape = (batch, num_past, self.num_kv_heads, self._head_dim)
         return ops.zeros(shape, self.compute_dtype), ops.zeros(shape, self.compute_dtype)
 
-    def compute_output_shape(self, input_shape: Any, *_: Any) -> Any:
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
 
     def get_config(self) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class _PatchCrossAttention(keras.layers.Layer):
         """x [..., dim] plus attended [..., num_heads, head_dim], through the last matrix."""
         return self.residual_scale * x + self.out(ops.reshape(attended, ops.shape(x)))
 
-    def compute_output_shape(self, input_shape: Any, *_: Any) -> Any:
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
 
     def get_config(self) -> dict[str, Any]:

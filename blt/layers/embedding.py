@@ -102,7 +102,7 @@ class ByteEmbedding(keras.layers.Layer):
         initializer = keras.initializers.RandomNormal(stddev=self.initializer_stddev)
         return self.add_weight(shape=(rows, self.dim), initializer=initializer, name=name)
 
-    def build(self, *_: Any) -> None:
+    def build(self, input_shape: Any) -> None:
         self.byte_table = self._add_table("byte_table", self.vocab_size)
         # One table holds all n-grams: rows [i * size, (i + 1) * size) are those of table i, where
         # the hash function is the outer loop and the n-gram size the inner one.
@@ -133,8 +133,8 @@ class ByteEmbedding(keras.layers.Layer):
                 rows.append(row + len(rows) * self.ngram_table_size)
         return ops.stack(rows, axis=-1)
 
-    def compute_output_shape(self, tokens_shape: Any, *_: Any) -> Any:
-        return (*tokens_shape, self.dim)
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return (*input_shape, self.dim)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -146,7 +146,7 @@ class MixtureOfExperts(keras.layers.Layer):
         loss = self.num_experts * ops.sum(ops.stop_gradient(sent) * mean)
         self.add_loss(self.gating_config["balance_loss_weight"] * loss)
 
-    def compute_output_shape(self, input_shape: Any, *_: Any) -> Any:
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return self.experts[0].compute_output_shape(input_shape)
 
     def get_config(self) -> dict[str, Any]:

@@ -86,7 +86,7 @@ class TransformerLayer(keras.layers.Layer):
             x = x + self.feed_forward(normed, is_token=is_token)
         return x if past is None else (x, past)
 
-    def compute_output_shape(self, input_shape: Any, *_: Any) -> Any:
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return input_shape
 
     def get_config(self) -> dict[str, Any]:

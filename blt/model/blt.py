@@ -277,6 +277,8 @@ class ByteLatentTransformer(keras.Model):
         width = options["local_dim"]
         if options["cross_attention_config"]["encoder_layers"] != "none":
             width *= options["num_slices"]
+        if self.patcher is not None:
+            self.patcher.build(input_shape)
         self.local_encoder.build(input_shape)
         self.global_transformer.build((None, None, width))
         self.local_decoder.build((None, None, options["local_dim"]))
@@ -384,8 +386,8 @@ class ByteLatentTransformer(keras.Model):
         parts = (self.local_encoder, self.global_transformer, self.local_decoder)
         return sum(part.count_params() for part in parts)
 
-    def compute_output_shape(self, tokens_shape: Any, *_: Any) -> Any:
-        return (*tokens_shape, self.vocab_size)
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return (*input_shape, self.vocab_size)
 
     def get_config(self) -> dict[str, Any]:
         entropy_model, rule = self.entropy_model, self.patch_rule

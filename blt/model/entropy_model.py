@@ -213,11 +213,23 @@ class EntropyModel(keras.Model):
 
         Returns:
           [...] float32, nats. Entry i is the uncertainty about token i + 1.
+
+        Raises:
+          ValueError: these are no logits: integers, or of another width.
         """
+        dtype = keras.backend.standardize_dtype(logits.dtype)
+        if not dtype.startswith(("float", "bfloat")) or tuple(logits.shape)[-1:] != (
+            self.vocab_size,
+        ):
+            raise ValueError(
+                f"logits of shape [..., {self.vocab_size}] are needed, as the model's call gives "
+                f"them; got {dtype} of shape {tuple(logits.shape)}. For ids: "
+                "model.compute_entropy(model(ids))."
+            )
         return entropy_nats(logits)
 
-    def compute_output_shape(self, tokens_shape: Any, *_: Any) -> Any:
-        return (*tokens_shape, self.vocab_size)
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return (*input_shape, self.vocab_size)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -54,12 +54,12 @@ class GlobalTransformer(keras.layers.Layer):
             dtype=self.dtype_policy,
         )
 
-    def build(self, patches_shape: Any, *_: Any) -> None:
-        if patches_shape[-1] != self.dim:
+    def build(self, input_shape: Any) -> None:
+        if input_shape[-1] != self.dim:
             self.projection = keras.layers.Dense(
                 self.dim, use_bias=False, name="projection", dtype=self.dtype_policy
             )
-            self.projection.build(patches_shape)
+            self.projection.build(input_shape)
         for layer in self.transformer_layers:
             layer.build((None, None, self.dim))
 
@@ -92,8 +92,8 @@ class GlobalTransformer(keras.layers.Layer):
                 new_past.append(kept)
         return x, None if past is None else new_past
 
-    def compute_output_shape(self, patches_shape: Any, *_: Any) -> Any:
-        return (*patches_shape[:-1], self.dim)
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return (*input_shape[:-1], self.dim)
 
     def get_config(self) -> dict[str, Any]:
         return {

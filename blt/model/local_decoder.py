@@ -100,7 +100,7 @@ class LocalDecoder(keras.layers.Layer):
             vocab_size, use_bias=False, name="output", dtype="float32"
         )
 
-    def build(self, *_: Any) -> None:
+    def build(self, input_shape: Any) -> None:
         hidden = (None, None, self.dim)
         if self.patch_projection is not None:
             self.patch_projection.build((None, None, self.patch_dim))
@@ -137,8 +137,8 @@ class LocalDecoder(keras.layers.Layer):
                 new_past.append(kept)
         return self.output_layer(self.norm(x)), None if past is None else new_past
 
-    def compute_output_shape(self, byte_states_shape: Any, *_: Any) -> Any:
-        return (*byte_states_shape[:-1], self.vocab_size)
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return (*input_shape[:-1], self.vocab_size)
 
     def get_config(self) -> dict[str, Any]:
         return {

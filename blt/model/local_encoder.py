@@ -120,9 +120,9 @@ class LocalEncoder(keras.layers.Layer):
             for i in range({"last": 1, "all": num_layers, "none": 0}[cross_attention_layers])
         ]
 
-    def build(self, tokens_shape: Any, *_: Any) -> None:
+    def build(self, input_shape: Any) -> None:
         hidden = (None, None, self.dim)
-        self.embedding.build(tokens_shape)
+        self.embedding.build(input_shape)
         for layer in [*self.transformer_layers, *self.cross_attention_layers]:
             layer.build(hidden)
         if self.patch_projection is not None:

@@ -126,6 +126,21 @@ def load_model_file(path: str | Path, expected_class: type[keras.Model]) -> kera
     return model
 
 
+def load_model(path: str | Path) -> keras.Model:
+    """Reads a model file, whichever of our models it holds.
+
+    Returns:
+      An `EntropyModel` or a `ByteLatentTransformer`, not compiled.
+
+    Raises:
+      UserError: as `load_model_file`.
+    """
+    from blt.model.blt import ByteLatentTransformer
+
+    is_blt = read_model_class(path) == ByteLatentTransformer.__name__
+    return load_model_file(path, ByteLatentTransformer if is_blt else EntropyModel)
+
+
 def _check_is_file(path: Path, wanted: str, command: str) -> None:
     if path.is_dir():
         models = sorted(path.glob(f"*{SUFFIX}"))
