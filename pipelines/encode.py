@@ -274,8 +274,9 @@ def _unmatched_after(
 def _check_strict(unmatched: Sequence[Unmatched]) -> None:
     if unmatched:
         raise WorkError(
-            f"{unmatched[0].message} --strict makes this an error: correct the name, or run again "
-            "without --strict; finished units are kept."
+            f"{' '.join(item.message for item in unmatched)} --strict makes this an error: correct "
+            f"the name{'s' * (len(unmatched) > 1)}, or run again without --strict; finished units "
+            "are kept."
         )
 
 
@@ -403,9 +404,9 @@ def _say_unmatched(
     unmatched: Sequence[Unmatched], args: argparse.Namespace, console: Console
 ) -> None:
     """Says which names match nothing; refuses them with `--strict`."""
+    if args.strict and unmatched:
+        raise UserError(f"{' '.join(line.message for line in unmatched)} (--strict)")
     for line in unmatched:
-        if args.strict:
-            raise UserError(f"{line.message} (--strict)")
         console.say(printable(f"warning: {line.message}"))
 
 

@@ -73,8 +73,9 @@ def add_policy_arguments(parser: argparse.ArgumentParser) -> None:
         "--on-damaged-file",
         choices=ON_DAMAGED_FILE,
         default="keep",
-        help="Of a file that is cut short or altered: keep what comes before the damage, drop "
-        "all of it (compressed files are then read twice), or fail. It is named in any case.",
+        help="Of a file that is cut short or altered: keep what comes before the damage shows (of "
+        "gzip and zstd some of that may be altered), drop all of it (compressed files are then "
+        "read twice), or fail. It is named in any case.",
     )
 
 

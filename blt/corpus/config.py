@@ -56,7 +56,7 @@ class EncodeConfig:
       drop_duplicates: documents whose bytes an earlier document has are filtered.
       on_duplicate_id: of a document whose id an earlier one has: "keep" it, "suffix" the id, or
         "reject" the document.
-      on_damaged_file: "keep" what came before the damage, "drop" the file, or "fail".
+      on_damaged_file: "keep" what came before the damage shows, "drop" the file, or "fail".
 
     Raises:
       UserError: a value is not one of these; names the flag.
