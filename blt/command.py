@@ -94,6 +94,11 @@ def build_parser(command: CommandModule) -> Parser:
     return parser
 
 
+def flag_names(command: CommandModule) -> set[str]:
+    """Returns the flags of a command: "--output", "-h", …"""
+    return {name for action in build_parser(command)._actions for name in action.option_strings}
+
+
 def parse_arguments(command: CommandModule, argv: Sequence[str]) -> argparse.Namespace:
     """Parses a command's arguments; Beam's flags, where they are taken, are kept as `beam_flags`.
 

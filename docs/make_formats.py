@@ -123,7 +123,8 @@ def main(root: Path) -> None:
         "## Models\n\n`entropy.keras` and `blt/model.keras` are Keras 3 files (a zip of JSON and HDF5),"
     )
     print(
-        "read with `keras.models.load_model(path)` once `blt.model` is imported. `*.history.jsonl` is"
+        "read with `blt.load_model(path)`, which checks the file first, or with "
+        "`keras.models.load_model(path)` once `blt.model` is imported. `*.history.jsonl` is"
     )
     print("the training history, one JSON object a line:\n")
     block((root / "blt" / "history.jsonl").read_text().splitlines()[-1], "json")

@@ -267,8 +267,7 @@ def _argv(step: _Step, config: dict[str, Any], args: argparse.Namespace) -> list
 
 def _parse(step: _Step, config: dict[str, Any], args: argparse.Namespace) -> argparse.Namespace:
     """Parses a stage's arguments by its own parser, so that they are checked before any work."""
-    parser = command.build_parser(step.module)
-    known = {name for action in parser._actions for name in action.option_strings}
+    known = command.flag_names(step.module)
     for key in config[step.section]:
         if _flag(key) not in known:
             keys = [name.lstrip("-").replace("-", "_") for name in known]

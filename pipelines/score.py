@@ -9,6 +9,7 @@ Reads byte shards, or raw input that is encoded first, and a BLT or an entropy m
 
 import argparse
 import dataclasses
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -355,9 +356,15 @@ def _read_data(args: argparse.Namespace, console: Console) -> Manifest:
     try:
         summary = encode.run(encode_args, console)
     except BltError as error:
+        named = set(re.findall(r"--[a-z][a-z0-9-]*", str(error)))
+        lacking = sorted(
+            named & (command.flag_names(encode) - command.flag_names(sys.modules[__name__]))
+        )
+        if not lacking:
+            raise
         raise type(error)(
-            f"{error} (`blt score --input` has no more flags of `blt encode` than its help lists: "
-            "for others run `blt encode`, and give its output as --data.)"
+            f"{error} (`blt score` does not have {', '.join(lacking)}: run `blt encode` with it, "
+            "and give its output as --data.)"
         ) from error
     for line in summary.lines:
         console.say(line)

@@ -117,21 +117,31 @@ def _file(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterator[Ba
         with pa.ipc.open_file(file, options=options) as reader:
             num_batches = reader.num_record_batches
             num_bytes = entry["size"] // max(1, num_batches)
+            longest = None
             for index in range(num_batches):
                 try:
                     yield _checked(reader.get_batch(index), num_bytes)
                 except PYARROW_ERRORS as error:
-                    yield Gap(_longest_batch(reader), _unread_batch(error), num_bytes)
+                    if longest is None:
+                        longest = _longest_batch(reader, num_bytes)
+                    yield Gap(longest, _unread_batch(error), num_bytes)
                 progress(num_bytes)
 
 
-def _longest_batch(reader: pa.ipc.RecordBatchFileReader) -> int:
+def _longest_batch(reader: pa.ipc.RecordBatchFileReader, num_bytes: int) -> int:
     """Returns the number of rows of the longest batch that can be read, at least 1."""
     longest = 1
     for index in range(reader.num_record_batches):
         with contextlib.suppress(*PYARROW_ERRORS):
-            longest = max(longest, reader.get_batch(index).num_rows)
+            num_rows = reader.get_batch(index).num_rows
+            if _may_have(num_rows, num_bytes):
+                longest = max(longest, num_rows)
     return longest
+
+
+def _may_have(num_rows: int, num_bytes: int) -> bool:
+    """Tells whether a batch of about `num_bytes` may have so many rows, or that is damaged too."""
+    return 0 <= num_rows <= 8 * num_bytes
 
 
 def _unread_batch(error: Exception) -> DamagedInputError:
@@ -184,7 +194,7 @@ def _checked(batch: pa.RecordBatch, num_bytes: int) -> pa.RecordBatch | Gap:
     try:
         arrays = [_checked_array(column) for column in batch.columns]
     except PYARROW_ERRORS as error:
-        if not 0 <= batch.num_rows <= 8 * num_bytes:  # that is damaged too
+        if not _may_have(batch.num_rows, num_bytes):
             raise
         return Gap(batch.num_rows, damaged(error, "record batch"), num_bytes)
     return pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)

@@ -31,17 +31,16 @@ class UnusableFileError(Exception):
         self.reason = reason
 
 
-def damage(error: Exception, what: str, num_rows: int | None = None) -> Exception:
+def damage(error: Exception, what: str) -> Exception:
     """Returns what to raise for an error of pyarrow: the machine's as it is, else damage.
 
     Args:
       error: as it was raised.
       what: is damaged.
-      num_rows: that are lost; None if that is not known.
     """
     if isinstance(error, OSError) and error.errno is not None:
         return error
-    return DamagedInputError(f"not a whole {what} ({error})", num_records=num_rows)
+    return DamagedInputError(f"not a whole {what} ({error})")
 
 
 def damaged(error: Exception, what: str) -> DamagedInputError:

@@ -139,7 +139,7 @@ class EncodeConfig:
                     f"--{flag} {value!a}: one character of ASCII expected, no quote or line "
                     "end. (Doubled quotes need no --csv-escape.)"
                 )
-        if self.csv_escape is not None and self.csv_escape == (self.csv_delimiter or ","):
+        if self.csv_escape is not None and self.csv_escape == self.csv_delimiter:
             raise UserError("--csv-escape: is the same as --csv-delimiter; give another one.")
 
     def _check_policies(self) -> None:

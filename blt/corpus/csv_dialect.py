@@ -19,6 +19,7 @@ import re
 from collections.abc import Iterator
 
 from blt.corpus.config import EncodeConfig
+from blt.errors import UserError
 
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 _QUOTE = '"'
@@ -51,11 +52,19 @@ class Dialect:
 
     @classmethod
     def of(cls, format_name: str, config: EncodeConfig) -> "Dialect":
-        """Returns that of a format ("csv" or "tsv"), as the config says."""
+        """Returns that of a format ("csv" or "tsv"), as the config says.
+
+        Raises:
+          UserError: the escape is the delimiter that the format has.
+        """
         has_quotes = config.csv_quoting == "quotes" or (
             config.csv_quoting == "auto" and format_name == "csv"
         )
         delimiter = config.csv_delimiter or _DELIMITERS[format_name]
+        if config.csv_escape == delimiter:
+            raise UserError(
+                f"--csv-escape {delimiter!a}: is the delimiter of {format_name}; give another one."
+            )
         return cls(delimiter, has_quotes, config.csv_escape)
 
     def parse(self, lines: Iterator[str]) -> Iterator[Fields]:

@@ -39,10 +39,10 @@ _XZ_MEMORY_BYTES = 1 << 28
 # Where a member is damaged, the next one is looked for in so many stored bytes before the place
 # where the damage showed; decoders may read on into other members before they notice.
 _KEPT_BYTES = 4 << 20
-# So many bytes of a member are decompressed to see a record: a block of bz2 (900 kB) gives nothing
-# before it is whole.
-_PROBED_BYTES = 1 << 20
-_PROBED_AT_ONCE = 1 << 14
+# So many bytes of a member are decompressed to see a record, as far as they are needed: a block of
+# bz2 (900 kB) or lz4 (4 MiB) gives nothing before it is whole.
+_PROBED_BYTES = 5 << 20
+_PROBED_AT_ONCE = 1 << 12
 
 
 class DamagedInputError(Exception):
@@ -425,33 +425,44 @@ class _Source:
         self._kept, self._keeps = [], False
         while True:
             at = data.find(codec.magic, at)
-            while (at < 0 or len(data) - at < _PROBED_BYTES) and (block := next(self._stored, b"")):
+            while (at < 0 or len(data) - at < HEAD_BYTES) and (block := next(self._stored, b"")):
                 passed = max(0, len(data) - len(codec.magic) + 1) if at < 0 else at
                 data, offset = data[passed:] + block, offset + passed
                 at = data.find(codec.magic)
             if at < 0:
                 self.num_passed = offset + len(data)
                 return False
-            if _begins_record(codec, memoryview(data)[at : at + _PROBED_BYTES], is_record):
+            is_found, data = self._begins_record(codec, data, at, is_record)
+            if is_found:
                 self.pending, self.num_passed, self._keeps = data[at:], offset + at, True
                 return True
             at += 1
 
+    def _begins_record(
+        self, codec: _Codec, data: bytes, at: int, is_record: Callable[[bytes], bool]
+    ) -> tuple[bool, bytes]:
+        """Tells whether a member that begins with a record lies at `at`.
 
-def _begins_record(codec: _Codec, data: memoryview, is_record: Callable[[bytes], bool]) -> bool:
-    if not codec.is_start(bytes(data[:HEAD_BYTES])):
-        return False
-    decoder = codec.new()
-    try:
-        for start in range(0, len(data), _PROBED_AT_ONCE):
-            for block in decoder.blocks(bytes(data[start : start + _PROBED_AT_ONCE])):
-                if block:
-                    return is_record(block)
-            if decoder.eof:
-                return False
-    except _ERRORS:
-        return False
-    return False
+        Returns:
+          That, and the data with what had to be read behind them.
+        """
+        if not codec.is_start(data[at : at + HEAD_BYTES]):
+            return False, data
+        decoder, start = codec.new(), at
+        try:
+            while start < at + _PROBED_BYTES and not decoder.eof:
+                if start >= len(data):
+                    data += next(self._stored, b"")
+                piece = data[start : start + _PROBED_AT_ONCE]
+                if not piece:
+                    break
+                for block in decoder.blocks(piece):
+                    if block:
+                        return is_record(block), data
+                start += len(piece)
+        except _ERRORS:
+            pass
+        return False, data
 
 
 def _decompress_member(source: _Source, compression: str, is_first: bool) -> Iterator[bytes]:

@@ -392,7 +392,7 @@ def _sniff_format(content: _Content, compression: str, text_field: str) -> tuple
     if not first:
         return EMPTY, None
     if compression != PLAIN:  # else that was looked at before
-        shown = next((f for magic, f in _MAGICS.items() if first.startswith(magic)), None)
+        shown = _shown_format(first)
         if shown or unread_kind("", first[:HEAD_BYTES]):
             return shown or UNREAD, None
     if _WARC_HEAD.match(first):

@@ -11,11 +11,9 @@ is named outright is always read.
 import dataclasses
 import fnmatch
 import glob
-import itertools
 import os
 import stat
-from collections import Counter
-from collections.abc import Container, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import PurePosixPath
 
 from blt.corpus.detect import names_a_format
@@ -31,6 +29,7 @@ from blt.corpus.left_out import (
 )
 from blt.corpus.mends import BOM
 from blt.corpus.patterns import matches_any
+from blt.corpus.source_names import unique_sources
 from blt.corpus.unmatched import Unmatched
 from blt.errors import UserError, near_names
 from blt.units import Progress, no_progress
@@ -224,7 +223,7 @@ def discover_inputs(
             search.skip(match.path, SAME_FILE, f"the same file as {first.path}")
     if not found:
         raise UserError("--input: no file was named. Give files, folders or globs.")
-    sources = _unique_sources(list(found.values()))
+    sources = unique_sources([(f.path, f.name) for f in found.values()])
     files = [
         InputFile(path=f.path, source=s, size=f.size, mtime_ns=f.mtime_ns)
         for f, s in zip(found.values(), sources, strict=True)
@@ -470,68 +469,3 @@ def _inspect(path: str, name: str, search: _Search) -> _Found | None:
     search.progress(1)
     identity = (info.st_dev, info.st_ino)
     return _Found(path, name, identity, info.st_size, info.st_mtime_ns)
-
-
-def _unique_sources(found: list[_Found]) -> list[str]:
-    """Names the files; where two would share a name, each is called by its path.
-
-    A relative path is taken as it was given, of absolute ones what lies below the folder that all
-    files have in common, so that a corpus may be moved. The same goes for a file that lies in a
-    folder with the name of another file, since an archive's members are called like that. Paths
-    that are alike once they are readable get numbers.
-    """
-    common = len(_common_folder([item.path for item in found]))
-    choices = [
-        [readable_path(name) for name in (item.path, item.path[common:], item.name)]
-        for item in found
-    ]
-    sources = [names.pop() for names in choices]
-    while True:
-        count = Counter(sources)
-        unclear = [
-            index
-            for index, source in enumerate(sources)
-            if choices[index] and (count[source] > 1 or is_below(source, count))
-        ]
-        if not unclear:
-            break
-        for index in unclear:
-            sources[index] = choices[index].pop()
-    taken = {source for source in sources if count[source] == 1}
-    for index in sorted(range(len(found)), key=lambda index: os.fsencode(found[index].path)):
-        if count[sources[index]] > 1:
-            sources[index] = numbered(sources[index], taken)
-            taken.add(sources[index])
-    return sources
-
-
-def _common_folder(paths: list[str]) -> str:
-    """Returns how absolute paths begin, with the last slash; "" if some are relative."""
-    if not all(is_remote(path) or os.path.isabs(path) for path in paths):
-        return ""
-    first, last = (path.split("/") for path in (min(paths), max(paths)))
-    pairs = enumerate(zip(first, last, strict=False))
-    shared = next((i for i, (one, other) in pairs if one != other), len(first) - 1)
-    return "/".join([*first[:shared], ""]) if shared else ""
-
-
-def is_below(source: str, sources: Container[str]) -> bool:
-    """Tells whether one of `sources` is called as a folder above `source` is."""
-    end = source.rfind("/")
-    while end > 0:
-        if source[:end] in sources:
-            return True
-        end = source.rfind("/", 0, end)
-    return False
-
-
-def numbered(source: str, taken: Container[str]) -> str:
-    """Returns `source`, or with the first number that makes it one that is not taken."""
-    names = (f"{source}~{number}" for number in itertools.count(2))
-    return next(name for name in itertools.chain([source], names) if name not in taken)
-
-
-def readable_path(path: str) -> str:
-    """Returns a path as valid Unicode with POSIX slashes; bytes that are not UTF-8 as `\\xff`."""
-    path = path.replace(os.sep, "/")
-    return path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

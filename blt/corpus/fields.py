@@ -58,12 +58,9 @@ def read_fields(
       RecursionError: a field is nested too deeply.
       UnicodeDecodeError: the id is of bytes that are not UTF-8.
     """
-    name = config.id_field
-    value = row[name] if name in row else get_field(row, name)
+    value = get_field(row, config.id_field)
     found = 0 if value is ABSENT else 1
-    doc_id = value if type(value) is str or value is ABSENT else id_text(value)
-    if doc_id is ABSENT:
-        doc_id = None
+    doc_id = None if value is ABSENT else id_text(value)
     if not config.keep_fields:
         return Fields(doc_id, None, found, ())
     kept = {}

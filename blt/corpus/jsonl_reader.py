@@ -128,8 +128,7 @@ def _parse(raw: bytes, config: EncodeConfig) -> tuple[dict[str, Any], str]:
         row = None
     if type(row) is dict:
         for name in (config.text_field, config.id_field, *config.keep_fields):
-            value = row[name] if name in row else get_field(row, name)
-            if type(value) not in _EXACT_TYPES:
+            if type(get_field(row, name)) not in _EXACT_TYPES:
                 break  # orjson makes a float of a large integer
         else:
             return row, "strict"

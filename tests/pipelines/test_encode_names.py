@@ -189,3 +189,13 @@ def test_with_strict_a_pattern_that_no_member_is_like_is_an_error_at_the_end(tmp
     assert run(tmp_path / "out", *argv, "*.log=bytes") == 0
     assert run(tmp_path / "no", *argv, "*.lgo=bytes") == 1
     assert "--format-of *.lgo=bytes: is like no file." in capsys.readouterr().err
+
+
+def test_an_escape_that_is_the_delimiter_of_the_format_is_refused(tmp_path, capsys):
+    (tmp_path / "x.csv").write_text("id,text\n1,a\n")
+    (tmp_path / "x.tsv").write_text("id\ttext\n1\ta\n")
+    argv = ("--csv-escape", ",", "--input")
+    assert run(tmp_path / "csv", *argv, tmp_path / "x.csv") == 2
+    assert "--csv-escape ',': is the delimiter of csv" in capsys.readouterr().err
+    assert not (tmp_path / "csv").exists()
+    assert run(tmp_path / "tsv", *argv, tmp_path / "x.tsv") == 0

@@ -216,7 +216,11 @@ def test_what_encoding_refuses_is_said_with_the_way_to_other_flags(small_blt, tm
     (tmp_path / "x.jsonl").write_text('{"text": "good"}\nbad\n')
     argv = ("--input", tmp_path / "x.jsonl", "--model", small_blt, "--output", tmp_path / "scores")
     assert run(score, *argv) == 1
-    assert "for others run `blt encode`, and give its output as --data" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "`blt score` does not have --max-lost-fraction: run `blt encode` with it" in err
+    argv = ("--input", tmp_path / "none", "--model", small_blt, "--output", tmp_path / "scores")
+    assert run(score, *argv) == 2
+    assert "does not have" not in capsys.readouterr().err
 
 
 def test_boundaries_of_another_entropy_model_are_refused(small_bytes, small_blt, tmp_path, capsys):

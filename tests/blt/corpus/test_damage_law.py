@@ -227,6 +227,27 @@ def test_damage_to_one_compressed_member_leaves_the_others(name, suffix, num_wor
     assert len(rejects) == 1
 
 
+def test_a_damaged_member_of_large_lz4_blocks_leaves_the_others(tmp_path):
+    words = [f"word{number:03}-" for number in range(256)]  # a block of 4 MiB becomes 1.5 MiB
+    texts = ["".join(map(words.__getitem__, Random(n).randbytes(700_000))) for n in range(4)]
+    members = [
+        lz4.frame.compress(
+            warc_record(n, text.encode()),
+            block_size=lz4.frame.BLOCKSIZE_MAX4MB,
+            content_checksum=True,
+        )
+        for n, text in enumerate(texts)
+    ]
+    altered = bytearray(members[1])
+    altered[len(altered) // 2] ^= 0xFF
+    path = tmp_path / "x.warc.lz4"
+    path.write_bytes(b"".join([members[0], altered, *members[2:]]))
+    after, rejects = read(path, max_document_bytes=8 << 20)
+    kept = dict(after)
+    assert [kept[i] == texts[int(i)].encode() for i in ("0", "2", "3")] == [True] * 3
+    assert len(rejects) == 1
+
+
 def test_a_head_of_zeros_costs_its_own_member_alone(tmp_path):
     data = bytearray(tar_bytes({f"{n}.txt": b"%d" % n * 700 for n in range(5)}))
     path = tmp_path / "x.tar"

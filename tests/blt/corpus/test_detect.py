@@ -230,6 +230,7 @@ SAMPLES = [
     ("df.parquet.gzip", parquet_bytes(), "parquet"),
     ("data", arrow_bytes(), "arrow"),
     ("data", arrow_bytes(pa.ipc.new_stream), "arrow"),
+    ("data.gz", gzip.compress(arrow_bytes(pa.ipc.new_stream), mtime=0), "arrow"),
     ("data.bin", b"\xff\xff\xff\xff\x07\0\0\0", "text"),
     ("rc.arrows", b"# words\n", "text"),
     ("b.arrow", LFS_POINTER, "unread"),
