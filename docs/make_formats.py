@@ -123,10 +123,11 @@ def main(root: Path) -> None:
         "## Models\n\n`entropy.keras` and `blt/model.keras` are Keras 3 files (a zip of JSON and HDF5),"
     )
     print(
-        "read with `blt.load_model(path)`, which checks the file first, or with "
-        "`keras.models.load_model(path)` once `blt.model` is imported. `*.history.jsonl` is"
+        "read with `blt.load_model(path)`, which checks the file first, or after `import blt` with"
     )
-    print("the training history, one JSON object a line:\n")
+    print(
+        "`keras.models.load_model(path)`. `*.history.jsonl` is the training history, one JSON object a line:\n"
+    )
     block((root / "blt" / "history.jsonl").read_text().splitlines()[-1], "json")
     print("## Calibration\n\n`threshold.yaml`, which `blt patch --calibration` takes:\n")
     block((root / "threshold.yaml").read_text().strip(), "yaml")

@@ -56,6 +56,12 @@ def write_hugging_face(model: keras.Model, folder: Path, *, source: Path) -> lis
       UserError: the layout does not hold the model; names the option.
     """
     refusal = _Refusal(source)
+    for part in (model, getattr(model, "entropy_model", None)):
+        if part is not None and part.quantized_mode is not None:
+            raise UserError(
+                f"{source}: is quantized ({part.quantized_mode}), which Hugging Face's layout "
+                "does not hold. Convert the model as it was before."
+            )
     if isinstance(model, EntropyModel):
         options = _entropy_options(model, refusal)
         weights = export_weights(model, bind_entropy_model(options, HUGGING_FACE))

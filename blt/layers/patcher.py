@@ -33,6 +33,7 @@ def cut_context(tokens: Any, segment_ids: Any, rule: PatchRule) -> tuple[Any, An
     """
     if not rule.reset_on_newline:
         return tokens, segment_ids
+    tokens, segment_ids = (ops.convert_to_tensor(x, "int32") for x in (tokens, segment_ids))
     is_newline = ops.logical_and(ops.equal(tokens, NEWLINE_ID), ops.greater(segment_ids, 0))
     lines = ops.cumsum(ops.cast(is_newline, "int32"), axis=1)
     return (
@@ -145,6 +146,9 @@ class Patcher(keras.layers.Layer):
         for offset, opens_there in rule.fixed_offsets.items():
             opens = ops.where(offsets_of_next == offset, opens_there, opens)
         return opens
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
 
     def compute_output_spec(
         self, entropies: Any, *_: Any, include_next: bool = False, **__: Any

@@ -126,6 +126,7 @@ class PatchLayout:
         Returns:
           [batch, num_patches, *heads, dim]; 0 where there is no patch.
         """
+        scores, values = ops.convert_to_tensor(scores), ops.convert_to_tensor(values)
         num_slots = self.num_patches + 1
         once = slots.shape[1] == self.num_tokens
         largest = max_by_slot(ops.stop_gradient(scores), slots, num_slots, contiguous=once)

@@ -29,6 +29,7 @@ from blt.layers.patches import PatchLayout
 from blt.layers.registry import argument_names, check_keys, split_type
 from blt.model.entropy_model import EntropyModel
 from blt.model.global_transformer import GlobalTransformer
+from blt.model.language_model import ByteLanguageModel
 from blt.model.local_decoder import LocalDecoder
 from blt.model.local_encoder import LocalEncoder
 from blt.model.presets import BLT_PRESETS, check_preset, create_entropy_model
@@ -53,7 +54,7 @@ _COMPATS = (None, "meta", "hf")
 
 
 @keras.saving.register_keras_serializable(package="blt")
-class ByteLatentTransformer(keras.Model):
+class ByteLatentTransformer(ByteLanguageModel):
     """A causal byte language model that spends most of its work on patches.
 
     Configs of attention, feed-forward networks and norms are what `blt.layers.create_…` take: a
@@ -93,7 +94,8 @@ class ByteLatentTransformer(keras.Model):
         opens a patch; with encoder cross-attention at all layers, patches are pooled anew at each.
 
     Call:
-      tokens: [batch, num_tokens] integers.
+      tokens: [batch, num_tokens] integers; or these inputs together, as `fit` and `predict` pass
+        them: a dict by name, or a list or tuple in order.
       patch_lengths: [batch, num_patches] integers, 0 for no patch. Each row sums to its tokens, or
         to one more if it is known whether the token that follows the row opens a patch: the last
         token reads its own patch only if that is complete. None: the model cuts for itself.
@@ -108,6 +110,8 @@ class ByteLatentTransformer(keras.Model):
     Raises:
       ConfigError: an option, or a key of a config, is unknown or out of range.
     """
+
+    input_names = ("tokens", "patch_lengths", "segment_ids")
 
     def __init__(
         self,
@@ -273,6 +277,8 @@ class ByteLatentTransformer(keras.Model):
         self.block_size = choose_block_size(min(self.encoder_window, self.decoder_window))
 
     def build(self, input_shape: Any) -> None:
+        if self.built:  # by the constructor
+            return
         options = self._options
         width = options["local_dim"]
         if options["cross_attention_config"]["encoder_layers"] != "none":
@@ -284,6 +290,7 @@ class ByteLatentTransformer(keras.Model):
         self.local_decoder.build((None, None, options["local_dim"]))
 
     def call(self, tokens: Any, patch_lengths: Any = None, segment_ids: Any = None) -> Any:
+        tokens, patch_lengths, segment_ids = self.take_inputs(tokens, patch_lengths, segment_ids)
         num_tokens = tokens.shape[1]
         # Padded first, so that rows of nearly equal lengths share what is compiled for them.
         padding = [[0, 0], [0, -num_tokens % self.block_size]]
@@ -358,21 +365,6 @@ class ByteLatentTransformer(keras.Model):
             entropies = ops.zeros_like(tokens, dtype="float32")
         return self.patcher.cut(entropies, tokens, segment_ids)
 
-    def compile(self, optimizer: Any = "rmsprop", loss: Any = None, **kwargs: Any) -> None:
-        """As Keras's; "sparse_categorical_crossentropy" is of logits, which this model gives."""
-        if loss == "sparse_categorical_crossentropy":
-            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        super().compile(optimizer=optimizer, loss=loss, **kwargs)
-
-    def get_compile_config(self) -> dict[str, Any] | None:
-        return super().get_compile_config()
-
-    def compile_from_config(self, config: Mapping[str, Any]) -> None:
-        # Keras leaves this to models that override `compile`.
-        self.compile(**keras.saving.deserialize_keras_object(dict(config)))
-        if self.optimizer is not None:
-            self.optimizer.build(self.trainable_variables)
-
     def generate(
         self, prompts: str | bytes | Sequence[str | bytes], **options: Any
     ) -> Any | Iterator[Any]:
@@ -386,8 +378,20 @@ class ByteLatentTransformer(keras.Model):
         parts = (self.local_encoder, self.global_transformer, self.local_decoder)
         return sum(part.count_params() for part in parts)
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        return (*input_shape, self.vocab_size)
+    @property
+    def trainable(self) -> bool:
+        """Whether the weights are trained; those of the entropy model never are."""
+        return keras.Model.trainable.fget(self)
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        keras.Model.trainable.fset(self, value)
+        if getattr(self, "entropy_model", None) is not None:
+            self.entropy_model.trainable = False
+
+    def _layers_not_quantized(self) -> Sequence[keras.layers.Layer]:
+        # The threshold was calibrated with its numbers, and the boundaries were cut by them.
+        return [] if self.entropy_model is None else list(self.entropy_model._flatten_layers())
 
     def get_config(self) -> dict[str, Any]:
         entropy_model, rule = self.entropy_model, self.patch_rule

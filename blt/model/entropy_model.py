@@ -20,13 +20,14 @@ from blt.layers.attention import choose_block_size, num_past_tokens
 from blt.layers.feed_forward import DEFAULT_EXPANSION, ffn_hidden_dim
 from blt.layers.normalization import DEFAULT_NORMALIZATION
 from blt.layers.transformer import create_transformer_layers
+from blt.model.language_model import ByteLanguageModel
 from blt.tokenizer import VOCAB_SIZE
 
 _NO_SEGMENT = -1  # before a stream begins; no token has it
 
 
 @keras.saving.register_keras_serializable(package="blt")
-class EntropyModel(keras.Model):
+class EntropyModel(ByteLanguageModel):
     """A causal byte language model with a sliding window.
 
     Args:
@@ -44,7 +45,8 @@ class EntropyModel(keras.Model):
       ngram_table_size: rows for each size of n-gram.
 
     Call:
-      tokens: [batch, num_tokens] integers.
+      tokens: [batch, num_tokens] integers; or these inputs together, as `fit` and `predict` pass
+        them: a dict by name, or a list or tuple in order.
       segment_ids: [batch, num_tokens] integers, equal where tokens belong to one document;
         documents do not see one another. None: each row is one document.
 
@@ -118,6 +120,8 @@ class EntropyModel(keras.Model):
         self.build((None, self.block_size))
 
     def build(self, input_shape: Any) -> None:
+        if self.built:  # by the constructor
+            return
         hidden = (None, None, self.dim)
         self.embedding.build(input_shape)
         for layer in self.transformer_layers:
@@ -126,6 +130,7 @@ class EntropyModel(keras.Model):
         self.output_layer.build(hidden)
 
     def call(self, tokens: Any, segment_ids: Any = None) -> Any:
+        tokens, segment_ids = self.take_inputs(tokens, segment_ids)
         num_tokens = tokens.shape[1]
         tokens = ops.cast(tokens, "int32")
         segment_ids = ops.ones_like(tokens) if segment_ids is None else segment_ids
@@ -215,21 +220,18 @@ class EntropyModel(keras.Model):
           [...] float32, nats. Entry i is the uncertainty about token i + 1.
 
         Raises:
-          ValueError: these are no logits: integers, or of another width.
+          ConfigError (a ValueError): these are no logits: integers, or their last axis is not the
+            vocabulary.
         """
-        dtype = keras.backend.standardize_dtype(logits.dtype)
-        if not dtype.startswith(("float", "bfloat")) or tuple(logits.shape)[-1:] != (
-            self.vocab_size,
-        ):
-            raise ValueError(
+        if not hasattr(logits, "dtype"):
+            logits = ops.convert_to_tensor(logits)
+        shape, dtype = tuple(logits.shape), keras.backend.standardize_dtype(logits.dtype)
+        if not dtype.startswith(("float", "bfloat")) or shape[-1:] != (self.vocab_size,):
+            raise ConfigError(
                 f"logits of shape [..., {self.vocab_size}] are needed, as the model's call gives "
-                f"them; got {dtype} of shape {tuple(logits.shape)}. For ids: "
-                "model.compute_entropy(model(ids))."
+                f"them; got {dtype} of shape {shape}. For ids: model.compute_entropy(model(ids))."
             )
         return entropy_nats(logits)
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        return (*input_shape, self.vocab_size)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -177,6 +177,10 @@ class LocalEncoder(keras.layers.Layer):
             queries = cross_attention(queries, x, layout=layout)
         return ops.reshape(queries, (-1, layout.num_patches, self.num_slices * self.dim))
 
+    def compute_output_shape(self, input_shape: Any) -> tuple[Any, Any]:
+        num_slices = self.num_slices if self.cross_attention_layers else 1
+        return (*input_shape, self.dim), (input_shape[0], None, num_slices * self.dim)
+
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),

@@ -90,11 +90,13 @@ def _without_addresses(value: Any) -> Any:
     return value
 
 
-def load_model_file(path: str | Path, expected_class: type[keras.Model]) -> keras.Model:
+def load_model_file(
+    path: str | Path, expected_class: type[keras.Model], *, compile: bool = False
+) -> keras.Model:
     """Reads a model file that must hold a model of `expected_class`.
 
     Returns:
-      The model, not compiled.
+      The model; with `compile`, compiled as it was when it was saved.
 
     Raises:
       UserError: the file is missing, damaged or too large, would make objects of foreign classes,
@@ -111,7 +113,7 @@ def load_model_file(path: str | Path, expected_class: type[keras.Model]) -> kera
             f"{path}: holds {called}, but {wanted} is needed here, as made by `{command}`."
         )
     try:
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
+        model = keras.models.load_model(path, compile=compile, safe_mode=True)
     except Exception as error:  # damage shows itself in HDF5, JSON, Keras, or our constructors
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: cannot be read as {wanted} ({reason}). Make it again.") from error
@@ -124,21 +126,6 @@ def load_model_file(path: str | Path, expected_class: type[keras.Model]) -> kera
             "a lower --learning-rate."
         )
     return model
-
-
-def load_model(path: str | Path) -> keras.Model:
-    """Reads a model file, whichever of our models it holds.
-
-    Returns:
-      An `EntropyModel` or a `ByteLatentTransformer`, not compiled.
-
-    Raises:
-      UserError: as `load_model_file`.
-    """
-    from blt.model.blt import ByteLatentTransformer
-
-    is_blt = read_model_class(path) == ByteLatentTransformer.__name__
-    return load_model_file(path, ByteLatentTransformer if is_blt else EntropyModel)
 
 
 def _check_is_file(path: Path, wanted: str, command: str) -> None:

@@ -242,8 +242,8 @@ def test_a_model_of_no_kind_is_refused_in_one_line(small_bytes, tmp_path, capsys
     assert "model.keras: not a .keras model file" in err
 
 
-def test_keras_alone_reads_a_model_once_our_models_are_imported(small_blt):
-    program = f"import blt.model, keras; print(keras.models.load_model({str(small_blt)!r}).name)"
+def test_keras_alone_reads_a_model_once_blt_is_imported(small_blt):
+    program = f"import blt, keras; print(keras.models.load_model({str(small_blt)!r}).name)"
     finished = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "PYTHONPATH": str(REPO)},

@@ -142,3 +142,26 @@ def test_published_model_gives_the_published_numbers(window):
         if f"logits_positions/{document}" not in vectors:
             expected = vectors[f"logits_win{window}/{document}"]
             np.testing.assert_allclose(ops.convert_to_numpy(logits)[0], expected, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.full((1, 7), 70, "int32"),
+        np.full((1, 7), 70, "float32"),
+        np.zeros((1, 260), "int32"),
+        np.float32(1.0),
+        [[70, 71]],
+    ],
+    ids=["ids", "floats", "integers", "scalar", "list"],
+)
+def test_entropies_are_of_logits_alone(model, wrong):
+    """Was: of ids, a number."""
+    with pytest.raises(ValueError, match=r"logits of shape \[..., 260\] are needed"):
+        model.compute_entropy(wrong)
+
+
+def test_uniform_logits_have_the_most_entropy(model):
+    for logits in (np.zeros((2, 3, 260), "float32"), ops.zeros((2, 3, 260), "bfloat16")):
+        entropies = ops.convert_to_numpy(model.compute_entropy(logits))
+        np.testing.assert_allclose(entropies, np.full((2, 3), np.log(260)), rtol=1e-2)
