@@ -15,18 +15,22 @@ from tests.blt.model.test_blt import SMALL
 TOKENS = np.arange(70, 102, dtype="int32")[None]
 
 
-def entropy_model():
-    return blt.EntropyModel(dim=32, num_layers=1, num_heads=2, window=16)
+def entropy_model(**changes):
+    return blt.EntropyModel(dim=32, num_layers=1, num_heads=2, window=16, **changes)
 
 
-def blt_model():
+def blt_model(**changes):
     # By a threshold that cuts the text into several patches.
-    return blt.ByteLatentTransformer(
-        **{**SMALL, "entropy_model": entropy_model(), "patch_rule": {"threshold_nats": 5.5}}
-    )
+    patches = {"entropy_model": entropy_model(), "patch_rule": {"threshold_nats": 5.5}}
+    return blt.ByteLatentTransformer(**{**SMALL, **patches, **changes})
 
 
-MAKERS = {"entropy": entropy_model, "blt": blt_model}
+MAKERS = {
+    "entropy": entropy_model,
+    "blt": blt_model,
+    "tied entropy": lambda: entropy_model(tied_embeddings="both"),
+    "tied blt": lambda: blt_model(tied_embeddings="embedding"),
+}
 
 
 @pytest.fixture(params=MAKERS)
