@@ -11,7 +11,7 @@ batch with.
 import codecs
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -69,30 +69,32 @@ class GenerationConfig:
             raise ConfigError(f"top_p must be in (0, 1], or None, got {self.top_p}.")
 
 
+Prompt = str | bytes | bytearray
+
+
 def generate(
-    model: ByteLatentTransformer, prompts: str | bytes | Sequence[str | bytes], **options: Any
+    model: ByteLatentTransformer, prompts: Prompt | Iterable[Prompt], **options: Any
 ) -> Any:
     """Goes on with prompts.
 
     Args:
       model: a BLT that can cut patches itself: with a rule, and the entropy model that it needs.
       prompts: text or bytes, or a list of them; they may be empty and of unequal lengths. BOS is
-        put before each.
+        put before each. Numbers are refused, since they may be ids or bytes:
+        `blt.tokenizer.tokens_to_bytes(ids)` makes a prompt of ids, `bytes(values)` one of bytes.
       **options: see `GenerationConfig`.
 
     Returns:
       Text (bytes with `return_bytes`) for one prompt, a list for a list; an iterator with `stream`.
 
     Raises:
-      ConfigError: an option is unknown or out of range, there are no prompts, or the model cannot
-        cut patches.
+      ConfigError: an option is unknown or out of range, there are no prompts, a prompt is neither
+        text nor bytes, or the model cannot cut patches.
     """
     check_keys("generate", options, [f.name for f in dataclasses.fields(GenerationConfig)])
     config = GenerationConfig(**options)
-    is_one = isinstance(prompts, str | bytes)
-    raw = [
-        p.encode() if isinstance(p, str) else bytes(p) for p in ([prompts] if is_one else prompts)
-    ]
+    is_one = isinstance(prompts, Prompt)
+    raw = [_raw_bytes("prompts", prompts)] if is_one else _raw_prompts(prompts)
     if not raw:
         raise ConfigError("generate: there are no prompts; give at least one, if an empty one.")
     seeds = [config.seed] * len(raw) if isinstance(config.seed, int) else list(config.seed)
@@ -110,6 +112,30 @@ def generate(
         bytes(row) if config.return_bytes else row.decode("utf-8", "replace") for row in rows
     ]
     return results[0] if is_one else results
+
+
+def _raw_prompts(prompts: Any) -> list[bytes]:
+    """Returns the bytes of several prompts; raises ConfigError if they are something else."""
+    try:
+        given = None if isinstance(prompts, Mapping) else list(prompts)
+    except TypeError:  # a single number, or nothing
+        given = None
+    if given is None:
+        return [_raw_bytes("prompts", prompts)]
+    return [_raw_bytes(f"prompts[{i}]", prompt) for i, prompt in enumerate(given)]
+
+
+def _raw_bytes(name: str, prompt: Any) -> bytes:
+    """Returns the bytes of a prompt; raises ConfigError if it is neither text nor bytes."""
+    if isinstance(prompt, str):
+        return prompt.encode()
+    if isinstance(prompt, bytes | bytearray):
+        return bytes(prompt)
+    raise ConfigError(
+        f"generate: {name} is of type {type(prompt).__name__}, but a prompt is text or bytes. "
+        "Numbers may be ids or bytes: for ids pass blt.tokenizer.tokens_to_bytes(ids), for values "
+        "of bytes pass bytes(values)."
+    )
 
 
 def _pieces(

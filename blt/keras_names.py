@@ -35,6 +35,7 @@ CLASS_NAMES = (
     "MixtureOfExperts",
     "Patcher",
     "SwiGLU",
+    "TiedOutput",
     "TransformerLayer",
     "UnitOffsetRMSNorm",
 )

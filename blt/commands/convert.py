@@ -25,7 +25,7 @@ Makes a model file of a published checkpoint, or a checkpoint of a model file. F
 
 Weights are read from .safetensors (one file or several) and .npz. What cannot be computed exactly
 is refused: an unknown value, and a weight that is missing, left over or of another shape. Fields of
-a Hugging Face config that were not looked at are named."""
+a config that conversion does not know, or does not honour, are listed."""
 
 _SOURCES = ("hf", "meta", "keras")
 _TARGETS = ("hf", "keras")

@@ -9,9 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from blt.conversion.checkpoint import write_checkpoint
-from blt.conversion.names import HUGGING_FACE, bind_blt, bind_entropy_model, patch_width
+from blt.conversion.names import (
+    HUGGING_FACE,
+    bind_blt,
+    bind_entropy_model,
+    has_decoder_projection,
+    has_global_projection,
+    patch_width,
+)
 from blt.conversion.weights import export_weights
 from blt.errors import UserError
 from blt.layers.attention import CausalAttention
@@ -82,17 +90,32 @@ def write_hugging_face(model: keras.Model, folder: Path, *, source: Path) -> lis
         **export_weights(model, bind_blt(options, HUGGING_FACE)),
         **export_weights(model.entropy_model, patcher_bindings),
     }
+    if not has_decoder_projection(options):
+        identity = np.eye(options["global_dim"], dtype=np.float32)
+        weights[f"{HUGGING_FACE.decoder_projection}.weight"] = identity
     config = _blt_config(options, model, _patcher_config(patcher_options))
     write_checkpoint(folder, config, weights)
-    return _notes(model)
+    return _notes(model, options)
 
 
-def _notes(model: ByteLatentTransformer) -> list[str]:
+def _notes(model: ByteLatentTransformer, options: Mapping[str, Any]) -> list[str]:
+    notes = []
+    if not has_decoder_projection(options):
+        notes.append(
+            f"The model has no {HUGGING_FACE.decoder_projection}, and Hugging Face's always has "
+            "one: it is written as the identity, which changes nothing."
+        )
+    if has_global_projection(options) and patch_width(options) == options["global_dim"]:
+        notes.append(
+            f"The model has {HUGGING_FACE.global_projection}, and Hugging Face's has none where "
+            "widths are equal: it is written, but will be left out there."
+        )
     if model.compat == "hf":
-        return []
+        return notes
     return [
+        *notes,
         f"The model's compat is {model.compat!r}, and Hugging Face's model computes as 'hf': it "
-        "reads one document in a row, and differs where the row's last token ends a patch."
+        "reads one document in a row, and differs where the row's last token ends a patch.",
     ]
 
 
@@ -106,6 +129,7 @@ def _entropy_options(model: EntropyModel, refusal: _Refusal) -> dict[str, Any]:
         "vocab_size": model.vocab_size,
         "dim": model.dim,
         "num_layers": model.num_layers,
+        "tied_embeddings": model.tied_embeddings,
         "epsilon": options["epsilon"],
     }
 
@@ -198,6 +222,7 @@ def _patcher_config(options: Mapping[str, Any]) -> dict[str, Any]:
         "num_hidden_layers": options["num_layers"],
         "max_position_embeddings": max(_PATCHER_POSITIONS, options["window"]),
         "sliding_window": options["window"],
+        "tie_word_embeddings": options["tied_embeddings"] is not None,
     }
 
 
@@ -254,7 +279,7 @@ def _blt_config(
         "patching_mode": "entropy",
         "patching_threshold": model.patch_rule.threshold_nats,
         "rope_parameters": _rope_parameters(options["local_attention_config"]),
-        "tie_word_embeddings": False,
+        "tie_word_embeddings": options.get("tied_embeddings") is not None,
         "vocab_size": options["vocab_size"],
     }
 
@@ -288,7 +313,7 @@ def _global_config(options: Mapping[str, Any]) -> dict[str, Any]:
             options["global_ffn_config"],
             options["global_epsilon"],
         ),
-        "encoder_cross_output_size": None if width == options["global_dim"] else width,
+        "encoder_cross_output_size": width if has_global_projection(options) else None,
         "hidden_size": options["global_dim"],
         "max_position_embeddings": options["max_patches"],
         "model_type": "blt_global_transformer",

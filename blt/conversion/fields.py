@@ -20,7 +20,7 @@ class Fields:
       values: the config.
       path: the file that it is from.
       section: the names that lead to it in the file.
-      asked: the names, with those of their sections, that were asked for; shared with the sections.
+      whole: the fields that this is a section of; None for the whole config.
     """
 
     def __init__(
@@ -28,12 +28,14 @@ class Fields:
         values: Mapping[str, Any],
         path: Path,
         section: str = "",
-        asked: set[str] | None = None,
+        whole: "Fields | None" = None,
     ) -> None:
         self._values = values
         self.path = path
         self._section = section
-        self._asked = set() if asked is None else asked
+        # Names, with those of their sections, for all sections of a config.
+        self._asked: set[str] = set() if whole is None else whole._asked
+        self._expected: set[str] = set() if whole is None else whole._expected
 
     def error(self, name: str, problem: str) -> UserError:
         """Returns an error about a field, for the caller to raise."""
@@ -58,25 +60,36 @@ class Fields:
         values = self.get(name, default)
         if not isinstance(values, dict):
             raise self.error(name, "must be an object.")
-        return Fields(values, self.path, f"{self._section}{name}.", self._asked)
+        return Fields(values, self.path, f"{self._section}{name}.", self)
 
-    def never_asked(self, known: Iterable[str]) -> list[str]:
+    def expect(self, name: str, value: Any) -> None:
+        """Counts a field as asked for, with all inside it, if it says what is known anyway."""
+        if self._values.get(name) == value:
+            self._expected.add(self._section + name)
+
+    def never_asked(
+        self, no_matter: Iterable[str], usual: Mapping[str, Sequence[Any]]
+    ) -> list[str]:
         """Returns the names of fields that say something, and that nobody asked for.
 
         Args:
-          known: names, in any section, of fields that change nothing of what a model computes.
+          no_matter: names, in any section, of fields that change nothing of what a model computes.
+          usual: values, by name, with which a field says nothing that our model does not do.
 
-        A field that is null, false, 0 or empty says nothing. A section that nobody opened is one.
+        A field that is null or an empty text, list or object says nothing; false and 0 say
+        something. A section that nobody opened is one field.
         """
         found = []
         for name, value in self._values.items():
-            if not value or name in known:
+            path = self._section + name
+            if value is None or value in ("", [], {}) or value in usual.get(name, ()):
                 continue
-            if self._section + name not in self._asked:
-                found.append(self._section + name)
+            if name in no_matter or path in self._expected:
+                continue
+            if path not in self._asked:
+                found.append(path)
             elif isinstance(value, dict):
-                section = Fields(value, self.path, f"{self._section}{name}.", self._asked)
-                found += section.never_asked(known)
+                found += self.section(name).never_asked(no_matter, usual)
         return found
 
     def unwrap(self, names: Iterable[str]) -> "Fields":

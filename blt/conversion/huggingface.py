@@ -5,7 +5,6 @@ is a "blt_patcher".
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import keras
@@ -13,14 +12,23 @@ import keras
 from blt.conversion.checkpoint import Checkpoint, quote
 from blt.conversion.fields import Fields, head_options
 from blt.conversion.making import (
+    find_projections,
     fit_weights,
     make_blt,
     make_entropy_model,
+    notes_on_fields,
     read_patch_rule,
     rms_norm,
     unless_equal,
 )
-from blt.conversion.names import HUGGING_FACE, bind_blt, bind_entropy_model
+from blt.conversion.names import (
+    HUGGING_FACE,
+    bind_blt,
+    bind_entropy_model,
+    has_decoder_projection,
+    has_global_projection,
+    patch_width,
+)
 from blt.conversion.weights import same_weights
 from blt.model.serialization import fingerprint
 
@@ -29,38 +37,46 @@ _PATCHER = "blt_patcher"
 _WRAPPERS = ("config",)
 _EMBEDDING = f"{HUGGING_FACE.embedding}.weight"
 _OUTPUT = f"{HUGGING_FACE.output}.weight"
-# Fields that change nothing of what a model computes: of training, of generation, of files, and
-# sizes that follow from others.
+_NORM = "norm.weight"  # at this place a patcher alone has one, and a BLT has none
+# Fields that change nothing of what a model computes: of training, of generation, of files.
 _NO_MATTER = frozenset(
     (
         "_name_or_path",
         "architectures",
         "bos_token_id",
+        "chunk_size_feed_forward",
         "dtype",
-        "encoder_cross_output_size",
         "eos_token_id",
-        "head_dim",
-        "hidden_size_global",
+        "id2label",
         "initializer_range",
+        "is_encoder_decoder",
+        "label2id",
         "max_position_embeddings",
         "model_type",
-        "num_key_value_heads",
+        "output_attentions",
+        "output_hidden_states",
         "pad_token_id",
         "patch_in_forward",
         "patch_size",
         "patching_batch_size",
         "patching_device",
+        "problem_type",
         "realtime_patching",
         "return_dict",
-        "rope_parameters",  # of the whole; those of the parts are asked for
-        "tie_word_embeddings",
         "torch_dtype",
         "transformers_version",
         "use_cache",
-        "vocab_size",
     )
 )
-_FIELDS_SHOWN = 8
+# Values with which a field says nothing that our models do not do.
+_USUAL = {
+    "attention_bias": (False,),
+    "attention_dropout": (0,),
+    "dropout": (0,),
+    "mlp_bias": (False,),
+    "tie_word_embeddings": (False,),
+}
+_ROPE_SECTIONS = ("rope_parameters", "rope_scaling")
 
 
 def read_hugging_face(
@@ -79,57 +95,47 @@ def read_hugging_face(
       UserError: a field or weight is missing, wrong or unknown.
     """
     fields = Fields(checkpoint.config, checkpoint.config_path).unwrap(_WRAPPERS)
-    kind = fields.get("model_type", _PATCHER if _EMBEDDING in checkpoint.weights else _BLT)
+    kind = fields.get("model_type", _PATCHER if _NORM in checkpoint.weights else _BLT)
     if kind == _PATCHER:
-        checkpoint = _untie(checkpoint, fields, _EMBEDDING, _OUTPUT)
         arguments = _entropy_arguments(fields)
+        arguments |= _find_tie(checkpoint, fields, _EMBEDDING, _OUTPUT)
         bindings = bind_entropy_model(arguments, HUGGING_FACE)
         notes = fit_weights(checkpoint, bindings)
         model = make_entropy_model(checkpoint, arguments, bindings)
-        return model, notes + _notes_on(fields, _NO_MATTER)
+        return model, notes + notes_on_fields(fields, _NO_MATTER, _USUAL)
     if kind == _BLT:
         model, notes = _read_blt(checkpoint, fields, compat)
         no_matter = _NO_MATTER if model.entropy_model else _NO_MATTER | {"patcher_config"}
-        return model, notes + _notes_on(fields, no_matter)
+        return model, notes + notes_on_fields(fields, no_matter, _USUAL)
     raise fields.error("model_type", f"is {quote(kind)}, not {_BLT!r} or {_PATCHER!r}.")
-
-
-def _notes_on(fields: Fields, no_matter: frozenset[str]) -> list[str]:
-    """Says which fields of the config were not looked at, though they may matter."""
-    names = [quote(name)[1:-1] for name in fields.never_asked(no_matter)]
-    if not names:
-        return []
-    more = f" and {len(names) - _FIELDS_SHOWN} more" if len(names) > _FIELDS_SHOWN else ""
-    return [
-        f"Fields of the config that were not looked at: {', '.join(names[:_FIELDS_SHOWN])}{more}. "
-        "If they change what the model computes, ours computes something else."
-    ]
 
 
 def _read_blt(
     checkpoint: Checkpoint, fields: Fields, compat: str | None
 ) -> tuple[keras.Model, list[str]]:
-    checkpoint = _untie(
-        checkpoint, fields, f"{HUGGING_FACE.model}local_encoder.{_EMBEDDING}", _OUTPUT
-    )
     fields.only("patching_mode", ("entropy",), "entropy")
+    embedding = f"{HUGGING_FACE.model}local_encoder.{_EMBEDDING}"
     arguments = {
         **_blt_arguments(fields),
+        **_find_tie(checkpoint, fields, embedding, _OUTPUT),
         "patch_rule": read_patch_rule(fields, compat=compat and "meta"),
         "compat": compat,
     }
     if compat is None:
         _check_pooling(fields, arguments)
+    arguments |= find_projections(checkpoint, arguments, HUGGING_FACE)
     bindings = bind_blt(arguments, HUGGING_FACE)
     patcher_bindings = []
     patcher = HUGGING_FACE.patcher
     has_patcher = any(name.startswith(patcher) for name in checkpoint.weights)
     if has_patcher:
         section = fields.section("patcher_config")
-        checkpoint = _untie(checkpoint, section, patcher + _EMBEDDING, patcher + _OUTPUT)
         patcher_arguments = _entropy_arguments(section)
+        patcher_arguments |= _find_tie(checkpoint, section, patcher + _EMBEDDING, patcher + _OUTPUT)
         patcher_bindings = bind_entropy_model(patcher_arguments, HUGGING_FACE, prefix=patcher)
     notes = fit_weights(checkpoint, [*bindings, *patcher_bindings])
+    notes += _notes_on_projections(arguments)
+    _expect_what_follows(fields, arguments)
     entropy_model = None
     if has_patcher:
         entropy_model = make_entropy_model(checkpoint, patcher_arguments, patcher_bindings)
@@ -140,20 +146,25 @@ def _read_blt(
     return make_blt(checkpoint, arguments, bindings), notes
 
 
-def _untie(checkpoint: Checkpoint, fields: Fields, embedding: str, output: str) -> Checkpoint:
-    """Returns the checkpoint with a matrix of logits of its own, where it is the embedding's."""
+def _find_tie(
+    checkpoint: Checkpoint, fields: Fields, embedding: str, output: str
+) -> dict[str, str]:
+    """Returns `tied_embeddings`, if the logits are to be made by the byte embedding's matrix.
+
+    A checkpoint then holds that under either name, or twice.
+    """
     weights = checkpoint.weights
-    if not fields.flag("tie_word_embeddings", False) or embedding not in weights:
-        return checkpoint
-    if output not in weights:
-        return replace(checkpoint, weights={**weights, output: weights[embedding]})
-    if not same_weights(weights, embedding, output):
-        raise fields.error(
-            "tie_word_embeddings",
-            f"is true, but {output} is not {embedding}. Set it to false to use the weights as "
-            "they are.",
-        )
-    return checkpoint
+    if not fields.flag("tie_word_embeddings", False):
+        return {}
+    if embedding in weights and output in weights:
+        if not same_weights(weights, embedding, output):
+            raise fields.error(
+                "tie_word_embeddings",
+                f"is true, but {output} is not {embedding}. Set it to false to use the weights as "
+                "they are.",
+            )
+        return {"tied_embeddings": "both"}
+    return {"tied_embeddings": "output" if output in weights else "embedding"}
 
 
 def _check_pooling(fields: Fields, arguments: Mapping[str, Any]) -> None:
@@ -201,14 +212,55 @@ def _norm(fields: Fields) -> dict[str, Any]:
 
 
 def _rope_theta(fields: Fields) -> float:
-    """Returns the base of rotary positions; older configs have it as a field of its own."""
-    for name in ("rope_parameters", "rope_scaling"):
+    """Returns the base of rotary positions; older configs have it as a field of its own.
+
+    Raises:
+      UserError: positions are scaled, turn a part of a head alone, or have two bases.
+    """
+    holders = [fields]
+    for name in _ROPE_SECTIONS:
         if fields.has(name):
-            scaling = fields.section(name)
-            scaling.only("rope_type", ("default",), "default")
-            if scaling.has("rope_theta"):
-                return scaling.positive("rope_theta")
-    return fields.positive("rope_theta")
+            section = fields.section(name)
+            for kind in ("rope_type", "type"):  # the second is of older configs
+                section.only(kind, ("default",), "default")
+            section.only("partial_rotary_factor", (1,), 1)
+            holders.append(section)
+    found = [holder.positive("rope_theta") for holder in holders if holder.has("rope_theta")]
+    if len(set(found)) > 1:
+        both = " and ".join(map(str, found))
+        raise fields.error("rope_theta", f"is said more than once: {both}. Leave the right one.")
+    return found[0] if found else fields.positive("rope_theta")
+
+
+def _notes_on_projections(options: Mapping[str, Any]) -> list[str]:
+    """Says where a BLT has a projection that Hugging Face's has not, or the reverse."""
+    notes = []
+    if options.get("global_projection"):
+        notes.append(
+            f"It has {HUGGING_FACE.global_projection}, though the widths are equal. Ours uses it; "
+            "Hugging Face's own model has none there."
+        )
+    if not has_decoder_projection(options):
+        notes.append(
+            f"It has no {HUGGING_FACE.decoder_projection}, which Hugging Face's own model always "
+            "has. Ours takes patches as they are there."
+        )
+    return notes
+
+
+def _expect_what_follows(fields: Fields, arguments: Mapping[str, Any]) -> None:
+    """Counts fields that follow from others as looked at, where they say what others do."""
+    encoder, decoder, large = (
+        fields.section(f"{part}_config") for part in ("encoder", "decoder", "global")
+    )
+    for part in (encoder, decoder):
+        part.expect("hidden_size_global", arguments["global_dim"])
+        part.expect("vocab_size", arguments["vocab_size"])
+    if has_global_projection(arguments):
+        large.expect("encoder_cross_output_size", patch_width(arguments))
+    # Nothing uses those of the whole; each part has its own.
+    for name in (*_ROPE_SECTIONS, "rope_theta"):
+        fields.expect(name, encoder.get(name, None))
 
 
 def _blt_arguments(fields: Fields) -> dict[str, Any]:

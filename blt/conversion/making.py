@@ -1,12 +1,18 @@
 """Our models, made of configs and weights that were checked against each other."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 
-from blt.conversion.checkpoint import Checkpoint
+from blt.conversion.checkpoint import Checkpoint, quote
 from blt.conversion.fields import Fields
+from blt.conversion.names import (
+    Names,
+    has_decoder_projection,
+    has_global_projection,
+    patch_width,
+)
 from blt.conversion.weights import Binding, check_weights, load_weights
 from blt.errors import ConfigError, UserError
 from blt.model import ByteLatentTransformer, EntropyModel
@@ -14,6 +20,7 @@ from blt.patching.rules import PatchRule
 
 # What `PatchRule` has for those of the reference implementations, but for "entropy".
 _RULES = ("static", "space", "byte")
+_FIELDS_SHOWN = 100
 
 
 def make_entropy_model(
@@ -56,6 +63,47 @@ def fit_weights(checkpoint: Checkpoint, bindings: Sequence[Binding]) -> list[str
     if not never_used:
         return []
     return [f"Left out, since nothing uses them: {', '.join(never_used)}."]
+
+
+def find_projections(
+    checkpoint: Checkpoint, options: Mapping[str, Any], names: Names
+) -> dict[str, bool]:
+    """Returns `global_projection` and `decoder_projection` of a BLT, by what its file holds.
+
+    Widths alone do not say it: Hugging Face's layout has the decoder's whatever they are. What has
+    to be there, since widths differ, is wanted also where it is missing, so that it is named. A
+    projection that our model has or lacks anyway is left out of the result.
+    """
+    found = {}
+    differs = patch_width(options) != options["global_dim"]
+    for option, usual, name, is_needed in (
+        ("global_projection", has_global_projection(options), names.global_projection, differs),
+        (
+            "decoder_projection",
+            has_decoder_projection(options),
+            names.decoder_projection,
+            differs or options["global_dim"] != options["local_dim"],
+        ),
+    ):
+        has_it = is_needed or f"{name}.weight" in checkpoint.weights
+        if has_it != usual:
+            found[option] = has_it
+    return found
+
+
+def notes_on_fields(
+    fields: Fields, no_matter: Iterable[str], usual: Mapping[str, Sequence[Any]]
+) -> list[str]:
+    """Returns a sentence that names the fields that were not looked at; see `Fields`."""
+    names = [quote(name)[1:-1] for name in fields.never_asked(frozenset(no_matter), usual)]
+    if not names:
+        return []
+    more = f" and {len(names) - _FIELDS_SHOWN} more" if len(names) > _FIELDS_SHOWN else ""
+    return [
+        "Warning: fields of the config that conversion does not know, or does not honour: "
+        f"{', '.join(names[:_FIELDS_SHOWN])}{more}. If they change what the model computes, ours "
+        "computes something else."
+    ]
 
 
 def rms_norm(epsilon: float) -> dict[str, Any]:

@@ -12,9 +12,11 @@ import keras
 from blt.conversion.checkpoint import Checkpoint
 from blt.conversion.fields import Fields, head_options
 from blt.conversion.making import (
+    find_projections,
     fit_weights,
     make_blt,
     make_entropy_model,
+    notes_on_fields,
     read_patch_rule,
     rms_norm,
     unless_equal,
@@ -24,11 +26,46 @@ from blt.errors import UserError
 from blt.model import EntropyModel
 from blt.model.blt import DEFAULT_THRESHOLD_NATS
 from blt.model.serialization import fingerprint
+from blt.tokenizer import EOS_ID
 
 _WRAPPERS = ("model", "config", "args")
 _ENTROPY_WRAPPERS = ("entropy_model", *_WRAPPERS)
 _DEFAULT_EPSILON = 1e-5
 _ENTROPY_ROPE_THETA = 10_000.0  # the reference implementation never sets another
+# Fields that change nothing of what a model computes: of training and of how it is run; sizes that
+# the weights say; and what the reference implementation has, but never uses. What is asked for
+# under some patch rules alone is among them, too.
+_NO_MATTER = frozenset(
+    (
+        "attn_impl",
+        "ffn_dim_multiplier",
+        "init_base_std",
+        "init_std_factor",
+        "init_use_depth",
+        "max_length",
+        "max_seqlen",
+        "monotonicity",
+        "multiple_of",
+        "non_linearity",
+        "norm_affine",
+        "patch_size",
+        "patching_threshold",
+        "patching_threshold_add",
+        "recompute_attn",
+        "recompute_fc1_out",
+        "recompute_fc3_out",
+        "rope_use_fp32_in_outer_product",
+        "seed",
+        "share_encoder_decoder_emb",
+        "tie_local_encoder_decoder",
+    )
+)
+# Of the base that a BLT's config has in common with an entropy model's; the parts have their own.
+_NO_MATTER_TO_A_BLT = _NO_MATTER | {"dim", "n_heads", "n_layers", "weight_tying"}
+_NO_MATTER_TO_AN_ENTROPY_MODEL = _NO_MATTER | {"sliding_window"}  # --window stands before it
+_USUAL = {"cross_attn_use_flex_attention": (True,), "dropout": (0,), "eos_id": (EOS_ID,)}
+_USUAL_IN_ENTROPY_MODELS = {**_USUAL, "attn_bias_type": ("local_block_causal",)}
+_USUAL_IN_BLTS = {**_USUAL, "attn_bias_type": ("block_causal", "local_block_causal")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +137,8 @@ def _read_entropy_model(
     }
     bindings = bind_entropy_model(arguments, META)
     notes += fit_weights(checkpoint, bindings)
+    fields.expect("vocab_size", arguments["vocab_size"])
+    notes += notes_on_fields(fields, _NO_MATTER_TO_AN_ENTROPY_MODEL, _USUAL_IN_ENTROPY_MODELS)
     return make_entropy_model(checkpoint, arguments, bindings), notes
 
 
@@ -123,6 +162,7 @@ def _read_blt(checkpoint: Checkpoint, options: MetaOptions) -> tuple[keras.Model
         "patch_rule": rule,
         "compat": options.compat,
     }
+    arguments |= find_projections(checkpoint, arguments, META)
     bindings = bind_blt(arguments, META)
     notes = fit_weights(checkpoint, bindings)
     if options.entropy_model is None and rule.needs_entropies:
@@ -130,6 +170,8 @@ def _read_blt(checkpoint: Checkpoint, options: MetaOptions) -> tuple[keras.Model
             "It holds no entropy model, so patches must be given to it; convert the entropy "
             "model first and give --entropy-model to keep it inside."
         )
+    fields.expect("vocab_size", arguments["vocab_size"])
+    notes += notes_on_fields(fields, _NO_MATTER_TO_A_BLT, _USUAL_IN_BLTS)
     return make_blt(checkpoint, arguments, bindings), notes
 
 

@@ -20,6 +20,7 @@ class Names:
       query, key, value, out, gate, up, down, attention_norm, feed_forward_norm: in a layer.
       cross_query … cross_key_value_norm: in a layer of cross-attention.
       output: the matrix of logits, of an entropy model; `blt_output`: of a BLT, without prefix.
+      global_projection, decoder_projection: of patches, in a BLT, which may have them or not.
       has_table_per_hash: whether each hash has a table of n-grams, or all have one together.
     """
 
@@ -44,6 +45,14 @@ class Names:
     output: str
     blt_output: str
     has_table_per_hash: bool
+
+    @property
+    def global_projection(self) -> str:
+        return f"{self.model}global_transformer.token_embedding_projection"
+
+    @property
+    def decoder_projection(self) -> str:
+        return f"{self.model}local_decoder.patch_embedding_projection"
 
 
 META = Names(
@@ -106,17 +115,35 @@ def bind_entropy_model(
 
     Args:
       options: `vocab_size`, `dim`, `num_layers`, `num_heads`, `num_kv_heads`, `head_dim` and
-        `hidden_dim` of an `EntropyModel`, none of them None.
+        `hidden_dim` of an `EntropyModel`, none of them None; and `tied_embeddings`, if it is.
       names: of the family.
       prefix: of all names, where the model is part of another.
     """
-    dim, vocab_size = options["dim"], options["vocab_size"]
+    dim = options["dim"]
     return [
-        _bind("embedding.byte_table", (f"{prefix}{names.embedding}", (vocab_size, dim))),
         *_bind_layers("", prefix, dim, options["num_layers"], options, options, names),
         _bind("norm.scale", (f"{prefix}norm", (dim,))),
-        _bind("output_layer.kernel", (f"{prefix}{names.output}", (vocab_size, dim))),
+        *_bind_tables(
+            options,
+            dim,
+            ("embedding.byte_table", f"{prefix}{names.embedding}"),
+            ("output_layer.kernel", f"{prefix}{names.output}"),
+        ),
     ]
+
+
+def _bind_tables(
+    options: Mapping[str, Any], dim: int, embedding: tuple[str, str], output: tuple[str, str]
+) -> Iterator[Binding]:
+    """Yields what the byte embedding and the logits are made of: (path, name) of each.
+
+    Where they are tied there is one matrix, of one name or under both.
+    """
+    shape, tie = (options["vocab_size"], dim), options.get("tied_embeddings")
+    if tie != "output":
+        yield _bind(embedding[0], (embedding[1], shape))
+    if tie != "embedding":
+        yield _bind(output[0] if tie is None else embedding[0], (output[1], shape))
 
 
 def bind_blt(options: Mapping[str, Any], names: Names) -> list[Binding]:
@@ -128,6 +155,15 @@ def bind_blt(options: Mapping[str, Any], names: Names) -> list[Binding]:
       names: of the family.
     """
     return [
+        *_bind_tables(
+            options,
+            options["local_dim"],
+            (
+                "local_encoder.embedding.byte_table",
+                f"{names.model}local_encoder.{names.embedding}",
+            ),
+            ("local_decoder.output_layer.kernel", names.blt_output),
+        ),
         *_bind_encoder(options, names),
         *_bind_global(options, names),
         *_bind_decoder(options, names),
@@ -136,11 +172,10 @@ def bind_blt(options: Mapping[str, Any], names: Names) -> list[Binding]:
 
 def _bind_encoder(options: Mapping[str, Any], names: Names) -> Iterator[Binding]:
     ours, theirs = "local_encoder.", f"{names.model}local_encoder."
-    dim, vocab_size = options["local_dim"], options["vocab_size"]
+    dim = options["local_dim"]
     cross = options["cross_attention_config"]["encoder_layers"]
     num_layers = options["num_encoder_layers"]
     attention, ffn = options["local_attention_config"], options["local_ffn_config"]
-    yield _bind(f"{ours}embedding.byte_table", (f"{theirs}{names.embedding}", (vocab_size, dim)))
     yield from _bind_ngrams(options, names)
     yield from _bind_layers(ours, theirs, dim, num_layers, attention, ffn, names)
     if cross != "none":
@@ -165,10 +200,10 @@ def _bind_ngrams(options: Mapping[str, Any], names: Names) -> Iterator[Binding]:
 
 def _bind_global(options: Mapping[str, Any], names: Names) -> Iterator[Binding]:
     ours, theirs = "global_transformer.", f"{names.model}global_transformer."
-    dim, width = options["global_dim"], patch_width(options)
-    if width != dim:
-        name = f"{theirs}token_embedding_projection"
-        yield _bind(f"{ours}projection.kernel", (name, (dim, width)))
+    dim = options["global_dim"]
+    if has_global_projection(options):
+        shape = (dim, patch_width(options))
+        yield _bind(f"{ours}projection.kernel", (names.global_projection, shape))
     attention, ffn = options["global_attention_config"], options["global_ffn_config"]
     num_layers = options["num_global_layers"]
     yield from _bind_layers(ours, theirs, dim, num_layers, attention, ffn, names)
@@ -180,23 +215,32 @@ def patch_width(options: Mapping[str, Any]) -> int:
     return options["local_dim"] * (options["num_slices"] if has_slices else 1)
 
 
+def has_global_projection(options: Mapping[str, Any]) -> bool:
+    """Says whether a BLT of these options projects patches before its global transformer."""
+    said = options.get("global_projection")
+    return patch_width(options) != options["global_dim"] if said is None else said
+
+
+def has_decoder_projection(options: Mapping[str, Any]) -> bool:
+    """Says whether a BLT of these options projects patches before its decoder."""
+    said = options.get("decoder_projection")
+    return options["global_dim"] != options["local_dim"] if said is None else said
+
+
 def _bind_decoder(options: Mapping[str, Any], names: Names) -> Iterator[Binding]:
     ours, theirs = "local_decoder.", f"{names.model}local_decoder."
-    dim, vocab_size = options["local_dim"], options["vocab_size"]
+    dim = options["local_dim"]
     num_layers = options["num_decoder_layers"]
     attention = options["decoder_attention_config"] or options["local_attention_config"]
     ffn = options["decoder_ffn_config"] or options["local_ffn_config"]
     cross = options["cross_attention_config"]["decoder_layers"]
-    if options["global_dim"] != dim:
+    if has_decoder_projection(options):
         shape = (patch_width(options), options["global_dim"])
-        yield _bind(
-            f"{ours}patch_projection.kernel", (f"{theirs}patch_embedding_projection", shape)
-        )
+        yield _bind(f"{ours}patch_projection.kernel", (names.decoder_projection, shape))
     yield from _bind_layers(ours, theirs, dim, num_layers, attention, ffn, names)
     for i in range({"all": num_layers, "first": 1, "none": 0}[cross]):
         yield from _bind_cross_attention(ours, theirs, i, dim, names)
     yield _bind(f"{ours}norm.scale", (f"{theirs}norm", (dim,)))
-    yield _bind(f"{ours}output_layer.kernel", (names.blt_output, (vocab_size, dim)))
 
 
 def _bind_layers(

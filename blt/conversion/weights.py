@@ -124,7 +124,8 @@ def check_weights(checkpoint: Checkpoint, bindings: Iterable[Binding]) -> list[s
     if surplus:
         raise UserError(
             f"{checkpoint.path}: {_weights(surplus)} left over, since {described} does not have "
-            f"them: {_some(surplus)}. Fix the config."
+            f"them: {_some(surplus)}. Fix the config if it is wrong; if it is right, the model has "
+            "what ours cannot hold, and cannot be converted."
         )
     wrong = [
         f"{name} is {list(checkpoint.weights[name].shape)} and not {list(source.shape)}"

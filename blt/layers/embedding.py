@@ -10,6 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from blt.errors import ConfigError
 from blt.layers.slots import take_rows
 
 # The ten-digit primes of the published checkpoints' hash functions, in their order.
@@ -17,6 +18,9 @@ HASH_PRIMES = (
     1000000007, 5915587277, 1500450271, 3267000013, 5754853343, 4093082899,
     9576890767, 3628273133, 2860486313, 5463458053, 3367900313,
 )  # fmt: skip
+
+# Names under which a checkpoint holds the one matrix of embedding and logits, where they are tied.
+TIES = ("embedding", "output", "both")
 
 _LIMB_BITS = 16
 _NUM_LIMBS = 4
@@ -146,3 +150,42 @@ class ByteEmbedding(keras.layers.Layer):
             "num_hash_functions": self.num_hash_functions,
             "initializer_stddev": self.initializer_stddev,
         }
+
+
+@keras.saving.register_keras_serializable(package="blt")
+class TiedOutput(keras.layers.Layer):
+    """Logits by the table of a `ByteEmbedding`; it has no weight of its own.
+
+    Args:
+      vocab_size: rows of that table.
+
+    Call: x [..., dim], and the embedding -> [..., vocab_size], in the type of this layer.
+    """
+
+    def __init__(self, vocab_size: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.vocab_size = vocab_size
+
+    def call(self, x: Any, embedding: ByteEmbedding) -> Any:
+        return ops.matmul(x, ops.transpose(embedding.byte_table))
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        return (*input_shape[:-1], self.vocab_size)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "vocab_size": self.vocab_size}
+
+
+def create_output_layer(vocab_size: int, *, is_tied: bool) -> keras.layers.Layer:
+    """Makes the layer of a model's float32 logits; without weights if they are the embedding's."""
+    if is_tied:
+        return TiedOutput(vocab_size, name="output", dtype="float32")
+    return keras.layers.Dense(vocab_size, use_bias=False, name="output", dtype="float32")
+
+
+def check_tie(tied_embeddings: str | None) -> None:
+    """Raises ConfigError unless this says how a checkpoint calls one matrix, or is None."""
+    if tied_embeddings not in (None, *TIES):
+        raise ConfigError(
+            f"tied_embeddings {tied_embeddings!r}: not one of None, {', '.join(map(repr, TIES))}."
+        )

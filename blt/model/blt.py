@@ -13,7 +13,7 @@ Departures from the paper are listed in docs/model.md.
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ import keras
 from keras import ops
 
 from blt.errors import ConfigError
-from blt.layers import make_block_mask
+from blt.layers import ByteEmbedding, make_block_mask
 from blt.layers.attention import DEFAULT_WINDOW, choose_block_size
+from blt.layers.embedding import check_tie
 from blt.layers.normalization import DEFAULT_NORMALIZATION
 from blt.layers.patcher import Patcher, cut_context
 from blt.layers.patches import PatchLayout
@@ -51,6 +52,7 @@ _CROSS_ATTENTION_DEFAULTS = {
     "residual_scale": 1.0,
 }
 _COMPATS = (None, "meta", "hf")
+_SAID_IF_SET = ("global_projection", "decoder_projection", "tied_embeddings")
 
 
 @keras.saving.register_keras_serializable(package="blt")
@@ -78,6 +80,11 @@ class ByteLatentTransformer(ByteLanguageModel):
       pooling: what a patch's queries start from: "max", "min" or "avg" of its byte states.
       num_slices: vectors of width `local_dim` that make a patch; None for as many as `global_dim`
         needs.
+      global_projection, decoder_projection: whether there is a projection of patches before the
+        global transformer, and before the decoder. None: where widths differ. Checkpoints may have
+        one where they do not.
+      tied_embeddings: None: the logits have a matrix of their own. "embedding", "output" or "both":
+        they have that of the byte embedding, and a checkpoint holds it by that name, or by both.
       ngram_sizes, ngram_table_size, num_hash_functions: of the hashed n-grams; none by default.
       max_sequence_length, max_patches: tokens and patches in the rows it was trained on. Longer
         rows can be run, but are scored in windows of this size.
@@ -135,6 +142,9 @@ class ByteLatentTransformer(ByteLanguageModel):
         cross_attention_config: Mapping[str, Any] | None = None,
         pooling: str = "max",
         num_slices: int | None = None,
+        global_projection: bool | None = None,
+        decoder_projection: bool | None = None,
+        tied_embeddings: str | None = None,
         ngram_sizes: Sequence[int] = (),
         ngram_table_size: int = 0,
         num_hash_functions: int = 1,
@@ -152,6 +162,7 @@ class ByteLatentTransformer(ByteLanguageModel):
         super().__init__(**kwargs)
         if compat not in _COMPATS:
             raise ConfigError(f"compat {compat!r}: not one of None, 'meta', 'hf'.")
+        check_tie(tied_embeddings)
         local_attention = _complete_attention(local_attention_config, local_dim, is_local=True)
         cross_attention = _complete_cross_attention(cross_attention_config, local_attention)
         self._options = {
@@ -182,6 +193,9 @@ class ByteLatentTransformer(ByteLanguageModel):
             "max_patches": max_patches,
             "entropy_fingerprint": entropy_fingerprint,
             "compat": compat,
+            "global_projection": global_projection,
+            "decoder_projection": decoder_projection,
+            "tied_embeddings": tied_embeddings,
         }
         self.vocab_size = vocab_size
         self.max_sequence_length = max_sequence_length
@@ -258,6 +272,7 @@ class ByteLatentTransformer(ByteLanguageModel):
             dim=options["global_dim"],
             num_layers=options["num_global_layers"],
             moe_config=options["global_moe_config"],
+            has_projection=options["global_projection"],
             name="global_transformer",
             dtype=self.dtype_policy,
             **large,
@@ -265,6 +280,8 @@ class ByteLatentTransformer(ByteLanguageModel):
         self.local_decoder = LocalDecoder(
             patch_dim=options["global_dim"],
             num_layers=options["num_decoder_layers"],
+            has_projection=options["decoder_projection"],
+            is_tied=options["tied_embeddings"] is not None,
             name="local_decoder",
             **decoder,
             **cross_attention("decoder", cross["decoder_num_heads"], decoder["normalization_type"]),
@@ -318,8 +335,15 @@ class ByteLatentTransformer(ByteLanguageModel):
         )
         byte_states, patches = self.local_encoder(tokens, segment_ids, encoder_mask, layout=layout)
         patches = self.global_transformer(patches, layout.patch_segment_ids)
-        logits = self.local_decoder(byte_states, patches, decoder_mask, layout=layout)
+        logits = self.local_decoder(
+            byte_states, patches, decoder_mask, layout=layout, embedding=self.tied_embedding
+        )
         return logits[:, :num_tokens]
+
+    @property
+    def tied_embedding(self) -> ByteEmbedding | None:
+        """The embedding whose table makes the logits; None if they have a matrix of their own."""
+        return None if self._options["tied_embeddings"] is None else self.local_encoder.embedding
 
     def _masks(self, segment_ids: Any) -> tuple[Any, Any]:
         encoder_mask = make_block_mask(
@@ -366,9 +390,9 @@ class ByteLatentTransformer(ByteLanguageModel):
         return self.patcher.cut(entropies, tokens, segment_ids)
 
     def generate(
-        self, prompts: str | bytes | Sequence[str | bytes], **options: Any
+        self, prompts: str | bytes | Iterable[str | bytes], **options: Any
     ) -> Any | Iterator[Any]:
-        """Goes on with prompts, byte by byte; see `blt.generation.generate` for the options."""
+        """Goes on with prompts, text or bytes, byte by byte; see `blt.generation.generate`."""
         from blt.generation import generate
 
         return generate(self, prompts, **options)
@@ -395,9 +419,11 @@ class ByteLatentTransformer(ByteLanguageModel):
 
     def get_config(self) -> dict[str, Any]:
         entropy_model, rule = self.entropy_model, self.patch_rule
+        # Of these only what is said, so that models from before them keep their fingerprints.
+        unsaid = {name for name in _SAID_IF_SET if self._options[name] is None}
         return {
             **super().get_config(),
-            **self._options,
+            **{name: value for name, value in self._options.items() if name not in unsaid},
             "entropy_model": entropy_model and keras.saving.serialize_keras_object(entropy_model),
             "patch_rule": rule and dataclasses.asdict(rule),
         }

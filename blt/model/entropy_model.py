@@ -17,6 +17,7 @@ from keras import ops
 from blt.errors import ConfigError
 from blt.layers import ByteEmbedding, create_normalization_layer, make_block_mask
 from blt.layers.attention import choose_block_size, num_past_tokens
+from blt.layers.embedding import check_tie, create_output_layer
 from blt.layers.feed_forward import DEFAULT_EXPANSION, ffn_hidden_dim
 from blt.layers.normalization import DEFAULT_NORMALIZATION
 from blt.layers.transformer import create_transformer_layers
@@ -43,6 +44,8 @@ class EntropyModel(ByteLanguageModel):
       normalization_type: see `create_normalization_layer`.
       ngram_sizes: sizes of the hashed n-grams; none by default.
       ngram_table_size: rows for each size of n-gram.
+      tied_embeddings: None: the logits have a matrix of their own. "embedding", "output" or "both":
+        they have that of the byte embedding, and a checkpoint holds it by that name, or by both.
 
     Call:
       tokens: [batch, num_tokens] integers; or these inputs together, as `fit` and `predict` pass
@@ -69,11 +72,13 @@ class EntropyModel(ByteLanguageModel):
         normalization_type: str | Mapping[str, Any] = DEFAULT_NORMALIZATION,
         ngram_sizes: Sequence[int] = (),
         ngram_table_size: int = 0,
+        tied_embeddings: str | None = None,
         **kwargs: Any,
     ) -> None:
         # A name of its own: Keras would count the models made in this process into it.
         kwargs.setdefault("name", "entropy_model")
         super().__init__(**kwargs)
+        check_tie(tied_embeddings)
         if window < 1:
             raise ConfigError(f"window must be at least 1, got {window}.")
         self.vocab_size = vocab_size
@@ -88,6 +93,7 @@ class EntropyModel(ByteLanguageModel):
         self.normalization_type = normalization_type
         self.ngram_sizes = tuple(ngram_sizes)
         self.ngram_table_size = ngram_table_size
+        self.tied_embeddings = tied_embeddings
         self.block_size = choose_block_size(window)
 
         policy = self.dtype_policy
@@ -114,9 +120,7 @@ class EntropyModel(ByteLanguageModel):
             dtype=policy,
         )
         self.norm = create_normalization_layer(normalization_type, name="norm", dtype=policy)
-        self.output_layer = keras.layers.Dense(
-            vocab_size, use_bias=False, name="output", dtype="float32"
-        )
+        self.output_layer = create_output_layer(vocab_size, is_tied=tied_embeddings is not None)
         self.build((None, self.block_size))
 
     def build(self, input_shape: Any) -> None:
@@ -143,7 +147,11 @@ class EntropyModel(ByteLanguageModel):
         x = self.embedding(tokens, segment_ids)
         for layer in self.transformer_layers:
             x = layer(x, block_mask)
-        return self.output_layer(self.norm(x[:, :num_tokens]))
+        return self._logits(x[:, :num_tokens])
+
+    def _logits(self, x: Any) -> Any:
+        tied = {} if self.tied_embeddings is None else {"embedding": self.embedding}
+        return self.output_layer(self.norm(x), **tied)
 
     @property
     def num_past(self) -> int:
@@ -208,7 +216,7 @@ class EntropyModel(ByteLanguageModel):
             "segment_ids": all_segments[:, num_tokens:],
             "past": new_past,
         }
-        return self.output_layer(self.norm(x)), new_state
+        return self._logits(x), new_state
 
     def compute_entropy(self, logits: Any) -> Any:
         """Returns the entropy of each prediction.
@@ -234,8 +242,11 @@ class EntropyModel(ByteLanguageModel):
         return entropy_nats(logits)
 
     def get_config(self) -> dict[str, Any]:
+        # Only what is said, so that models from before the option keep their fingerprints.
+        tied = {"tied_embeddings": self.tied_embeddings} if self.tied_embeddings else {}
         return {
             **super().get_config(),
+            **tied,
             "vocab_size": self.vocab_size,
             "dim": self.dim,
             "num_layers": self.num_layers,

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from blt.errors import ConfigError
 from blt.layers import make_block_mask
 from blt.layers.transformer import create_transformer_layers
 
@@ -17,13 +18,17 @@ class GlobalTransformer(keras.layers.Layer):
       dim: width.
       num_layers: transformer layers.
       attention_config, ffn_config, normalization_type, moe_config: see `TransformerLayer`.
+      has_projection: whether patches are projected to `dim`; None: if they have another width.
 
     Call:
-      patches: [batch, num_patches, any width]; projected to `dim` if that is another width.
+      patches: [batch, num_patches, any width]; `dim` without a projection.
       patch_segment_ids: [batch, num_patches] int32; documents do not see one another.
 
     Returns:
       [batch, num_patches, dim].
+
+    Raises:
+      ConfigError: when it is built for patches of another width, without a projection.
     """
 
     def __init__(
@@ -35,6 +40,7 @@ class GlobalTransformer(keras.layers.Layer):
         ffn_config: str | Mapping[str, Any],
         normalization_type: str | Mapping[str, Any],
         moe_config: Mapping[str, Any] | None = None,
+        has_projection: bool | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -44,6 +50,7 @@ class GlobalTransformer(keras.layers.Layer):
         self.ffn_config = ffn_config
         self.normalization_type = normalization_type
         self.moe_config = moe_config
+        self.has_projection = has_projection
         self.projection = None
         self.transformer_layers = create_transformer_layers(
             num_layers,
@@ -55,7 +62,13 @@ class GlobalTransformer(keras.layers.Layer):
         )
 
     def build(self, input_shape: Any) -> None:
-        if input_shape[-1] != self.dim:
+        differs = input_shape[-1] != self.dim
+        if differs and self.has_projection is False:
+            raise ConfigError(
+                f"global_projection is False, but patches of width {input_shape[-1]} come to a "
+                f"global transformer of width {self.dim}."
+            )
+        if differs or self.has_projection:
             self.projection = keras.layers.Dense(
                 self.dim, use_bias=False, name="projection", dtype=self.dtype_policy
             )
@@ -104,4 +117,5 @@ class GlobalTransformer(keras.layers.Layer):
             "ffn_config": self.ffn_config,
             "normalization_type": self.normalization_type,
             "moe_config": self.moe_config,
+            "has_projection": self.has_projection,
         }

@@ -88,7 +88,7 @@ class IncrementalBlt:
             no_patches,
         )
         _, decoder_cache = self._decoder.decode(
-            states[-1], patches, decoder_mask, layout, caches[1]
+            states[-1], patches, decoder_mask, layout, caches[1], self._model.tied_embedding
         )
         patch_segment_ids = ops.concatenate([no_patches, layout.patch_segment_ids], axis=1)
         first = patches.shape[1] - self._patch_window  # there is room for many more
@@ -145,6 +145,7 @@ class IncrementalBlt:
             decoder_mask,
             LastPatches(after["patches_exist"]),
             state["decoder"],
+            self._model.tied_embedding,
         )
         return logits[:, 0], after
 

@@ -7,8 +7,9 @@ import keras
 from keras import ops
 
 from blt.errors import ConfigError
-from blt.layers import create_normalization_layer
+from blt.layers import ByteEmbedding, create_normalization_layer
 from blt.layers.cross_attention import DecoderCrossAttention
+from blt.layers.embedding import create_output_layer
 from blt.layers.patches import LastPatches, PatchLayout
 from blt.layers.transformer import create_transformer_layers
 
@@ -24,7 +25,10 @@ class LocalDecoder(keras.layers.Layer):
       dim: width; `patch_dim`: width of the patches that come in.
       num_layers: transformer layers.
       attention_config, ffn_config, normalization_type: see `TransformerLayer`.
-      num_slices: vectors of width `dim` that a patch is projected to, unless it has that width.
+      num_slices: vectors of width `dim` that a patch becomes.
+      has_projection: whether a patch is projected to them, or is they as it comes; None: unless
+        `patch_dim` is `dim`.
+      is_tied: whether logits are made by the byte embedding's table, which the call then needs.
       cross_attention_config: arguments of `DecoderCrossAttention`.
       cross_attention_layers: before which layers bytes read patches: "all", "first", or "none",
         where the projected patch is added to the byte state, once.
@@ -34,9 +38,13 @@ class LocalDecoder(keras.layers.Layer):
       patches: [batch, num_patches, patch_dim], from the global transformer.
       block_mask: of the window, from `make_block_mask`.
       layout: where the patches lie.
+      embedding: the encoder's `ByteEmbedding`, if the logits are tied to it; else None.
 
     Returns:
       [batch, num_tokens, vocab_size] float32 logits. Entry i predicts token i + 1.
+
+    Raises:
+      ConfigError: an option is unknown, or widths do not go together without a projection.
     """
 
     def __init__(
@@ -52,6 +60,8 @@ class LocalDecoder(keras.layers.Layer):
         num_slices: int,
         cross_attention_config: Mapping[str, Any],
         cross_attention_layers: str = "all",
+        has_projection: bool | None = None,
+        is_tied: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -73,14 +83,22 @@ class LocalDecoder(keras.layers.Layer):
         self.cross_attention_config = dict(cross_attention_config)
         self.cross_attends_at = cross_attention_layers
         policy = self.dtype_policy
+        self.has_projection = has_projection
+        self.is_tied = is_tied
         self.patch_projection = None
-        if patch_dim != dim:
+        if has_projection or (has_projection is None and patch_dim != dim):
             self.patch_projection = keras.layers.Dense(
                 self.num_slices * dim, use_bias=False, name="patch_projection", dtype=policy
             )
-        elif self.num_slices != 1:
+        elif has_projection is None and self.num_slices != 1:
             raise ConfigError(
-                f"num_slices must be 1 where local and global width are equal, got {num_slices}."
+                f"num_slices must be 1 where local and global width are equal, got {num_slices}; "
+                "or set decoder_projection to True."
+            )
+        elif self.num_slices * dim != patch_dim:
+            raise ConfigError(
+                f"decoder_projection is False, but patches of width {patch_dim} are not "
+                f"{self.num_slices} slices of width {dim}."
             )
         self.cross_attention_layers = [
             DecoderCrossAttention(
@@ -96,9 +114,7 @@ class LocalDecoder(keras.layers.Layer):
             dtype=policy,
         )
         self.norm = create_normalization_layer(normalization_type, name="norm", dtype=policy)
-        self.output_layer = keras.layers.Dense(
-            vocab_size, use_bias=False, name="output", dtype="float32"
-        )
+        self.output_layer = create_output_layer(vocab_size, is_tied=is_tied)
 
     def build(self, input_shape: Any) -> None:
         hidden = (None, None, self.dim)
@@ -109,8 +125,15 @@ class LocalDecoder(keras.layers.Layer):
         self.norm.build(hidden)
         self.output_layer.build(hidden)
 
-    def call(self, byte_states: Any, patches: Any, block_mask: Any, layout: PatchLayout) -> Any:
-        return self.decode(byte_states, patches, block_mask, layout)[0]
+    def call(
+        self,
+        byte_states: Any,
+        patches: Any,
+        block_mask: Any,
+        layout: PatchLayout,
+        embedding: ByteEmbedding | None = None,
+    ) -> Any:
+        return self.decode(byte_states, patches, block_mask, layout, embedding=embedding)[0]
 
     def decode(
         self,
@@ -119,6 +142,7 @@ class LocalDecoder(keras.layers.Layer):
         block_mask: Any,
         layout: PatchLayout | LastPatches,
         past: Sequence[Any] | None = None,
+        embedding: ByteEmbedding | None = None,
     ) -> tuple[Any, list[Any] | None]:
         """Does what the layer does, with `past` going in and out as in `LocalEncoder.encode`."""
         if self.patch_projection is not None:
@@ -135,7 +159,8 @@ class LocalDecoder(keras.layers.Layer):
             else:
                 x, kept = layer(x, block_mask, past=past[i])
                 new_past.append(kept)
-        return self.output_layer(self.norm(x)), None if past is None else new_past
+        tied = {"embedding": embedding} if self.is_tied else {}
+        return self.output_layer(self.norm(x), **tied), None if past is None else new_past
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return (*input_shape[:-1], self.vocab_size)
@@ -153,4 +178,6 @@ class LocalDecoder(keras.layers.Layer):
             "num_slices": self.num_slices,
             "cross_attention_config": self.cross_attention_config,
             "cross_attention_layers": self.cross_attends_at,
+            "has_projection": self.has_projection,
+            "is_tied": self.is_tied,
         }

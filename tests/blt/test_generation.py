@@ -10,7 +10,7 @@ from blt.errors import ConfigError
 from blt.generation import GenerationConfig, choose_token
 from blt.model import ByteLatentTransformer, EntropyModel
 from blt.patching.rules import PatchRule, find_patch_lengths
-from blt.tokenizer import frame_tokens
+from blt.tokenizer import frame_tokens, tokens_to_bytes
 
 PROMPTS = ["The future of AI is", b"", "x", "A longer prompt, of more words than the others \xe9"]
 RULES = {
@@ -35,6 +35,13 @@ VARIANTS = {
     "patches that see the ones before": {"cross_attention_config": {"encoder_window": 2}},
     "no cross-attention": {
         "cross_attention_config": {"encoder_layers": "none", "decoder_layers": "none"}
+    },
+    "tied, with projections": {
+        "tied_embeddings": "embedding",
+        "global_dim": 16,
+        "num_slices": 2,
+        "global_projection": True,
+        "decoder_projection": True,
     },
     "mixture": {"global_moe_config": {"num_experts": 3}},
     "windowed global": {
@@ -252,6 +259,34 @@ def test_bytes_that_are_no_text_are_shown_and_kept():
 def test_wrong_options_are_refused(options, match):
     with pytest.raises(ConfigError, match=match):
         make().generate("abc", **options)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "what"),
+    [
+        ([[1, 70, 71]], r"prompts\[0\] is of type list"),
+        ([1, 70, 71], r"prompts\[0\] is of type int"),
+        (["a", (70, 71)], r"prompts\[1\] is of type tuple"),
+        (np.array([[1, 70, 71]]), r"prompts\[0\] is of type ndarray"),
+        (np.array([1, 70, 71]), r"prompts\[0\] is of type int64"),
+        (np.int32(3), "prompts is of type int32"),
+        (5, "prompts is of type int"),
+        (None, "prompts is of type NoneType"),
+        ({"a": 1}, "prompts is of type dict"),
+    ],
+)
+def test_numbers_are_no_prompts_since_they_may_be_ids_or_bytes(prompts, what):
+    with pytest.raises(ConfigError, match=f"{what}, but a prompt is text or bytes.*tokens_to_byt"):
+        make("space").generate(prompts, max_new_tokens=1)
+
+
+def test_what_the_message_says_makes_a_prompt_of_ids_and_of_bytes():
+    model = make("space")
+    generate = functools.partial(model.generate, max_new_tokens=4, temperature=0, return_bytes=True)
+    expected = generate("BC")
+    assert generate(tokens_to_bytes([1, 70, 71])) == expected
+    assert generate(bytes([66, 67])) == generate(bytearray([66, 67])) == expected
+    assert generate(iter(["BC"])) == generate(np.array(["BC"])) == [expected]
 
 
 def test_what_cannot_generate_says_so():

@@ -46,8 +46,12 @@ VOCAB_SIZE = 260
 HIDDEN_DIM = 24
 
 
-def random_blt(**changes):
-    """Returns a config and weights of a BLT, by the names of the paper's authors."""
+def random_blt(projections=(), **changes):
+    """Returns a config and weights of a BLT, by the names of the paper's authors.
+
+    It has the projections of patches that its widths need, and those that are named: "global",
+    "decoder".
+    """
     config = {**META_CONFIG, **changes}
     dim, wide, k = config["dim_local_encoder"], config["dim_global"], config["cross_attn_k"]
     has_cross = config["cross_attn_encoder"]
@@ -73,9 +77,9 @@ def random_blt(**changes):
             is_all = config[f"cross_attn_all_layers_{part}"]
             for i in range(config[f"n_layers_local_{part}"] if is_all else 1):
                 shapes |= _cross_shapes(f"local_{part}.cross_attn_layers.{i}.", dim)
-    if patch_width != wide:
+    if patch_width != wide or "global" in projections:
         shapes["global_transformer.token_embedding_projection"] = (wide, patch_width)
-    if wide != dim:
+    if wide != dim or patch_width != wide or "decoder" in projections:
         shapes["local_decoder.patch_embedding_projection"] = (patch_width, wide)
     shapes["local_decoder.norm"] = (dim,)
     shapes["local_decoder.output"] = (VOCAB_SIZE, dim)
@@ -228,8 +232,11 @@ def _hf_stack(dim, heads, kv_heads, config):
 
 
 def random_hf_blt(**changes):
-    """Returns config and weights of a random `BltForCausalLM`."""
-    return hf_blt(*random_blt(**changes), *hf_patcher(*random_entropy_model()))
+    """Returns config and weights of a random `BltForCausalLM`, with its decoder's projection."""
+    return hf_blt(
+        *random_blt(**{"projections": ("decoder",), **changes}),
+        *hf_patcher(*random_entropy_model()),
+    )
 
 
 def save_folder(folder, config, weights):

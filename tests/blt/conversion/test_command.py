@@ -39,6 +39,18 @@ def test_a_checkpoint_becomes_a_model_file_and_a_checkpoint_again(tmp_path, caps
     assert fingerprint(load_blt(tmp_path / "n.keras")) == summary["fingerprint"]
 
 
+def test_fields_that_are_not_honoured_are_in_the_summary_and_in_the_json(tmp_path, capsys):
+    config, weights = random_hf_blt()
+    config["encoder_config"]["attention_bias"] = True
+    config |= {f"unknown_{i}": False for i in range(20)}
+    args = ("--from", "hf", save_folder(tmp_path / "hf", config, weights), "--to", "keras")
+    assert convert(*args, tmp_path / "m.keras", "--json") == 0
+    (note,) = json.loads(capsys.readouterr().out)["notes"]
+    assert convert(*args, tmp_path / "n.keras") == 0
+    assert note in capsys.readouterr().out.splitlines()
+    assert "encoder_config.attention_bias, unknown_0, " in note and "unknown_19. If" in note
+
+
 def test_the_authors_two_models_become_one(tmp_path, capsys):
     entropy = save_folder(tmp_path / "entropy", *random_entropy_model())
     blt = save_folder(tmp_path / "blt", *random_blt())

@@ -81,6 +81,22 @@ VARIANTS = {
     "hash functions": {"num_hash_functions": 3},
     "slices that make the global width": {"global_dim": 24, "num_slices": 2},
     "one width": {"global_dim": 12},
+    "one width, with projections": {
+        "global_dim": 12,
+        "global_projection": True,
+        "decoder_projection": True,
+    },
+    "one width, with slices": {"global_dim": 12, "num_slices": 2, "decoder_projection": True},
+    "slices that are the global width": {
+        "global_dim": 24,
+        "num_slices": 2,
+        "decoder_projection": False,
+    },
+    "tied by its embedding": {"tied_embeddings": "embedding"},
+    "tied by its output": {
+        "tied_embeddings": "output",
+        "entropy_model": make_entropy_model(tied_embeddings="both"),
+    },
     "another decoder": {
         "decoder_norm_type": {"type": "rms_norm", "epsilon": 1e-3},
         "decoder_ffn_config": {"type": "swiglu", "hidden_dim": 14},
@@ -126,6 +142,19 @@ def test_an_entropy_model_comes_back_as_it_was(tmp_path):
     np.testing.assert_array_equal(
         keras.ops.convert_to_numpy(back(TOKENS)), keras.ops.convert_to_numpy(model(TOKENS))
     )
+
+
+def test_a_projection_that_only_one_side_has_is_said(tmp_path):
+    notes = write_hugging_face(make_blt(global_dim=12), tmp_path, source=SOURCE)
+    (note,) = notes
+    assert "no model.local_decoder.patch_embedding_projection" in note
+    projection = read_checkpoint(tmp_path).weights[
+        "model.local_decoder.patch_embedding_projection.weight"
+    ]
+    np.testing.assert_array_equal(projection.load(), np.eye(12, dtype="float32"))
+    model = make_blt(global_dim=12, global_projection=True, decoder_projection=True)
+    (note,) = write_hugging_face(model, tmp_path, source=SOURCE)
+    assert "has model.global_transformer.token_embedding_projection" in note
 
 
 def test_another_compat_is_said(tmp_path):

@@ -42,6 +42,18 @@ def close(actual, expected, tolerance):
 
 VARIANTS = {
     "as published": {},
+    "of one width, with projections": {"dim_global": 12, "projections": ("global", "decoder")},
+    "of one width, one slice, with the decoder's projection": {
+        "dim_global": 12,
+        "cross_attn_k": 1,
+        "projections": ("decoder",),
+    },
+    "without cross-attention, of one width, with projections": {
+        "cross_attn_encoder": False,
+        "cross_attn_decoder": False,
+        "dim_global": 12,
+        "projections": ("global", "decoder"),
+    },
     "cross-attention in all layers of the encoder, in one of the decoder": {
         "cross_attn_all_layers_encoder": True,
         "cross_attn_all_layers_decoder": False,
@@ -100,6 +112,28 @@ def test_a_blt_of_hugging_face_computes_what_the_reference_does(patch_lengths, t
         pools_each_layer=True,
         last_reads_previous=lengths[-1] > 0,
     )
+    close(model(tokens[None], lengths[None])[0], expected, LOGITS_TOLERANCE)
+
+
+@pytest.mark.parametrize("dim_global", [12, 20])
+@pytest.mark.parametrize("cross_attn_k", [1, 2])
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_widths_slices_and_ties_of_hugging_face(dim_global, cross_attn_k, is_tied, tmp_path):
+    config, weights = random_blt(
+        ("decoder",), dim_global=dim_global, cross_attn_k=cross_attn_k, patching_threshold=4.0
+    )
+    if is_tied:
+        table = weights["local_encoder.tok_embeddings.weight"] / 3
+        weights["local_encoder.tok_embeddings.weight"] = table
+        weights["local_decoder.output.weight"] = table
+    tokens, lengths = TOKENS[:8], np.array([1, 2, 2, 1, 3])
+    expected = numpy_reference.blt_logits(config, weights, tokens, lengths)
+    hf_config, hf_weights = hf_blt(config, weights, *hf_patcher(*random_entropy_model()))
+    if is_tied:  # as `save_pretrained` writes it
+        hf_config["tie_word_embeddings"] = True
+        del hf_weights["model.local_encoder.embed_tokens.weight"]
+    model, notes = read_hugging_face(read_checkpoint(save_folder(tmp_path, hf_config, hf_weights)))
+    assert notes == []
     close(model(tokens[None], lengths[None])[0], expected, LOGITS_TOLERANCE)
 
 

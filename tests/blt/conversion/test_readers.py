@@ -22,6 +22,8 @@ from tests.blt.conversion.checkpoints import (
     save_folder,
 )
 
+TOKENS = np.array([[1, 70, 71, 72, 36, 90, 91, 2]])
+
 
 def changed(config, changes):
     """Returns a copy of a config in which the fields at dotted paths are others."""
@@ -152,10 +154,17 @@ def test_a_tied_matrix_of_logits_is_the_embedding(tmp_path):
     refuses("tie_word_embeddings: is true, but lm_head.weight", hf_model, tmp_path, config, weights)
     del weights["lm_head.weight"]
     model, _ = hf_model(tmp_path, config, weights)
-    output = keras.ops.convert_to_numpy(model.output_layer.kernel)
-    np.testing.assert_array_equal(output.T, weights["embed_tokens.weight"])
-    weights["lm_head.weight"] = weights["embed_tokens.weight"]
-    assert fingerprint(hf_model(tmp_path, config, weights)[0]) == fingerprint(model)
+    x = np.random.default_rng(0).normal(size=(1, 3, 16)).astype("float32")
+    logits = keras.ops.convert_to_numpy(model.output_layer(x, embedding=model.embedding))
+    np.testing.assert_allclose(logits, x @ weights["embed_tokens.weight"].T, atol=1e-5)
+    for names in (("lm_head.weight",), ("embed_tokens.weight", "lm_head.weight")):
+        table = weights.pop("embed_tokens.weight")
+        other, _ = hf_model(tmp_path, config, weights | dict.fromkeys(names, table))
+        weights["embed_tokens.weight"] = table
+        assert other.count_params() == model.count_params()
+        np.testing.assert_array_equal(
+            keras.ops.convert_to_numpy(other(TOKENS)), keras.ops.convert_to_numpy(model(TOKENS))
+        )
 
 
 @pytest.mark.parametrize(
@@ -221,6 +230,22 @@ def test_what_does_not_go_with_a_model_of_the_authors_is_refused(tmp_path):
             {"global_config.rope_parameters": {"rope_type": "yarn"}},
             "global_config.rope_parameters.rope_type: is 'yarn', but only 'default'",
         ),
+        (
+            {"patcher_config.rope_scaling": {"type": "linear", "factor": 2.0}},
+            "patcher_config.rope_scaling.type: is 'linear', but only 'default'",
+        ),
+        (
+            {"decoder_config.rope_scaling": {"rope_type": "dynamic"}},
+            "decoder_config.rope_scaling.rope_type: is 'dynamic', but only 'default'",
+        ),
+        (
+            {"encoder_config.rope_parameters.partial_rotary_factor": 0.5},
+            "rope_parameters.partial_rotary_factor: is 0.5, but only 1",
+        ),
+        (
+            {"encoder_config.rope_theta": 3.0},
+            "encoder_config.rope_theta: is said more than once: 3.0 and 500000.0",
+        ),
         ({"global_config.rope_parameters": {}}, "global_config.rope_theta: missing"),
         ({"encoder_config.sliding_window": 7}, "sliding_window: differs from local_attention"),
         ({"decoder_config.cross_attn_k": 3}, "decoder_config.cross_attn_k: differs from"),
@@ -248,7 +273,70 @@ def test_fields_that_nobody_looks_at_are_named(tmp_path):
     config |= {"logit_softcapping": 30.0, "use_cache": True, "dropout": 0.0, "quantization": None}
     _, notes = hf_model(tmp_path / "more", config, weights)
     (note,) = notes
-    assert "not looked at: encoder_config.attention_bias, logit_softcapping." in note
+    assert note.startswith("Warning: fields of the config that conversion does not know, or does")
+    assert "honour: encoder_config.attention_bias, logit_softcapping. If" in note
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"use_rope": False},
+        {"global_config.logit_scale": 0},
+        {"decoder_config.mlp_bias": True},
+        {"patcher_config.tie_encoder_decoder": True},
+        {"encoder_config.tie_word_embeddings": True},
+        {"encoder_config.vocab_size": 300},
+        {"decoder_config.hidden_size_global": 21},
+        {"global_config.encoder_cross_output_size": 23},
+        {"global_config.sliding_window": 5},
+        {"hidden_act": "gelu"},
+        {"head_dim": 6},
+        {"rope_parameters": {"rope_type": "yarn"}},
+        {"rope_theta": 7.0},
+        {"decoder_config.rope_parameters.factor": 2.0},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_field_that_is_not_honoured_is_named_whatever_it_says(changes, tmp_path):
+    config, weights = random_hf_blt()
+    _, notes = hf_model(tmp_path, changed(config, changes), weights)
+    (note,) = notes
+    (name,) = changes
+    assert f"does not honour: {name}. If they change" in note
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"attn_bias_type": "causal"}, "attn_bias_type"),
+        ({"eos_id": 3}, "eos_id"),
+        ({"cross_attn_use_flex_attention": False}, "cross_attn_use_flex_attention"),
+        ({"something": {"inside": 0}}, "something"),
+        ({"vocab_size": 300}, "vocab_size"),
+        ({"use_qk_norm": False}, "use_qk_norm"),
+    ],
+)
+def test_a_field_of_the_authors_that_is_not_honoured_is_named(changes, name, tmp_path):
+    config, weights = random_blt(patching_mode="space")
+    _, notes = meta_model(tmp_path, config | changes, weights)
+    (note,) = notes
+    assert f"does not honour: {name}. If they change" in note
+    config, weights = random_entropy_model()
+    _, notes = meta_model(tmp_path, config | changes, weights)
+    assert f"does not honour: {name}. If they change" in notes[0]
+
+
+def test_a_window_of_a_blt_is_named_since_its_parts_have_their_own(tmp_path):
+    _, notes = meta_model(tmp_path, *random_blt(patching_mode="space", sliding_window=4))
+    assert "does not honour: sliding_window. If" in notes[0]
+
+
+def test_fields_of_the_authors_that_change_nothing_are_not_named(tmp_path):
+    config, weights = random_entropy_model(
+        attn_impl="sdpa", attn_bias_type="local_block_causal", eos_id=2, seed=42, multiple_of=256
+    )
+    config |= {"vocab_size": 260, "init_std_factor": "disabled", "n_kv_heads": None}
+    assert meta_model(tmp_path, config, weights, window=3)[1] == []
 
 
 def test_fields_that_we_write_ourselves_are_not_named(tmp_path):

@@ -49,6 +49,8 @@ MAKERS = {
         global_moe_config={"num_experts": 2, "gating_config": {"top_k": 1}}
     ),
     "given_patches": lambda: make_blt(entropy_model=None, patch_rule=None),
+    "tied_entropy": lambda: make_entropy_model(tied_embeddings="both"),
+    "tied_blt": lambda: make_blt(tied_embeddings="embedding"),
 }
 
 
