@@ -320,7 +320,8 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     if manifest is None:
         outputs = [f"bytes-{unit.index:05d}-*.tfrecord" for unit in units[:5]]
         outputs += ["…"] * (len(units) > 5) + [REJECTS_NAME, "manifest.json"]
-        return _describe(describe_plan(stage, units, outputs), units, args, console)
+        plan = describe_plan(stage, units, outputs)
+        return _describe(plan, units, stage.told["left_out"], args, console)
     if "-" in args.input:
         kept_input.unlink(missing_ok=True)
     unmatched = _unmatched_after([unit.payload for unit in units], manifest.totals, config)
@@ -373,13 +374,23 @@ def _plan_units(
 
 
 def _describe(
-    plan: Summary, units: Sequence[Unit], args: argparse.Namespace, console: Console
+    plan: Summary,
+    units: Sequence[Unit],
+    left_out: Mapping[str, Any],
+    args: argparse.Namespace,
+    console: Console,
 ) -> Summary:
     """Adds to the plan of a dry run what each file is taken as."""
     with console.progress(f"{args.output.name}: counting rows", None, "file") as progress:
         files = list_files([unit.payload for unit in units], progress)
     listed = [dataclasses.asdict(file) for file in files]
-    return Summary({**plan.data, "files": listed}, [*plan.lines, *listing_lines(files)])
+    data = {**plan.data, "left_out": _numbers_left_out(left_out), "files": listed}
+    return Summary(data, [*plan.lines, *listing_lines(files)])
+
+
+def _numbers_left_out(left_out: Mapping[str, Any]) -> dict[str, int]:
+    """Returns how many files and folders each rule left out, as a manifest holds them."""
+    return {kind: found["number"] for kind, found in left_out.items()}
 
 
 def _say_left_out(found: Discovery, args: argparse.Namespace, console: Console) -> None:
@@ -436,8 +447,7 @@ def _summarize(manifest: Manifest, how: str, warnings: Sequence[str] = ()) -> Su
     ]
     described = {"stage": NAME, "how": how, "output": str(manifest.folder), **totals}
     described["lost"] = manifest.lost
-    left_out = manifest.config.get("left_out", {})
-    described["left_out"] = {kind: found["number"] for kind, found in left_out.items()}
+    described["left_out"] = _numbers_left_out(manifest.config.get("left_out", {}))
     described["invalid_utf8_inputs"] = manifest.invalid_utf8.get("inputs", [])
     return Summary({**described, "warnings": list(warnings)} if warnings else described, lines)
 

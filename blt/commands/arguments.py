@@ -127,7 +127,10 @@ def field_names(text: str) -> list[str]:
     >>> field_names('lang,"a,b"')
     ['lang', 'a,b']
     """
-    return [name for name in next(csv.reader([text]), []) if name]
+    names = next(csv.reader([text]), [])
+    if "" in names:
+        raise argparse.ArgumentTypeError(f"a name is empty in {text}")
+    return names
 
 
 def one_character(text: str) -> str:

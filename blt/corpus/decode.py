@@ -8,8 +8,9 @@ of `{"id", "text"}`, or `{"id", "bytes_base64"}` where the document is not UTF-8
 an object of the fields that were kept, if there are any.
 
 Nothing is written outside the output folder: a part `..` of a source becomes `__`, and a leading
-slash goes. Where two sources would get the same file, the later one keeps its whole name, or gets a
-number. An input without documents (an empty file of lines) does not come back.
+slash goes. Where two sources would get the same file, the later one keeps its whole name if that
+says what is written, or gets a number. An input without documents (an empty file of lines) does not
+come back.
 """
 
 import base64
@@ -160,14 +161,16 @@ class _Names:
     def take(self, source: str, format_name: str) -> Path:
         """Returns a path that is free, with its folder made."""
         # Raw bytes are still compressed, if they were.
-        stem = source if format_name == "bytes" else strip_compression_suffix(source)[0]
-        wanted = [stem, source]
+        stem = source if format_name == "bytes" else _without_compression(source)
+        wanted = [stem]
         if format_name not in ("text", "bytes"):
-            wanted = [n if n.lower().endswith(".jsonl") else n + ".jsonl" for n in wanted]
+            wanted = [n if n.lower().endswith(".jsonl") else n + ".jsonl" for n in (stem, source)]
             wanted.append(source + ".jsonl")
         # A number does not help below a file that stands where a folder must be: leave the folder.
         flat = wanted[0].replace("/", "__")
-        numbered = (f"{flat}~{number}" for number in itertools.count(2))
+        numbered = (
+            f"{name}~{number}" for number in itertools.count(2) for name in (wanted[0], flat)
+        )
         for name in itertools.chain(wanted, numbered):
             path = self._folder.joinpath(*(_safe(part) for part in name.split("/") if part))
             if path == self._folder or path.exists():
@@ -177,6 +180,12 @@ class _Names:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 return path
         raise AssertionError("unreachable: the numbers do not end")
+
+
+def _without_compression(source: str) -> str:
+    """Returns a name without suffixes of compressions, which what is written does not have."""
+    stem, compression = strip_compression_suffix(source)
+    return source if compression is None else _without_compression(stem)
 
 
 def _safe(part: str) -> str:

@@ -256,6 +256,12 @@ def sniff_compression(head: bytes) -> str:
     return PLAIN
 
 
+def begins_as(head: bytes, compression: str) -> bool:
+    """Tells whether the first `HEAD_BYTES` of a file are those of a compression."""
+    is_skippable = compression in _HAS_SKIPPABLE_FRAMES and _is_skippable_frame(head)
+    return is_skippable or _CODECS[compression].is_start(head)
+
+
 def read_blocks(
     path: str,
     compression: str,
@@ -468,8 +474,7 @@ class _Source:
 def _decompress_member(source: _Source, compression: str, is_first: bool) -> Iterator[bytes]:
     codec = _CODECS[compression]
     head = source.pending
-    is_skippable = compression in _HAS_SKIPPABLE_FRAMES and _is_skippable_frame(head)
-    if not codec.is_start(head) and not is_skippable:
+    if not begins_as(head, compression):
         what = "is not" if is_first else "has bytes after its end that are not"
         raise DamagedInputError(f"{what} {compression} data")
     decoder = codec.new()

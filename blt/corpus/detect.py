@@ -12,6 +12,7 @@ from blt.corpus.decompress import (
     HEAD_BYTES,
     PLAIN,
     DamagedInputError,
+    begins_as,
     read_blocks,
     sniff_compression,
     strip_compression_suffix,
@@ -75,6 +76,7 @@ _MAGIC_WORDS = {"parquet": "a Parquet file", "arrow": "an Arrow file"}
 # What writers put behind a name: "x.csv-00000-of-00002", "x.jsonl.00003", "part-00000".
 _SHARD_NUMBER = re.compile(r"[-_.]\d+(?:-of-\d+)?$")
 _NAME_PARTS = re.compile(r"[-_.]?[^-_.]+|[-_.]")
+_WEB_PAGE = re.compile(rb"(?i)\s*<(?:!doctype|html|\?xml)\b")
 _NOT_TEXT = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _ZLIB_BYTES = 4096
 _ZLIB_KIND = "zlib stream"
@@ -143,11 +145,12 @@ def detect(
     """Tells how to read a file: by its suffixes, and where they say nothing by its first bytes.
 
     A shard number behind a suffix (`x.csv-00000-of-00002`) is passed over. A compression suffix is
-    believed (if the content is something else, reading it is damage), but Parquet and Arrow files
-    are told by their content. Compressed content without the suffix is recognised, with a note, and
-    so is text that is called an Arrow file. What only looks like JSON Lines must have the text
-    field near its start, else it is one text, with a note. A file without content whose name shows
-    no format is `EMPTY`.
+    believed unless the content shows that it is something else: another compression, or what is not
+    compressed at all, which is read as that with a note. What shows nothing is damage when it is
+    read. Parquet and Arrow files are told by their content. Compressed content without the suffix
+    is recognised, with a note, and so is text that is called an Arrow file. What only looks like
+    JSON Lines must have the text field near its start, else it is one text, with a note. A file
+    without content whose name shows no format is `EMPTY`.
 
     Args:
       path: the file.
@@ -164,10 +167,8 @@ def detect(
     called = name or path
     content = _Content(path, start)
     base, found = _named_format(path, name, wanted)
-    compression = strip_compression_suffix(base)[1]
-    head = b""
-    if compression is None or found in ("auto", *_MAGIC_WORDS):
-        head = content.head()
+    claimed = compression = strip_compression_suffix(base)[1]
+    head = content.head()
     shown = _shown_format(head)
     is_doubtful = found == "auto" or (wanted == "auto" and found not in ("text", "tar"))
     if shown is not None and (
@@ -177,6 +178,12 @@ def detect(
         note = f"{called}: is {_MAGIC_WORDS[shown]} and not {claimed} data; read as that."
         return Detected(shown, PLAIN, note if claimed else None)
     note = None
+    if compression is not None and head and not begins_as(head, compression):
+        kind = unread_kind("", head) or _zlib_kind(content)
+        if kind is not None:
+            return Detected(UNREAD, PLAIN, f"{called}: {_not_read(kind)}")
+        compression, words = _really(content, found, compression)
+        note = words and f"{called}: is {words} and not {claimed} data; read as that."
     if compression is None:
         compression = _plain_or_packed(found, head)
         if compression != PLAIN and _is_plain_after_all(content, found, compression):
@@ -190,8 +197,7 @@ def detect(
             kind = unread_kind(base if found == "auto" else "", head) if is_doubtful else None
             if kind is not None and _holds_records(content, found):
                 kind = None
-            if kind is None and _may_be_zlib(head) and _is_zlib(content.first_block(PLAIN) or b""):
-                kind = _ZLIB_KIND
+            kind = kind or _zlib_kind(content)
             if kind is not None:
                 return Detected(UNREAD, PLAIN, f"{called}: {_not_read(kind)}")
             # Parquet is a name for nothing else; "arrows" is a word.
@@ -210,6 +216,36 @@ def detect(
         words = "no JSON Lines (an object a line); taken as one text."
     note = note or (words and f"{called}: {words}")
     return Detected(found, compression, note, is_default, lacks_text)
+
+
+def _really(content: _Content, found: str, claimed: str) -> tuple[str, str | None]:
+    """Returns the compression of a file whose content is not of the one that its name claims.
+
+    Args:
+      content: of the file.
+      found: the format that its name shows.
+      claimed: the compression that it claims.
+
+    Returns:
+      The compression, and what the file is in words; the claimed one, without words, if nothing
+      shows another.
+    """
+    head = content.head()
+    compression = sniff_compression(head)
+    if compression != PLAIN:
+        return compression, f"{compression} data"
+    first = content.first_block(PLAIN) or b""
+    # Clients that download gzip may decompress it. A page that a server sends instead is no text.
+    may_be_text = claimed == "gzip" and found in _UTF8_FORMATS and not _WEB_PAGE.match(first)
+    is_text = may_be_text and _is_text(first)
+    if is_text or _is_tar(first) or is_record_start(head) or _WARC_HEAD.match(first):
+        return PLAIN, "uncompressed data"
+    return claimed, None
+
+
+def _is_tar(first: bytes) -> bool:
+    """Tells whether the first block of a file is that of a tar archive."""
+    return first[257:262] == b"ustar" and len(first) >= _TAR_HEAD_BYTES
 
 
 def _shown_format(head: bytes) -> str | None:
@@ -274,6 +310,12 @@ _RECORD_SHOWN: dict[str, Callable[[bytes], bool]] = {
 def _may_be_zlib(head: bytes) -> bool:
     """Tells whether bytes begin as a zlib stream does (RFC 1950)."""
     return len(head) >= 2 and head[0] == 0x78 and int.from_bytes(head[:2], "big") % 31 == 0
+
+
+def _zlib_kind(content: _Content) -> str | None:
+    """Returns what a zlib stream is called, None for anything else."""
+    is_one = _may_be_zlib(content.head()) and _is_zlib(content.first_block(PLAIN) or b"")
+    return _ZLIB_KIND if is_one else None
 
 
 def _is_zlib(content: bytes) -> bool:
@@ -399,7 +441,7 @@ def _sniff_format(content: _Content, compression: str, text_field: str) -> tuple
         return "warc", None
     if is_record_start(first[:HEAD_BYTES]):
         return "tfrecord", None
-    if first[257:262] == b"ustar" and len(first) >= _TAR_HEAD_BYTES:
+    if _is_tar(first):
         return "tar", None
     looks_like_json, words = _looks_like_json_lines(first)
     if not looks_like_json:

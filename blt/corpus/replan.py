@@ -135,7 +135,7 @@ def _find_changed(
     config: EncodeConfig,
     progress: Progress,
 ) -> dict[str, str]:
-    """Returns the paths of the files that are not as they were planned, and in what."""
+    """Returns what changed of each file that is not as it was planned, by its earlier path."""
     changed = {}
     for unit in earlier:
         entries = unit.payload["files"]
@@ -147,11 +147,12 @@ def _find_changed(
             if file is None:
                 pass
             elif file.size != entry["size"]:
-                changed[entry["path"]] = f"had {entry['size']} bytes, has {file.size}"
+                what = f"had {entry['size']} bytes, has {file.size}"
+                changed[entry["path"]] = f"{file.path} ({what})"
             elif file.mtime_ns != entry["mtime_ns"]:
                 is_moved = _key(file.path) != _key(entry["path"])
                 if not (is_moved and is_free) and not digests.match(index, file.path):
-                    changed.setdefault(entry["path"], "was modified")
+                    changed.setdefault(entry["path"], f"{file.path} (was modified)")
             progress(entry["num_bytes"])
     return changed
 
@@ -215,7 +216,7 @@ def _check_changed(
     }
     refused = sorted(path for path in changed if _depends(config) or path in encoded)
     if refused:
-        named = _named([f"{path} ({changed[path]})" for path in refused])
+        named = _named([changed[path] for path in refused])
         raise UserError(
             f"--output {output}: input that it was made from has changed since: {named}. Put it "
             "back, choose another folder, or give --overwrite to make all anew."

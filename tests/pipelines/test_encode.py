@@ -160,6 +160,7 @@ def test_a_dry_run_lists_what_each_file_is_taken_as(tmp_path, capsys):
     (folder / "b.csv.gz").write_bytes(gzip.compress(b"text\na\n"))
     pq.write_table(pa.table({"text": ["x"] * 1234}), folder / "c.parquet", row_group_size=100)
     (folder / "d.zip").write_bytes(b"PK\x03\x04" + bytes(30))
+    (folder / ".hidden").write_text("x")
     for number in range(60):
         (folder / f"e{number:02}.jsonl").write_text('{"text": "a"}\n')
     argv = ("--input", folder, "--output", tmp_path / "bytes", "--target-shard-bytes", "2KB")
@@ -173,8 +174,10 @@ def test_a_dry_run_lists_what_each_file_is_taken_as(tmp_path, capsys):
     assert ["none", "that", "is", "read", "34", "B", "d.zip"] in lines
     assert ["…", "and", "14", "more", "(--json", "lists", "all)"] in lines
     assert run(*argv, "--dry-run", "--json") == 0
-    files = json.loads(capsys.readouterr().out)["files"]
+    plan = json.loads(capsys.readouterr().out)
+    files = plan["files"]
     assert len(files) == 64
+    assert plan["left_out"] == {"hidden": 1}
     assert run(*argv, "--max-lost-fraction", "1") == 0
     said = "files read as: 60 jsonl, 1 csv, 1 parquet, 1 text, 1 nothing that is read"
     assert said in capsys.readouterr().out

@@ -76,6 +76,12 @@ def test_the_files_own_field_comes_before_a_folders(tmp_path):
     assert metas(tmp_path / "out") == [{"lang": "fr"}, {"lang": "en"}]
 
 
+def test_a_name_that_is_empty_is_refused(hive, tmp_path, capsys):
+    """Was: passed over."""
+    assert run(tmp_path / "out", "--input", hive, "--keep-fields", 'lang,""') == 2
+    assert 'a name is empty in lang,""' in capsys.readouterr().err
+
+
 def test_a_name_that_no_table_has_is_said_before_the_work(hive, tmp_path, capsys):
     argv = ("--input", hive, "--keep-fields", "lang,langg", "--id-field", "docid")
     assert run(tmp_path / "out", *argv) == 0

@@ -111,6 +111,8 @@ def test_sources_that_would_share_a_file_do_not(tmp_path):
     }
     assert sorted(texts.values()) == ["1", "2", "3", "4", "5", "6"]
     assert texts["t.txt"] == "4"
+    # Was: plain text that was called t.txt.gz.
+    assert not [name for name in texts if name.endswith(".gz")]
 
 
 def test_nothing_is_written_outside_the_output(tmp_path, monkeypatch):

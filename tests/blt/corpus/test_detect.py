@@ -8,6 +8,7 @@ import zlib
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import zstandard
 
 from blt.corpus import decode_dataset, discover_inputs
 from blt.corpus.detect import detect
@@ -18,6 +19,7 @@ from blt.formats.tfrecord import masked_crc32c
 from blt.manifest import read_manifest
 from tests.blt.corpus.helpers import encode, make_dataset
 from tests.blt.corpus.test_tar import tar_bytes
+from tests.blt.corpus.test_tfrecord_reader import example
 
 
 def zip_bytes():
@@ -389,7 +391,7 @@ def test_what_only_looks_like_json_lines_must_have_the_text_field(tmp_path, data
 
 
 def test_of_damaged_data_nothing_is_guessed(tmp_path):
-    (tmp_path / "part-0.json.gz").write_bytes(b"no gzip")
+    (tmp_path / "part-0.json.gz").write_bytes(b"no\0gzip")
     (tmp_path / "part-1.csv").write_bytes(b"text\na\n")
     found = detect(str(tmp_path / "part-0.json.gz"))
     assert (found.format, found.note, found.is_default) == ("text", None, False)
@@ -408,3 +410,52 @@ def test_the_text_field_may_lie_in_an_object(tmp_path):
     (tmp_path / "x").write_bytes(b'{"doc": {"text": "a"}}\n')
     assert detect(str(tmp_path / "x"), text_field="doc.text").format == "jsonl"
     assert detect(str(tmp_path / "x")).format == "text"
+
+
+PACKED_NAMES = {
+    "plain text": ("a.txt.gz", b"a text\n", "plain", "uncompressed data"),
+    "plain JSON Lines": ("a.jsonl.gz", OBJECTS, "plain", "uncompressed data"),
+    "plain text of no format": ("a.gz", b"a text\n", "plain", "uncompressed data"),
+    "zstd": ("a.jsonl.gz", zstandard.compress(OBJECTS), "zstd", "zstd data"),
+    "gzip": ("a.txt.bz2", gzip.compress(b"a text\n"), "gzip", "gzip data"),
+    "a plain tar": ("a.tar.gz", tar_bytes({"t.txt": b"a text\n"}), "plain", "uncompressed data"),
+    "a plain TFRecord": (
+        "a.tfrecord.gz",
+        example(text=[b"a text"]),
+        "plain",
+        "uncompressed data",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PACKED_NAMES.values(), ids=PACKED_NAMES)
+def test_a_file_that_is_not_of_the_compression_in_its_name_is_read_by_its_content(case, tmp_path):
+    """Was: a reject, "is not gzip data"; a client may decompress what it downloads."""
+    name, data, compression, words = case
+    (tmp_path / name).write_bytes(data)
+    found = detect(str(tmp_path / name))
+    assert found.compression == compression
+    assert f"{name}: is {words} and not " in found.note
+    result = encode(tmp_path / "out", tmp_path / name)
+    assert result.documents
+    assert not result.rejects
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason", "words"),
+    [
+        ("a.jsonl.gz", b"<!DOCTYPE html><p>Not found", "damaged_input", "is not gzip data"),
+        ("a.txt.gz", b"<?xml version='1.0'?><Error>", "damaged_input", "is not gzip data"),
+        ("a.txt.zst", b"a text", "damaged_input", "is not zstd data"),
+        ("a.txt.gz", b"\x1f\x8c\x08 altered", "damaged_input", "is not gzip data"),
+        ("a.txt.gz", b"PK\x03\x04 and more", "unread_format", "a zip archive, which is not read"),
+        ("a.txt.zst", zlib.compress(bytes(range(256))), "unread_format", "a zlib stream"),
+        ("a.jsonl.gz", LFS_POINTER, "unread_format", "get that by `git lfs pull`"),
+    ],
+)
+def test_what_is_no_text_either_is_a_reject_that_says_so(tmp_path, name, data, reason, words):
+    (tmp_path / name).write_bytes(data)
+    result = encode(tmp_path / "out", tmp_path / name)
+    assert not result.documents
+    ((found, detail),) = [(reject["reason"], reject["detail"]) for reject in result.rejects]
+    assert (found, words in detail) == (reason, True)

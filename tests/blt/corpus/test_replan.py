@@ -191,7 +191,7 @@ def test_what_changed_on_the_way_is_refused(tmp_path):
     output = make_dataset(tmp_path / "out", write(tmp_path / "in", a="aa", b="bb"), **SMALL)
     copy(tmp_path / "in", tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "b.txt").write_text("bc")
-    with pytest.raises(UserError, match=r"in/b\.txt \(was modified\)"):
+    with pytest.raises(UserError, match=r"elsewhere/b\.txt \(was modified\)"):
         make_dataset(output, tmp_path / "elsewhere", **SMALL)
     (tmp_path / "elsewhere" / "b.txt").unlink()
     with pytest.raises(UserError, match=r"in/b\.txt, no longer among the inputs"):
