@@ -47,6 +47,7 @@ def read_jsonl(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterat
     source = entry["source"]
     limit = max_parsed_bytes(config)
     partitions = partition_fields(entry, config)
+    names = (config.text_field, config.id_field, *config.keep_fields)
     for line in read_lines(
         entry, config, progress, max_line_bytes=limit, is_record=_holds_an_object
     ):
@@ -57,7 +58,7 @@ def read_jsonl(entry: Entry, config: EncodeConfig, progress: Progress) -> Iterat
             yield reject_long(source, line.offset, line.num_bytes, line.raw, config)
             continue
         try:
-            yield _read_line(line, source, config, partitions)
+            yield _read_line(line, source, config, names, partitions)
         except _RejectedError as error:
             yield Reject(source, line.offset, error.reason, str(error), line.raw)
 
@@ -66,11 +67,17 @@ def _holds_an_object(content: bytes) -> bool:
     return b"\n{" in content or content.lstrip(JSON_BLANKS).startswith(b"{")
 
 
-def _read_line(line: Line, source: str, config: EncodeConfig, partitions: dict[str, Any]) -> Record:
+def _read_line(
+    line: Line,
+    source: str,
+    config: EncodeConfig,
+    names: tuple[str, ...],
+    partitions: dict[str, Any],
+) -> Record:
     raw = line.raw.removeprefix(BOM)
     if not raw.strip(JSON_BLANKS):
         return Filtered(source, line.offset)
-    row, errors = _parse(raw, config)
+    row, errors = _parse(raw, config, names)
     text = get_field(row, config.text_field)
     if text is ABSENT:
         raise _RejectedError("missing_text", f"no field {config.text_field!r}; {describe(row)}")
@@ -120,15 +127,21 @@ def _read_line(line: Line, source: str, config: EncodeConfig, partitions: dict[s
     )
 
 
-def _parse(raw: bytes, config: EncodeConfig) -> tuple[dict[str, Any], str]:
-    """Returns a line's object, and the `errors` by which its bytes became strings."""
+def _parse(raw: bytes, config: EncodeConfig, names: tuple[str, ...]) -> tuple[dict[str, Any], str]:
+    """Returns a line's object, and the `errors` by which its bytes became strings.
+
+    Args:
+      raw: the line.
+      config: how to read.
+      names: of the fields that are used.
+    """
     try:
         row = orjson.loads(raw)
     except orjson.JSONDecodeError:
         row = None
     if type(row) is dict:
-        for name in (config.text_field, config.id_field, *config.keep_fields):
-            if type(get_field(row, name)) not in _EXACT_TYPES:
+        for name in names:
+            if type(row[name] if name in row else get_field(row, name)) not in _EXACT_TYPES:
                 break  # orjson makes a float of a large integer
         else:
             return row, "strict"

@@ -18,7 +18,6 @@ import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -131,7 +130,7 @@ class ByteShardWriter:
         if part == num_parts - 1:
             eos = _EOS
         place = _encode_place(part, num_parts, source)
-        self._parts.append(_Part(raw, doc_id, meta, place, bos, eos))
+        self._parts.append((raw, doc_id, meta, place, bos, eos))
         self.num_tokens += len(bos) + num_bytes + len(eos)
         self.num_bytes += num_bytes
         self._held_bytes += num_bytes + len(doc_id) + _PART_BYTES
@@ -142,8 +141,8 @@ class ByteShardWriter:
 
     def _write_parts(self) -> None:
         parts, self._parts, self._held_bytes = self._parts, [], 0
-        for part, tokens in zip(parts, _encode_all([part.raw for part in parts]), strict=True):
-            self._writer.write(part.record(tokens))
+        for part, tokens in zip(parts, _encode_all([part[0] for part in parts]), strict=True):
+            self._writer.write(_encode_part(part, tokens))
 
     def close(self) -> ShardInfo:
         """Ends the file and returns what it holds, and its sha256."""
@@ -157,51 +156,45 @@ class ByteShardWriter:
         )
 
 
-class _Part(NamedTuple):
-    """A part of a document that is to be written."""
+# A part of a document that is to be written: its bytes, id, meta, place, BOS and EOS. A tuple, as
+# one is made for each document.
+_Part = tuple[bytes, str, bytes | None, bytes, bytes, bytes]
 
-    raw: bytes
-    doc_id: str
-    meta: bytes | None
-    place: bytes
-    bos: bytes
-    eos: bytes
 
-    def record(self, tokens: bytes) -> bytes:
-        """Returns the Example, given the varints of `raw`."""
-        _, doc_id, meta, place, bos, eos = self
-        doc_id_bytes = doc_id.encode("utf-8")
-        doc_id_head = bytes_entry_head(b"doc_id", len(doc_id_bytes))
-        tokens_head = packed_entry_head(b"tokens", len(bos) + len(tokens) + len(eos))
-        # The entries of an Example are sorted by name.
-        if meta is None:
-            return join_entries(doc_id_head, doc_id_bytes, place, tokens_head, bos, tokens, eos)
-        meta_head = bytes_entry_head(b"meta", len(meta))
-        return join_entries(
-            doc_id_head, doc_id_bytes, meta_head, meta, place, tokens_head, bos, tokens, eos
-        )
+def _encode_part(part: _Part, tokens: bytes) -> bytes:
+    """Returns the Example of a part, given the varints of its bytes."""
+    _, doc_id, meta, place, bos, eos = part
+    doc_id_bytes = doc_id.encode("utf-8")
+    doc_id_head = bytes_entry_head(b"doc_id", len(doc_id_bytes))
+    tokens_head = packed_entry_head(b"tokens", len(bos) + len(tokens) + len(eos))
+    # The entries of an Example are sorted by name.
+    if meta is None:
+        return join_entries(doc_id_head, doc_id_bytes, place, tokens_head, bos, tokens, eos)
+    meta_head = bytes_entry_head(b"meta", len(meta))
+    return join_entries(
+        doc_id_head, doc_id_bytes, meta_head, meta, place, tokens_head, bos, tokens, eos
+    )
 
 
 # Bytes whose ids become varints at a time: enough of them for numpy, few enough for the cache.
 _CHUNK_BYTES = 1 << 16
-_MAX_CHUNK_BYTES = 2 * _CHUNK_BYTES
+_MAX_CHUNK_BYTES = 4 * _CHUNK_BYTES
 _PART_BYTES = 16  # counted for every part, so that empty ones are not held without end
 _BOS, _EOS = bytes([BOS_ID]), bytes([EOS_ID])
+_RARE = 64  # varints of two bytes are few if at most one in so many bytes has one
 _FIRST_OF_TWO_BYTES = 128 - BYTE_OFFSET  # from this byte on an id's varint has two bytes
 _FIRST_OF_256 = 256 - BYTE_OFFSET  # from this byte on the second of them is 2, not 1
 
 
 def _encode_all(raws: list[bytes]) -> Iterator[bytes]:
     """Yields what `encode_byte_tokens` gives for each, found for all at once."""
-    if len(raws) == 1:
-        yield encode_byte_tokens(raws[0])
-        return
     joined = b"".join(raws)
-    tokens = encode_byte_tokens(joined)
+    if len(raws) == 1 or len(joined) > _MAX_CHUNK_BYTES:
+        yield from map(encode_byte_tokens, raws)
+        return
+    tokens, longer = _encode_chunk(np.frombuffer(joined, np.uint8))
     ends = np.cumsum([len(raw) for raw in raws])
-    if len(tokens) > len(joined):
-        longer = np.flatnonzero(np.frombuffer(joined, np.uint8) >= _FIRST_OF_TWO_BYTES)
-        ends += np.searchsorted(longer, ends)
+    ends += np.searchsorted(longer, ends)
     start = 0
     for end in ends.tolist():
         yield tokens[start:end]
@@ -210,22 +203,34 @@ def _encode_all(raws: list[bytes]) -> Iterator[bytes]:
 
 def encode_byte_tokens(raw: bytes) -> bytes:
     """Returns the ids of bytes as protobuf varints."""
-    if len(raw) <= _MAX_CHUNK_BYTES:
-        return _encode_chunk(np.frombuffer(raw, np.uint8))
     values = np.frombuffer(raw, np.uint8)
     starts = range(0, len(raw), _CHUNK_BYTES)
-    return b"".join(_encode_chunk(values[start : start + _CHUNK_BYTES]) for start in starts)
+    return b"".join(_encode_chunk(values[start : start + _CHUNK_BYTES])[0] for start in starts)
 
 
-def _encode_chunk(values: np.ndarray) -> bytes:
-    largest = values.max(initial=0)
-    if largest < _FIRST_OF_TWO_BYTES:
-        return (values + np.uint8(BYTE_OFFSET)).tobytes()
+def _encode_chunk(values: np.ndarray) -> tuple[bytes, np.ndarray]:
+    """Returns the ids of bytes as varints, and the indices of those that take two bytes."""
+    longer = np.flatnonzero(values >= _FIRST_OF_TWO_BYTES)
+    if len(longer) * _RARE > len(values) or values[longer].max(initial=0) >= _FIRST_OF_256:
+        return _encode_mixed(values), longer
+    ids = values + np.uint8(BYTE_OFFSET)
+    ids[longer] |= 0x80
+    # The second byte goes in behind each of the few that have one.
+    firsts = ids.tobytes()
+    pieces, start = [], 0
+    for end in (longer + 1).tolist():
+        pieces.append(firsts[start:end])
+        start = end
+    pieces.append(firsts[start:])
+    return b"\1".join(pieces), longer
+
+
+def _encode_mixed(values: np.ndarray) -> bytes:
     # Both bytes of each varint as one little-endian integer, where a second byte of 0 is none.
     varints = values.astype("<u2")
     varints += BYTE_OFFSET
     varints += (varints & 0x80) << 1
-    if largest >= _FIRST_OF_256:
+    if values.max() >= _FIRST_OF_256:
         varints[values >= _FIRST_OF_256] += 0x180
     return varints.tobytes().translate(None, b"\0")  # no first byte is 0
 

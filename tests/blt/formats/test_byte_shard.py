@@ -1,3 +1,4 @@
+import itertools
 import tracemalloc
 
 import numpy as np
@@ -9,11 +10,13 @@ from blt.errors import WorkError
 from blt.formats.byte_shard import (
     ByteRecord,
     ByteShardWriter,
+    _encode_all,
     byte_shard_name,
+    encode_byte_tokens,
     read_byte_shard,
     read_documents,
 )
-from blt.formats.example import encode_example
+from blt.formats.example import encode_example, encode_varints
 from blt.formats.tfrecord import TFRecordWriter
 from blt.storage import sha256_file
 from blt.tokenizer import frame_tokens
@@ -72,6 +75,23 @@ def test_any_id_and_any_bytes_survive(tmp_path_factory, documents):
     write(path, [record(doc_id, raw) for doc_id, raw in documents])
     back = [(r.doc_id, r.tokens.tolist()) for r in read_byte_shard(path)]
     assert back == [(doc_id, [1, *(b + 4 for b in raw), 2]) for doc_id, raw in documents]
+
+
+_RARE_BYTES = st.lists(st.tuples(st.integers(0, 3000), st.integers(120, 255)), max_size=40)
+
+
+@settings(max_examples=60, deadline=None)
+@given(_RARE_BYTES, st.lists(st.integers(0, 3000), max_size=4))
+def test_few_bytes_that_take_two_among_many_that_take_one(rare, cuts):
+    """Rare ones, and those from 252 on, have paths of their own."""
+    data = bytearray(b"plain text, " * 250)
+    for place, value in rare:
+        data[place % len(data)] = value
+    places = [0, *sorted(cuts), len(data)]
+    raws = [bytes(data[start:end]) for start, end in itertools.pairwise(places)]
+    expected = [encode_varints(np.frombuffer(raw, np.uint8).astype(int) + 4) for raw in raws]
+    assert [encode_byte_tokens(raw) for raw in raws] == expected
+    assert list(_encode_all(raws)) == expected
 
 
 @settings(max_examples=50, deadline=None)
