@@ -262,6 +262,15 @@ def begins_as(head: bytes, compression: str) -> bool:
     return is_skippable or _CODECS[compression].is_start(head)
 
 
+def holds_member(data: bytes, compression: str) -> bool:
+    """Tells whether a member of a compression may begin anywhere in data."""
+    codec, at = _CODECS[compression], -1
+    while (at := data.find(codec.magic, at + 1)) >= 0:
+        if codec.is_start(data[at : at + HEAD_BYTES]):
+            return True
+    return False
+
+
 def read_blocks(
     path: str,
     compression: str,

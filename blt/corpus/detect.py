@@ -13,6 +13,7 @@ from blt.corpus.decompress import (
     PLAIN,
     DamagedInputError,
     begins_as,
+    holds_member,
     read_blocks,
     sniff_compression,
     strip_compression_suffix,
@@ -169,7 +170,8 @@ def detect(
     base, found = _named_format(path, name, wanted)
     claimed = compression = strip_compression_suffix(base)[1]
     head = content.head()
-    shown = _shown_format(head)
+    takes_magic = compression is None or found in ("auto", *_MAGIC_WORDS)
+    shown = _shown_format(head) if takes_magic else None
     is_doubtful = found == "auto" or (wanted == "auto" and found not in ("text", "tar"))
     if shown is not None and (
         found == shown or (is_doubtful and not _holds_records(content, found))
@@ -178,7 +180,7 @@ def detect(
         note = f"{called}: is {_MAGIC_WORDS[shown]} and not {claimed} data; read as that."
         return Detected(shown, PLAIN, note if claimed else None)
     note = None
-    if compression is not None and head and not begins_as(head, compression):
+    if compression is not None and not _may_be(content, compression):
         kind = unread_kind("", head) or _zlib_kind(content)
         if kind is not None:
             return Detected(UNREAD, PLAIN, f"{called}: {_not_read(kind)}")
@@ -218,6 +220,14 @@ def detect(
     return Detected(found, compression, note, is_default, lacks_text)
 
 
+def _may_be(content: _Content, compression: str) -> bool:
+    """Tells whether a file is of a compression; the head of its first member may be damaged."""
+    head = content.head()
+    if not head or begins_as(head, compression):
+        return True
+    return holds_member(content.first_block(PLAIN) or b"", compression)
+
+
 def _really(content: _Content, found: str, claimed: str) -> tuple[str, str | None]:
     """Returns the compression of a file whose content is not of the one that its name claims.
 
@@ -232,7 +242,7 @@ def _really(content: _Content, found: str, claimed: str) -> tuple[str, str | Non
     """
     head = content.head()
     compression = sniff_compression(head)
-    if compression != PLAIN:
+    if compression != PLAIN and content.first_block(compression):
         return compression, f"{compression} data"
     first = content.first_block(PLAIN) or b""
     # Clients that download gzip may decompress it. A page that a server sends instead is no text.

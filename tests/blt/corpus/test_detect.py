@@ -459,3 +459,12 @@ def test_what_is_no_text_either_is_a_reject_that_says_so(tmp_path, name, data, r
     assert not result.documents
     ((found, detail),) = [(reject["reason"], reject["detail"]) for reject in result.rejects]
     assert (found, words in detail) == (reason, True)
+
+
+@pytest.mark.parametrize("magic", [b"PAR1", b"PK\x03\x04", b"\x28\xb5\x2f\xfd", b"text"])
+def test_a_damaged_head_that_looks_like_something_else_costs_no_other_member(tmp_path, magic):
+    members = [gzip.compress(line + b"\n", mtime=0) for line in OBJECTS.splitlines()]
+    (tmp_path / "a.jsonl.gz").write_bytes(magic + b"".join(members)[len(magic) :])
+    result = encode(tmp_path / "out", tmp_path / "a.jsonl.gz")
+    assert len(result.documents) == len(members) - 1
+    assert [reject["reason"] for reject in result.rejects] == ["damaged_input"]
