@@ -20,6 +20,20 @@ class UserError(BltError):
     exit_status = 2
 
 
+class MadeOtherwiseError(UserError):
+    """The output is there, but was made with other settings or from other data.
+
+    Args:
+      output: where it lies.
+      differs: in what, in words.
+      advice: what the user of a single command can do.
+    """
+
+    def __init__(self, output: object, differs: str, advice: str) -> None:
+        super().__init__(f"--output {output}: {differs}. {advice}")
+        self.output, self.differs = output, differs
+
+
 class ConfigError(UserError, ValueError):
     """A layer, model or optimizer was asked for with arguments that it cannot have.
 

@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from blt.errors import BltError, UserError, WorkError
+from blt.errors import BltError, MadeOtherwiseError, UserError, WorkError
 from blt.formats.rejects import describe_rejects, merge_rejects
 from blt.loss import (
     DEFAULT_MAX_LOST_FRACTION,
@@ -137,7 +137,9 @@ def finished_manifest(stage: Stage, units: Sequence[Unit]) -> Manifest | None:
     """Returns the manifest if this very stage is done already, None if it is not.
 
     Raises:
-      UserError: the folder holds the result of something else; the message says what differs.
+      MadeOtherwiseError: the folder holds what a run of this stage made with other settings, or
+        from other data; says what differs.
+      UserError: it holds something else.
     """
     plan_path = stage.output / PLAN_NAME
     if not plan_path.exists():
@@ -157,9 +159,10 @@ def finished_manifest(stage: Stage, units: Sequence[Unit]) -> Manifest | None:
     if identity.get("kind") != stage.kind:
         raise _other_kind(stage, identity)
     if changed:
-        raise UserError(
-            f"--output {stage.output}: made by a run that differs in {'; '.join(changed)}. "
-            "Choose another folder, or give --overwrite to make it anew."
+        raise MadeOtherwiseError(
+            stage.output,
+            f"made by a run that differs in {'; '.join(changed)}",
+            "Choose another folder, or give --overwrite to make it anew.",
         )
     if not (stage.output / MANIFEST_NAME).exists():
         return None
@@ -458,7 +461,7 @@ def _is_continued(stage: Stage, old: Sequence[Unit], new: Sequence[Unit]) -> boo
     )
 
 
-def _changes(name: str, old: Any, new: Any) -> list[str]:
+def describe_changes(name: str, old: Any, new: Any) -> list[str]:
     """Names what differs between two values; of objects, the keys at which they do."""
     if old == new:
         return []
@@ -467,7 +470,7 @@ def _changes(name: str, old: Any, new: Any) -> list[str]:
         return [
             change
             for key in keys
-            for change in _changes(f"{name} {key}", old.get(key), new.get(key))
+            for change in describe_changes(f"{name} {key}", old.get(key), new.get(key))
         ]
     return [f"{name} ({old!r}, now {new!r})"]
 
@@ -480,7 +483,8 @@ def _differences(old: dict[str, Any], stage: Stage) -> list[str]:
     changed = []
     old_config, new_config = old.get("config", {}), new["config"]
     for key in sorted({*old_config, *new_config}):
-        changed += _changes("--" + key.replace("_", "-"), old_config.get(key), new_config.get(key))
+        flag = "--" + key.replace("_", "-")
+        changed += describe_changes(flag, old_config.get(key), new_config.get(key))
     for role in sorted({*old.get("fingerprints", {}), *new["fingerprints"]}):
         if old["fingerprints"].get(role) != new["fingerprints"].get(role):
             changed.append(f"the {role.replace('_', ' ')} (another fingerprint)")

@@ -1,11 +1,11 @@
 """The whole way: from a raw corpus to models, scores and a report, as one YAML file says.
 
 Each stage is run with the same arguments as its own command takes; a section of the file holds
-those that differ from the defaults. A second run reuses whatever is done.
+those that differ from the defaults. A second run reuses whatever is done, and says before any work
+if it was made with other settings (`pipelines.chain`).
 """
 
 import argparse
-import dataclasses
 import os
 import shutil
 import sys
@@ -17,17 +17,18 @@ from typing import Any
 import yaml
 
 from blt import command
-from blt.command import CommandModule, Summary
+from blt.command import Summary
 from blt.commands import calibrate, report, train, train_entropy
 from blt.console import Console, count, format_bytes, format_seconds
 from blt.corpus.python_docs import write_python_docs
-from blt.errors import UserError, near_names
+from blt.errors import MadeOtherwiseError, UserError, near_names
 from blt.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from blt.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION
 from blt.storage import prepare_output_folder, read_json, sha256_file
 from blt.units import ShardInfo
 from pipelines import encode, pack, patch, score
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
+from pipelines.chain import Redo, RunRecord, Step, decide, words_of_refusal
 
 NAME = "run"
 HELP = "the whole way: from a raw corpus to models, scores and a report"
@@ -37,11 +38,15 @@ IF_INTERRUPTED = (
 DESCRIPTION = """\
 Runs the whole way on one corpus: encode, train-entropy, calibrate, patch, pack, train, score (both
 models, on held-out documents) and report. CONFIG is a YAML file with a section for each stage; its
-keys are the flags of that stage's command, with underscores. Whatever an earlier run finished is
-reused."""
+keys are the flags of that stage's command, with underscores. Paths in it are taken from the folder
+that the command is started in, wherever the file lies.
+
+Whatever an earlier run finished is reused. If a setting changed since, nothing is done but to say
+what changed and which stages follow from it; --redo changed makes those anew and keeps the rest."""
 
 PYTHON_DOCS = "python-docs"
 _PYTHON_DOCS_NAME = "python-docs.jsonl.gz"
+_STAGES = ("encode", "train-entropy", "calibrate", "patch", "pack", "train", "score", "report")
 _TOP_LEVEL_KEYS = ("input", "output", "seed", "valid_fraction")
 
 
@@ -59,21 +64,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, metavar="DIR", help="Where all goes. Replaces CONFIG's."
     )
     parser.add_argument(
-        "--overwrite", action="store_true", help="Make every stage anew, even if it is done."
+        "--redo",
+        choices=("changed",),
+        help="Make anew what was made with other settings or from other data, and what follows "
+        "from it; keep the rest. If it is stopped, the same command goes on.",
+    )
+    parser.add_argument(
+        "--from",
+        dest="from_stage",
+        choices=_STAGES,
+        metavar="STAGE",
+        help="Make this stage anew, and what follows from it; keep the rest. One of "
+        f"{', '.join(_STAGES)}.",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="Make every stage anew, even if it is done; trained models too.",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="Print the commands that would run; write nothing."
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Step:
-    """One stage of the chain: its command, its section of the config, and what the chain sets."""
-
-    module: CommandModule
-    section: str
-    arguments: dict[str, Any]
-    label: str
 
 
 # Where each stage's result lies in the output folder.
@@ -104,10 +115,12 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     inputs = [inputs] if isinstance(inputs, str) else list(inputs)
     steps = _steps(paths, inputs, config)
     prepared = [(step, _parse(step, config, args)) for step in steps]
+    record = RunRecord(paths.root)
+    redo = decide(prepared, record, args, paths.root)
+    for step, step_args in prepared:
+        step_args.overwrite = step.label in redo.forced
     if args.dry_run:
-        lines = [f"blt run would run, in {paths.root} (nothing was written):"]
-        lines += [f"  blt {' '.join(_argv(step, config, args))}" for step in steps]
-        return Summary({"dry_run": True, "stages": [step.label for step in steps]}, lines)
+        return _describe(steps, config, args, redo, paths.root)
 
     for step, step_args in prepared:
         if hasattr(step.module, "check"):
@@ -120,11 +133,38 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     for number, (step, step_args) in enumerate(prepared, 1):
         console.say(f"[{number}/{len(steps)}] {step.label}")
         stage_start = time.monotonic()
-        summary = step.module.run(step_args, console)
+        try:
+            summary = step.module.run(step_args, console)
+        except MadeOtherwiseError as error:
+            if not redo.if_changed:
+                raise words_of_refusal(steps, step, error) from error
+            console.say(f"      made anew: {error.differs}")
+            step_args.overwrite = True
+            summary = step.module.run(step_args, console)
+        record.note(step, step_args)
         seconds[step.label] = time.monotonic() - stage_start
         for line in summary.lines:
             console.say(f"      {line}")
     return _summarize(paths, seconds, time.monotonic() - start)
+
+
+def _describe(
+    steps: list[Step], config: dict[str, Any], args: argparse.Namespace, redo: Redo, root: Path
+) -> Summary:
+    """Returns the summary of a dry run."""
+    lines = [f"blt run would run, in {root} (nothing was written):"]
+    for step in steps:
+        argv = _argv(step, config)
+        if step.label in redo.expected and "--overwrite" in command.flag_names(step.module):
+            argv.append("--overwrite")
+        lines.append(f"  blt {' '.join(argv)}")
+    lines += [f"Made anew: {label} ({redo.reason(label)})" for label in redo.expected]
+    data = {
+        "dry_run": True,
+        "stages": [step.label for step in steps],
+        "anew": {label: redo.reason(label) for label in redo.expected},
+    }
+    return Summary(data, lines)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -139,7 +179,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a YAML file ({_yaml_problem(error)}).") from error
-    sections = ("encode", "train_entropy", "calibrate", "patch", "pack", "train", "score", "report")
+    sections = [stage.replace("-", "_") for stage in _STAGES]
     known = (*_TOP_LEVEL_KEYS, *sections)
     if not isinstance(config, dict):
         raise UserError(f"{path}: a mapping with keys such as {known} expected.")
@@ -166,44 +206,44 @@ def _yaml_problem(error: Exception) -> str:
     return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
 
 
-def _steps(paths: SimpleNamespace, inputs: list[str], config: dict[str, Any]) -> list[_Step]:
+def _steps(paths: SimpleNamespace, inputs: list[str], config: dict[str, Any]) -> list[Step]:
     split = {"seed": config["seed"], "valid_fraction": config["valid_fraction"]}
     held_out = {**split, "split": "valid"}
     corpus = [str(paths.corpus / _PYTHON_DOCS_NAME)] if inputs == [PYTHON_DOCS] else inputs
     data = {"data": paths.bytes}
     entropy_model = {"entropy_model": paths.entropy_model}
+    scored = {**data, **held_out, "patches": paths.patches}
     return [
-        _Step(encode, "encode", {"input": corpus, "output": paths.bytes}, "encode"),
-        _Step(
+        Step(encode, "encode", {"input": corpus, "output": paths.bytes}, "encode"),
+        Step(
             train_entropy,
             "train_entropy",
             {**data, **split, "output": paths.entropy_model},
             "train-entropy",
+            needs=("encode",),
         ),
-        _Step(
+        Step(
             calibrate,
             "calibrate",
-            {
-                **data,
-                **entropy_model,
-                "seed": config["seed"],
-                "output": paths.threshold,
-            },
+            {**data, **entropy_model, **split, "output": paths.threshold},
             "calibrate",
+            needs=("encode", "train-entropy"),
         ),
-        _Step(
+        Step(
             patch,
             "patch",
             {**data, **entropy_model, "calibration": paths.threshold, "output": paths.patches},
             "patch",
+            needs=("encode", "train-entropy", "calibrate"),
         ),
-        _Step(
+        Step(
             pack,
             "pack",
             {**data, **split, "patches": paths.patches, "output": paths.training_shards},
             "pack",
+            needs=("encode", "patch"),
         ),
-        _Step(
+        Step(
             train,
             "train",
             {
@@ -213,45 +253,34 @@ def _steps(paths: SimpleNamespace, inputs: list[str], config: dict[str, Any]) ->
                 "output": paths.blt_run,
             },
             "train",
+            needs=("train-entropy", "pack"),
         ),
-        _Step(
+        Step(
             score,
             "score",
-            {
-                **data,
-                **held_out,
-                "model": paths.blt_run / "model.keras",
-                "patches": paths.patches,
-                "output": paths.scores_blt,
-            },
+            {**scored, "model": paths.blt_run / "model.keras", "output": paths.scores_blt},
             "score (BLT)",
+            needs=("encode", "patch", "train"),
         ),
-        _Step(
+        Step(
             score,
             "score",
-            {
-                **data,
-                **held_out,
-                "model": paths.entropy_model,
-                "patches": paths.patches,
-                "output": paths.scores_entropy,
-            },
+            {**scored, "model": paths.entropy_model, "output": paths.scores_entropy},
             "score (entropy model)",
+            needs=("encode", "train-entropy", "patch"),
         ),
-        _Step(
+        Step(
             report,
             "report",
-            {
-                "folder": [paths.root],
-                "output": paths.report,
-            },
+            {"folder": [paths.root], "output": paths.report},
             "report",
+            needs=("score (BLT)", "score (entropy model)"),
         ),
     ]
 
 
-def _argv(step: _Step, config: dict[str, Any], args: argparse.Namespace) -> list[str]:
-    """The stage's command line, as the user could have typed it."""
+def _argv(step: Step, config: dict[str, Any]) -> list[str]:
+    """Returns the stage's command line, as the user could have typed it."""
     argv = [step.module.NAME]
     for key, value in {**step.arguments, **config[step.section]}.items():
         values = value if isinstance(value, list) else [value]
@@ -262,10 +291,10 @@ def _argv(step: _Step, config: dict[str, Any], args: argparse.Namespace) -> list
         elif value is not None and value is not False:
             name = [] if key == "folder" else [_flag(key)]
             argv += [*name, *(str(item) for item in values)]
-    return argv + ["--overwrite"] * args.overwrite
+    return argv
 
 
-def _parse(step: _Step, config: dict[str, Any], args: argparse.Namespace) -> argparse.Namespace:
+def _parse(step: Step, config: dict[str, Any], args: argparse.Namespace) -> argparse.Namespace:
     """Parses a stage's arguments by its own parser, so that they are checked before any work."""
     known = command.flag_names(step.module)
     for key in config[step.section]:
@@ -276,7 +305,7 @@ def _parse(step: _Step, config: dict[str, Any], args: argparse.Namespace) -> arg
                 f"{near_names(key, keys)} (see blt {step.module.NAME} --help)"
             )
     try:
-        parsed = command.parse_arguments(step.module, _argv(step, config, args)[1:])
+        parsed = command.parse_arguments(step.module, _argv(step, config)[1:])
     except UserError as error:
         raise UserError(f"{args.config}: section {step.section!r}: {error}") from error
     if hasattr(step.module, "split_extra_flags"):

@@ -34,9 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.html",
         help="The page; one that is there is replaced.",
     )
-    # The page depends on nothing but its input and is made anew each time; the chain of `blt run`
-    # gives --overwrite to every stage.
-    parser.add_argument("--overwrite", action="store_true", help=argparse.SUPPRESS)
 
 
 def run(args: argparse.Namespace, console: Console) -> Summary:

@@ -7,7 +7,8 @@ and the summary that was given then. (Not `model.json`: that may be a corpus of 
 from pathlib import Path
 from typing import Any
 
-from blt.errors import UserError
+from blt.errors import MadeOtherwiseError, UserError
+from blt.stage import describe_changes
 from blt.storage import read_json, sha256_file, sha256_json, write_json
 
 
@@ -24,8 +25,9 @@ def find_finished(output: Path, identity: dict[str, Any], *, overwrite: bool) ->
       overwrite: make it anew whatever is there.
 
     Raises:
-      UserError: the file is there, but was made from something else, or not by this program; or
-        where its note goes lies another file.
+      MadeOtherwiseError: the file is there, but was made from something else.
+      UserError: it was not made by this program, is a folder, or where its note goes lies another
+        file.
     """
     if output.is_dir():
         raise UserError(f"--output {output}: is a folder; give the name of a file.")
@@ -35,11 +37,17 @@ def find_finished(output: Path, identity: dict[str, Any], *, overwrite: bool) ->
     if not note:  # where earlier versions put it
         older = output.with_suffix(".json")
         note = _read_note(older) if older.is_file() and _is_note(older) else {}
-    if sha256_json(note.get("identity")) != sha256_json(identity):
-        changed = _changed(note.get("identity") or {}, identity)
+    if not note:
         raise UserError(
-            f"--output {output}: exists, made with other settings or data{changed}. "
-            "Choose another name, or give --overwrite to make it anew."
+            f"--output {output}: exists, and was not made by this command. Choose another name, "
+            "or give --overwrite to replace it."
+        )
+    if sha256_json(note["identity"]) != sha256_json(identity):
+        changed = _changed(note["identity"] or {}, identity)
+        raise MadeOtherwiseError(
+            output,
+            f"exists, made with other settings or data{changed}",
+            "Choose another name, or give --overwrite to make it anew.",
         )
     return note["summary"] if note["sha256"] == sha256_file(output) else None
 
@@ -72,6 +80,9 @@ def _is_note(path: Path) -> bool:
 
 def _changed(old: dict[str, Any], new: dict[str, Any]) -> str:
     old_config, new_config = old.get("config", {}), new.get("config", {})
-    names = [key for key in new_config if key in old_config and old_config[key] != new_config[key]]
-    names += [key for key in new if key != "config" and old.get(key) != new[key]]
-    return f" ({', '.join(name.replace('_', ' ') for name in names)})" if names and old else ""
+    changes = []
+    for key in new_config:
+        if key in old_config:
+            changes += describe_changes(key.replace("_", " "), old_config[key], new_config[key])
+    changes += [key for key in new if key != "config" and old.get(key) != new[key]]
+    return f" ({', '.join(changes)})" if changes and old else ""

@@ -23,7 +23,7 @@ from blt.corpus.plan import Entry, build_plan
 from blt.corpus.preflight import check_inputs
 from blt.corpus.source_names import is_below, numbered, readable_path
 from blt.corpus.sources import digest_entry, read_sources, unit_sources_path
-from blt.errors import BltError, UserError
+from blt.errors import BltError, MadeOtherwiseError
 from blt.stage import is_finished
 from blt.units import Progress, Unit, Watch, no_watch
 
@@ -52,7 +52,8 @@ def plan_corpus(
       watch: is told how far it is.
 
     Raises:
-      UserError: an earlier input changed, or is not among the files any more; or as `check_inputs`.
+      MadeOtherwiseError: an earlier input changed, or is not among the files any more.
+      UserError: as `check_inputs`.
       WorkError: with `limit`, a file cannot be read.
     """
     payloads = [unit.payload for unit in earlier]
@@ -194,9 +195,10 @@ def _check_vanished(now: dict[str, InputFile], earlier: Sequence[Unit], output: 
     paths = {entry["path"] for unit in earlier for entry in unit.payload["files"]}
     vanished = sorted(path for path in paths if path not in now)
     if vanished:
-        raise UserError(
-            f"--output {output}: holds {_named(vanished)}, no longer among the inputs. Put back "
-            "or name every earlier file too, or give --overwrite to make it anew without."
+        raise MadeOtherwiseError(
+            output,
+            f"holds {_named(vanished)}, no longer among the inputs",
+            "Put back or name every earlier file too, or give --overwrite to make it anew without.",
         )
 
 
@@ -217,9 +219,10 @@ def _check_changed(
     refused = sorted(path for path in changed if _depends(config) or path in encoded)
     if refused:
         named = _named([changed[path] for path in refused])
-        raise UserError(
-            f"--output {output}: input that it was made from has changed since: {named}. Put it "
-            "back, choose another folder, or give --overwrite to make all anew."
+        raise MadeOtherwiseError(
+            output,
+            f"input that it was made from has changed since: {named}",
+            "Put it back, choose another folder, or give --overwrite to make all anew.",
         )
     return set(changed)
 

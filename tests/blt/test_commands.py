@@ -43,11 +43,11 @@ def test_a_model_under_another_name_is_refused(data, tmp_path, capsys):
     assert "a model file's name ends with .keras" in capsys.readouterr().err
 
 
-def test_a_model_made_with_other_settings_is_not_overwritten(data, tmp_path, capsys):
+def test_a_file_that_is_not_ours_is_not_overwritten(data, tmp_path, capsys):
     output = tmp_path / "entropy.keras"
     output.write_bytes(b"precious")
     assert run(train_entropy, "--data", data, "--output", output, "--steps", "1") == 2
-    assert "exists, made with other settings or data" in capsys.readouterr().err
+    assert "exists, and was not made by this command" in capsys.readouterr().err
     assert output.read_bytes() == b"precious"
 
 

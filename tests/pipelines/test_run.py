@@ -63,19 +63,29 @@ def test_a_dry_run_prints_commands_and_writes_nothing(config, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_seed_of_a_config_is_that_of_every_stage(config, capsys):
-    assert call(config(seed=1234), "--dry-run") == 0
+@pytest.mark.parametrize(
+    ("key", "value", "some"),
+    [
+        ("seed", 1234, {"train-entropy", "calibrate", "pack", "train", "score"}),
+        ("valid_fraction", 0.25, {"train-entropy", "calibrate", "pack", "score"}),
+    ],
+)
+def test_the_split_and_the_seed_of_a_config_are_those_of_every_stage(
+    config, capsys, key, value, some
+):
+    assert call(config(**{key: value}), "--dry-run") == 0
+    flag = "--" + key.replace("_", "-")
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     commands = {line[1]: line for line in lines if line[:1] == ["blt"] and line[1] != "run"}
-    with_seed = {name for name, line in commands.items() if "--seed" in line}
-    takes_seed = {
+    with_it = {name for name, line in commands.items() if flag in line}
+    takes_it = {
         step.module.NAME
         for step in run._steps(run._paths_in(Path("out")), [], run.read_config(config()))
-        if "--seed" in command.build_parser(step.module).format_help()
+        if flag in command.flag_names(step.module)
     }
-    assert with_seed == takes_seed >= {"train-entropy", "calibrate", "pack", "train", "score"}
-    for name in with_seed:
-        assert commands[name][commands[name].index("--seed") + 1] == "1234"
+    assert with_it == takes_it >= some
+    for name in with_it:
+        assert commands[name][commands[name].index(flag) + 1] == str(value)
 
 
 def test_held_out_documents_are_scored_unless_the_config_says_otherwise(config, capsys):

@@ -1,0 +1,198 @@
+"""The stages of `blt run`, what each needs, and what they were made with.
+
+`_run.json` in the output folder has the settings of each stage that is done, so that a later run
+can say, before any work, what changed and which stages follow from it.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from blt.command import CommandModule
+from blt.errors import MadeOtherwiseError, UserError
+from blt.stage import describe_changes
+from blt.storage import read_json, write_json
+
+RECORD_NAME = "_run.json"
+_HOW_TO_GO_ON = (
+    "Give --redo changed to make them anew and keep the rest, --overwrite to make everything anew, "
+    "or another --output."
+)
+# Flags that say where, how fast, or under which conditions; and the input, of which encode itself
+# tells what changed.
+_WITHOUT_EFFECT = frozenset(
+    (
+        "accelerator",
+        "beam_flags",
+        "dry_run",
+        "exclude",
+        "include",
+        "input",
+        "json",
+        "max_lost_fraction",
+        "min_ram",
+        "on_unusable_table",
+        "overwrite",
+        "owns_process",
+        "strict",
+        "verbose",
+    )
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One stage of the chain.
+
+    Attributes:
+      module: its command.
+      section: of the config.
+      arguments: that the chain sets; the section's come after them.
+      label: what it is called.
+      needs: the labels of the steps whose results it reads.
+    """
+
+    module: CommandModule
+    section: str
+    arguments: dict[str, Any]
+    label: str
+    needs: tuple[str, ...] = ()
+
+
+def with_followers(steps: Sequence[Step], labels: Iterable[str]) -> list[str]:
+    """Returns labels and those of all steps that need them, directly or not, in their order."""
+    found = set(labels)
+    for step in steps:
+        if not found.isdisjoint(step.needs):
+            found.add(step.label)
+    return [step.label for step in steps if step.label in found]
+
+
+class RunRecord:
+    """What each stage of a run was made with.
+
+    Args:
+      root: the output folder of the run.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._path = root / RECORD_NAME
+        self._root = root
+        self._stages: dict[str, Any] = {}
+        if self._path.is_file():
+            try:
+                self._stages = dict(read_json(self._path)["stages"])
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"{self._path}: is not a record of blt run. Delete it; then what changed since "
+                    "is found stage by stage."
+                ) from error
+
+    def changes(self, step: Step, args: argparse.Namespace) -> list[str]:
+        """Returns in what a stage that is there was made otherwise: "steps (300, now 400)"."""
+        old = self._stages.get(step.label)
+        if not isinstance(old, dict) or not Path(args.output).exists():
+            return []
+        new = self._settings(args)
+        # A flag that is not in the record is newer than it.
+        return [
+            change
+            for name in sorted(old.keys() & new.keys())
+            for change in describe_changes(name, old[name], new[name])
+        ]
+
+    def note(self, step: Step, args: argparse.Namespace) -> None:
+        """Writes that a stage is done with these arguments."""
+        self._stages[step.label] = self._settings(args)
+        write_json(self._path, {"stages": self._stages})
+
+    def _settings(self, args: argparse.Namespace) -> dict[str, Any]:
+        return {
+            name: self._plain(value)
+            for name, value in vars(args).items()
+            if name not in _WITHOUT_EFFECT
+        }
+
+    def _plain(self, value: Any) -> Any:
+        """Returns a value as JSON has it; paths in the output folder as they are in it."""
+        if isinstance(value, Path):
+            inside = value.is_relative_to(self._root)
+            return str(value.relative_to(self._root) if inside else value)
+        if isinstance(value, list | tuple):
+            return [self._plain(item) for item in value]
+        return value if isinstance(value, str | int | float | None) else str(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Redo:
+    """Which stages are made anew.
+
+    Attributes:
+      forced: labels of those that are, whatever is there.
+      if_changed: the others are, too, where they were made with other settings or data.
+      changes: by label, in what the stages that are there were made otherwise.
+      expected: labels of all that will be, as far as can be known before the work.
+    """
+
+    forced: frozenset[str]
+    if_changed: bool
+    changes: Mapping[str, list[str]]
+    expected: tuple[str, ...]
+
+    def reason(self, label: str) -> str:
+        """Says why a stage is made anew."""
+        if label in self.changes:
+            return ", ".join(self.changes[label])
+        return "asked for" if label in self.forced else "follows"
+
+
+def decide(
+    prepared: Sequence[tuple[Step, argparse.Namespace]],
+    record: RunRecord,
+    args: argparse.Namespace,
+    root: Path,
+) -> Redo:
+    """Decides what is made anew, before any work.
+
+    Args:
+      prepared: the steps and their arguments.
+      record: of the earlier run.
+      args: with `overwrite`, `redo` and `from_stage`.
+      root: the output folder.
+
+    Raises:
+      UserError: settings changed, and it was not said that the stages are to be made anew.
+    """
+    steps = [step for step, _ in prepared]
+    changes = {step.label: found for step, its in prepared if (found := record.changes(step, its))}
+    forced = {step.label for step in steps if args.overwrite}
+    if args.from_stage is not None:
+        first = [step.label for step in steps if args.from_stage == step.module.NAME]
+        forced.update(with_followers(steps, first))
+    if args.redo is None and (left := {k: v for k, v in changes.items() if k not in forced}):
+        raise UserError(_words_of_changes(root, steps, left))
+    anew = forced.union(with_followers(steps, changes))
+    expected = tuple(step.label for step in steps if step.label in anew)
+    return Redo(frozenset(forced), args.redo is not None, changes, expected)
+
+
+def _words_of_changes(root: Path, steps: Sequence[Step], changes: Mapping[str, list[str]]) -> str:
+    anew = with_followers(steps, changes)
+    kept = [step.label for step in steps if step.label not in anew]
+    what = "; ".join(f"{label}: {', '.join(found)}" for label, found in changes.items())
+    stays = f" To keep: {', '.join(kept)}." if kept else ""
+    return (
+        f"--output {root}: was made with other settings. {what}. Stages to make anew: "
+        f"{', '.join(anew)}.{stays} {_HOW_TO_GO_ON}"
+    )
+
+
+def words_of_refusal(steps: Sequence[Step], step: Step, error: MadeOtherwiseError) -> UserError:
+    """Returns what to raise where a stage finds that it was made otherwise, and may not redo it."""
+    anew = with_followers(steps, [step.label])
+    return UserError(
+        f"{step.label}: {error.output}: {error.differs}. Stages to make anew: {', '.join(anew)}. "
+        f"{_HOW_TO_GO_ON}"
+    )

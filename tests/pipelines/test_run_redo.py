@@ -1,0 +1,208 @@
+"""`blt run` once more, after something changed: what is said, what is made anew, what is kept."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+
+from blt import command
+from pipelines import run
+from pipelines.chain import RECORD_NAME
+
+CONFIG = {
+    "valid_fraction": 0.3,
+    "train_entropy": {"steps": 2, "batch_size": 2, "seq_len": 128},
+    "calibrate": {"target_patch_bytes": 3},
+    "pack": {"seq_len": 128},
+    "train": {"steps": 2, "batch_size": 2},
+}
+OUTPUTS = {
+    "encode": "bytes/manifest.json",
+    "train-entropy": "entropy.keras",
+    "calibrate": "threshold.yaml",
+    "patch": "patches/manifest.json",
+    "pack": "train/manifest.json",
+    "train": "blt/model.keras",
+    "score (BLT)": "scores-blt/manifest.json",
+    "score (entropy model)": "scores-entropy/manifest.json",
+}
+AFTER_CALIBRATE = list(OUTPUTS)[2:]
+
+
+class Place:
+    """A copy of a finished run, whose config can be changed."""
+
+    def __init__(self, folder, corpus):
+        self.folder, self.corpus, self.output = folder, corpus, folder / "out"
+
+    def call(self, *argv, **changes):
+        config = {"input": str(self.corpus), "output": str(self.output), **CONFIG, **changes}
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(config))
+        return command.main(run, [str(self.folder / "config.yaml"), *map(str, argv)])
+
+    def made(self):
+        """Returns when each output was made."""
+        return {
+            label: (self.output / name).stat().st_mtime_ns
+            for label, name in OUTPUTS.items()
+            if (self.output / name).exists()
+        }
+
+    def made_since(self, before):
+        return [label for label, at in self.made().items() if at != before.get(label)]
+
+
+@pytest.fixture(scope="module")
+def finished(small_corpus, tmp_path_factory):
+    place = Place(tmp_path_factory.mktemp("finished"), small_corpus)
+    assert place.call() == 0
+    return place
+
+
+@pytest.fixture
+def place(finished, small_corpus, tmp_path):
+    shutil.copytree(small_corpus, tmp_path / "corpus")
+    place = Place(tmp_path, small_corpus)
+    shutil.copytree(finished.output, place.output)
+    return place
+
+
+CHANGE = {"calibrate": {"target_patch_bytes": 4}}
+
+
+def test_a_changed_setting_is_said_before_any_work_with_what_follows(place, capsys):
+    """Was: refused at the third stage, with advice that a chain cannot follow."""
+    before = place.made()
+    for dry in ((), ("--dry-run",)):
+        assert place.call(*dry, **CHANGE) == 2
+        err = capsys.readouterr().err
+        assert "calibrate: target_patch_bytes ([3.0], now [4.0])." in err
+        assert f"Stages to make anew: {', '.join(AFTER_CALIBRATE)}, report." in err
+        assert "To keep: encode, train-entropy. Give --redo changed" in err
+        assert "[1/9]" not in err
+    assert place.made() == before
+
+
+def test_redo_changed_makes_anew_what_follows_and_keeps_the_rest(place, capsys):
+    before = place.made()
+    assert place.call("--redo", "changed", "--dry-run", "--json", **CHANGE) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert sorted(plan["anew"]) == sorted([*AFTER_CALIBRATE, "report"])
+    assert plan["anew"]["calibrate"] == "target_patch_bytes ([3.0], now [4.0])"
+    assert place.made() == before
+
+    assert place.call("--redo", "changed", **CHANGE) == 0
+    err = capsys.readouterr().err
+    assert "made anew: exists, made with other settings or data (target patch bytes" in err
+    assert place.made_since(before) == AFTER_CALIBRATE
+    after = place.made()
+    assert place.call(**CHANGE) == 0  # nothing has changed since
+    assert place.made() == after
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def stop_at(monkeypatch, stage):
+    """Spares the tests of what comes before it the trainings, which take a quarter of a minute."""
+    monkeypatch.setattr(stage, "run", interrupt)
+
+
+def test_what_was_made_anew_before_a_stop_is_kept(place, monkeypatch, capsys):
+    before = place.made()
+    stop_at(monkeypatch, run.train)
+    assert place.call("--redo", "changed", **CHANGE) == 130
+    assert place.made_since(before) == ["calibrate", "patch", "pack"]
+    before = place.made()
+    capsys.readouterr()
+    assert place.call("--redo", "changed", **CHANGE) == 130
+    assert capsys.readouterr().err.count("already done") == 5
+    assert place.made() == before
+
+
+def test_from_a_stage_all_that_follows_is_made_anew(place, monkeypatch, capsys):
+    before = place.made()
+    assert place.call("--from", "score") == 0
+    assert place.made_since(before) == ["score (BLT)", "score (entropy model)"]
+    stop_at(monkeypatch, run.train)
+    assert place.call("--from", "patch") == 130
+    assert place.made_since(before)[:2] == ["patch", "pack"]
+    assert place.call("--from", "score", **CHANGE) == 2
+    assert "calibrate: target_patch_bytes" in capsys.readouterr().err
+
+
+def test_a_corpus_that_grew_stops_the_chain_before_any_training(place, monkeypatch, capsys):
+    place.corpus = place.folder / "corpus"
+    (place.corpus / "new.jsonl").write_text('{"text": "more"}\n')
+    before = place.made()
+    assert place.call() == 2
+    err = capsys.readouterr().err
+    assert "train-entropy: " in err and "(parents" in err
+    assert "Give --redo changed to make them anew and keep the rest" in err
+    assert place.made_since(before) == ["encode"]
+    with monkeypatch.context() as patched:
+        patched.setattr("blt.training.entropy.train_entropy_model", interrupt)
+        assert place.call("--redo", "changed") == 130
+    assert "made anew: exists, made with other settings or data (parents" in capsys.readouterr().err
+
+
+def test_a_file_that_is_gone_is_said_and_redo_encodes_without_it(place, monkeypatch, capsys):
+    place.corpus = place.folder / "corpus"
+    (place.corpus / "2.jsonl").unlink()
+    assert place.call() == 2
+    err = capsys.readouterr().err
+    assert "2.jsonl, no longer among the inputs. Stages to make anew: encode, train-" in err
+    stop_at(monkeypatch, run.train_entropy)
+    assert place.call("--redo", "changed") == 130
+    manifest = json.loads((place.output / "bytes" / "manifest.json").read_text())
+    assert manifest["totals"]["documents"] == 40
+
+
+def test_a_run_that_moved_is_as_it_was(place, capsys):
+    before = place.made()
+    place.output = place.output.rename(place.folder / "elsewhere")
+    assert place.call() == 0
+    assert capsys.readouterr().err.count("already done") == 8
+    assert place.made() == before
+
+
+def test_without_a_record_each_stage_finds_what_changed(place, monkeypatch, capsys):
+    """As in the folders of earlier versions."""
+    (place.output / RECORD_NAME).unlink()
+    assert place.call(**CHANGE) == 2
+    err = capsys.readouterr().err
+    assert "(target patch bytes ([3.0], now [4.0])). Stages to make anew: calibrate, patch" in err
+    before = place.made()
+    stop_at(monkeypatch, run.train)
+    assert place.call("--redo", "changed", **CHANGE) == 130
+    assert place.made_since(before) == ["calibrate", "patch", "pack"]
+
+
+def test_a_record_that_is_none_is_named(place, capsys):
+    for text in ("[]", "{}", '{"stages": 3}', "{"):
+        (place.output / RECORD_NAME).write_text(text)
+        assert place.call() == 2
+        assert RECORD_NAME in capsys.readouterr().err
+
+
+def test_what_does_not_change_results_is_no_change(place):
+    before = place.made()
+    changes = {"encode": {"max_lost_fraction": 0.5}, "patch": {"min_ram": "1GB"}}
+    assert place.call(**changes) == 0
+    assert place.made() == before
+
+
+def test_relative_paths_are_taken_from_the_folder_of_the_start(
+    place, tmp_path, monkeypatch, capsys
+):
+    """As on the command line, wherever the config lies."""
+    (tmp_path / "start").mkdir()
+    monkeypatch.chdir(tmp_path / "start")
+    assert place.call("--dry-run", input="../corpus", output="made") == 0
+    shown = capsys.readouterr().out
+    assert "--input ../corpus --output made/bytes" in shown
+    assert place.call("--dry-run", input="../nowhere", output="made") == 0
+    assert place.call(input="corpus", output="made") == 2
+    assert f"it is taken from {tmp_path / 'start'}" in capsys.readouterr().err
