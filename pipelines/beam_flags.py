@@ -96,6 +96,17 @@ def runs_in_this_process(options: "PipelineOptions") -> bool:
     return is_local(options) and mode != "multi_processing"
 
 
+def count_workers(options: "PipelineOptions") -> int | None:
+    """Returns how many processes work; None for a runner that decides for itself."""
+    from apache_beam.options.pipeline_options import DirectOptions
+
+    if not is_local(options):
+        return None
+    if runs_in_this_process(options):
+        return 1
+    return options.view_as(DirectOptions).direct_num_workers or num_cores()  # 0 means that
+
+
 def place_engines(flags: list[str]) -> tuple[bool, int | None]:
     """Says whether engines run in this process, and how many threads one of them should take.
 
@@ -103,15 +114,11 @@ def place_engines(flags: list[str]) -> tuple[bool, int | None]:
       For worker processes of the local runner, their share of this machine's cores. Other runners
       start a process for every core: one. In this process: None, for all cores.
     """
-    from apache_beam.options.pipeline_options import DirectOptions
-
     options = make_options(flags)
     if runs_in_this_process(options):
         return True, None
-    if not is_local(options):
-        return False, 1
-    workers = options.view_as(DirectOptions).direct_num_workers or num_cores()  # 0 means that
-    return False, max(1, num_cores() // workers)
+    workers = count_workers(options)
+    return False, 1 if workers is None else max(1, num_cores() // workers)
 
 
 def make_runner(options: "PipelineOptions") -> Any:

@@ -24,7 +24,12 @@ from blt.quiet import redirect_stderr
 from blt.stage import Stage
 from blt.storage import prepare_output_folder, sole_use
 from blt.units import Unit
-from pipelines.beam_flags import make_options, make_runner, runs_in_this_process
+from pipelines.beam_flags import (
+    count_workers,
+    make_options,
+    make_runner,
+    runs_in_this_process,
+)
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -56,6 +61,7 @@ class _BytesDone:
 
 _BYTES_DONE = _BytesDone()
 _WORK = "work"
+_WORTH_SAYING_BYTES = 1 << 20  # of work; with less of it, starting a worker takes longer
 
 
 def count_done(
@@ -159,6 +165,13 @@ def _run_pipeline(
 
     options = make_options(beam_flags, verbose=console.verbose)
     label, total = stage.output.name, sum(unit.num_bytes for unit in pending)
+    workers = count_workers(options) or 0
+    if len(pending) < workers and total >= _WORTH_SAYING_BYTES:
+        console.say(
+            f"{label}: {count(len(pending), 'unit')} of work for {workers} workers, so that "
+            f"{workers - len(pending)} of them will be idle. A smaller --target-shard-bytes of blt "
+            "encode makes more shards, and so more units."
+        )
     read_done = count_done(pending, lambda unit: stages.has_marker(stage.output, unit), _WORK)
     phases = [dataclasses.replace(p, label=f"{label}: {p.label}") for p in earlier_phases]
     phases.append(Phase(label, read_done, total))

@@ -395,3 +395,16 @@ def test_streams_that_are_closed_or_full_are_no_bug(redirections, status, said, 
     assert (done.returncode, said in done.stderr) == (status, True)
     assert "bug" not in done.stderr
     assert (tmp_path / "out" / "manifest.json").exists() == (status != 2)
+
+
+def test_workers_without_work_are_said(tmp_path, capsys):
+    """Was: one unit for two large files, and a second worker that did nothing."""
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_bytes(b"text of a line\n" * 40_000)
+    argv = ("--input", tmp_path / "a.txt", tmp_path / "b.txt", "--direct_num_workers", "2")
+    assert run(*argv, "--output", tmp_path / "one") == 0
+    err = capsys.readouterr().err
+    assert "one: 1 unit of work for 2 workers, so that 1 of them will be idle." in err
+    assert "--target-shard-bytes" in err
+    assert run(*argv, "--output", tmp_path / "two", "--target-shard-bytes", "600KB") == 0
+    assert "idle" not in capsys.readouterr().err
