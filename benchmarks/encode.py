@@ -232,7 +232,7 @@ def run_command(inputs: Path, output: Path, flags: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    from blt.quiet import silence
+    from blt.cli.quiet import silence
 
     silence()
     main()

@@ -187,7 +187,7 @@ def make_model(name: str, folder: Path) -> dict[str, Path]:
 
 
 def _write_model(sizes: dict[str, int], files: dict[str, Path]) -> None:
-    from blt.quiet import import_keras, silence
+    from blt.cli.quiet import import_keras, silence
 
     silence()
     import_keras().utils.set_random_seed(0)
@@ -202,7 +202,7 @@ def _write_model(sizes: dict[str, int], files: dict[str, Path]) -> None:
 
 def matrix_way(dtype: str) -> Callable[[], float]:
     """Operations a second of a product of two square matrices, with all cores."""
-    from blt.quiet import import_keras, silence
+    from blt.cli.quiet import import_keras, silence
 
     silence()
     keras = import_keras()
@@ -236,8 +236,8 @@ def engine_way(
     files: dict[str, Path], dtype: str, sample: list[bytes]
 ) -> Callable[[], tuple[float, dict[str, int]]]:
     """Seconds for the sample, and what the engine counted."""
+    from blt.cli.quiet import silence
     from blt.engine import get_entropy_engine, import_engine_backend
-    from blt.quiet import silence
     from blt.tokenizer import frame_tokens
 
     silence()
@@ -260,7 +260,7 @@ def engine_way(
 
 def naive_way(files: dict[str, Path], dtype: str) -> Callable[[], float]:
     """Seconds for one row of 8,192 with a full mask."""
-    from blt.quiet import import_keras, silence
+    from blt.cli.quiet import import_keras, silence
 
     silence()
     ops = import_keras().ops

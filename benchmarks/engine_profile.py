@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from engine import MODELS, WINDOW
 
+from blt.cli.quiet import import_keras, silence
 from blt.engine.options import BFLOAT16, FLOAT32
-from blt.quiet import import_keras, silence
 
 STEPS = 10
 ROW = 512

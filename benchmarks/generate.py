@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from blt.quiet import import_keras, silence
+from blt.cli.quiet import import_keras, silence
 
 silence()
 keras = import_keras()

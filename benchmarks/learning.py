@@ -26,7 +26,7 @@ from pathlib import Path
 
 import numpy as np
 
-from blt.quiet import import_keras, silence
+from blt.cli.quiet import import_keras, silence
 
 silence()
 keras = import_keras()

@@ -15,8 +15,8 @@ import statistics
 import time
 from pathlib import Path
 
+from blt.cli.quiet import silence
 from blt.engine import LineEngine, get_entropy_engine, import_engine_backend
-from blt.quiet import silence
 from blt.tokenizer import frame_tokens
 
 

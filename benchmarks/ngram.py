@@ -26,11 +26,11 @@ from pathlib import Path
 
 import numpy as np
 
+from blt.cli.quiet import silence
 from blt.engine import get_entropy_engine, import_engine_backend
 from blt.ngram.config import NgramConfig
 from blt.ngram.counting import count_documents
 from blt.ngram.model import build_model, save_ngram
-from blt.quiet import silence
 from blt.tokenizer import frame_tokens
 
 TARGET_PATCH_BYTES = 4.5

@@ -93,9 +93,9 @@ def make_data(folder: Path, text: bytes, num_bytes: int) -> Path:
 
 def run_engine_alone(data: Path, model: Path) -> None:
     """Runs the engine over the shards, and prints the seconds that it took."""
+    from blt.cli.quiet import silence
     from blt.engine import get_entropy_engine, import_engine_backend
     from blt.formats.byte_shard import read_byte_shard
-    from blt.quiet import silence
 
     silence()
     import_engine_backend(model, owns_process=True)

@@ -67,7 +67,7 @@ def make_data(folder: Path, text: bytes, size: int) -> Path:
 
 
 def save_small_model(path: Path) -> None:
-    from blt.quiet import import_keras, silence
+    from blt.cli.quiet import import_keras, silence
 
     silence()
     import_keras().utils.set_random_seed(0)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from blt.quiet import import_keras, silence
+from blt.cli.quiet import import_keras, silence
 from blt.tokenizer import BYTE_OFFSET
 
 TARGETS = (4.5, 6.0, 8.0)

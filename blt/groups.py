@@ -5,7 +5,7 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from blt.console import count, format_bytes
+from blt.cli.console import count, format_bytes
 
 SOURCE = "source"
 MAX_NAME_CHARACTERS = 200

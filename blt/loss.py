@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from blt.console import count
+from blt.cli.console import count
 
 DEFAULT_MAX_LOST_FRACTION = 0.01
 KINDS = ("records", "files", "members", "bytes")

@@ -20,7 +20,7 @@ def no_progress(num_bytes: int) -> None:
 
 
 # Called with what is being done, how much of it there is, and what is counted (bytes, if nothing is
-# said), as `blt.console.Console.progress`; gives the `Progress` of a block.
+# said), as `blt.cli.console.Console.progress`; gives the `Progress` of a block.
 Watch = Callable[..., contextlib.AbstractContextManager[Progress]]
 
 

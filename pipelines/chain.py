@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from blt.command import CommandModule
+from blt.cli.command import CommandModule
 from blt.errors import MadeOtherwiseError, UserError
 from blt.stage import describe_changes
 from blt.storage import read_json, write_json

@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from blt import command
+from blt.cli import command
 from blt.errors import near_names
 from blt.version import __version__
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import apache_beam as beam
 
-from blt.console import Phase
+from blt.cli.console import Phase
 from blt.corpus.config import EncodeConfig
 from blt.corpus.duplicates import (
     duplicate_kinds,

@@ -19,8 +19,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from blt import command
-from blt.command import Summary
+from blt.cli import command
+from blt.cli.command import Summary
+from blt.cli.console import Console, Phase, count, format_bytes, printable
 from blt.commands.arguments import (
     add_output_arguments,
     byte_size,
@@ -29,7 +30,6 @@ from blt.commands.arguments import (
     one_character,
 )
 from blt.commands.policy_arguments import add_policy_arguments
-from blt.console import Console, Phase, count, format_bytes, printable
 from blt.corpus.config import COMPRESSIONS, CSV_QUOTING, DOC_PER, FORMATS, EncodeConfig
 from blt.corpus.discover import Discovery, InputFile, discover_inputs
 from blt.corpus.duplicates import DUPLICATES_FOLDER, duplicate_kinds, remove_found

@@ -13,15 +13,15 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from blt import command
-from blt.command import Summary
+from blt.cli import command
+from blt.cli.command import Summary
+from blt.cli.console import Console, count, format_bytes
 from blt.commands.arguments import (
     add_data_argument,
     add_output_arguments,
     fraction,
     local_path,
 )
-from blt.console import Console, count, format_bytes
 from blt.errors import UserError
 from blt.formats.meta_arrow import COMPLETE_SUFFIX, meta_arrow_name
 from blt.loss import DEFAULT_MAX_LOST_FRACTION

@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blt.console import Console
+from blt.cli.console import Console
 from blt.engine.options import AUTO, BFLOAT16, PRECISIONS
 from blt.plan_file import PLAN_NAME, load_plan
 from blt.stage import Stage

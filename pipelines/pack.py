@@ -14,8 +14,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from blt import command
-from blt.command import Summary
+from blt.cli import command
+from blt.cli.command import Summary
+from blt.cli.console import Console, count, format_bytes
 from blt.commands.arguments import (
     add_data_argument,
     add_output_arguments,
@@ -24,7 +25,6 @@ from blt.commands.arguments import (
     local_path,
     positive_int,
 )
-from blt.console import Console, count, format_bytes
 from blt.errors import UserError
 from blt.manifest import Manifest, check_shard, read_manifest
 from blt.packing import PackConfig

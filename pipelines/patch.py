@@ -13,8 +13,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from blt import command
-from blt.command import Summary
+from blt.cli import command
+from blt.cli.command import Summary
+from blt.cli.console import Console, count, format_bytes
+from blt.cli.quiet import silence
 from blt.commands.arguments import (
     add_data_argument,
     add_output_arguments,
@@ -22,12 +24,10 @@ from blt.commands.arguments import (
     local_path,
 )
 from blt.commands.rule_arguments import add_rule_arguments, read_rule
-from blt.console import Console, count, format_bytes
 from blt.manifest import Manifest, read_manifest
 from blt.ngram.model import is_ngram_path
 from blt.patching.rules import PatchRule
 from blt.patching.words import inside_characters_words
-from blt.quiet import silence
 from blt.stage import Stage, make_units
 from blt.units import Progress, Unit, UnitResult
 from pipelines.beam_flags import add_resource_arguments, place_engines, read_resource_hints

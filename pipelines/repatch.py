@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from blt import command
-from blt.command import Summary
+from blt.cli import command
+from blt.cli.command import Summary
+from blt.cli.console import Console
 from blt.commands.arguments import add_output_arguments, local_path
 from blt.commands.rule_arguments import add_rule_arguments, read_rule
-from blt.console import Console
 from blt.errors import UserError
 from blt.manifest import Manifest, check_shard, read_manifest
 from blt.patching.rules import PatchRule

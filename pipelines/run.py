@@ -16,10 +16,10 @@ from typing import Any
 
 import yaml
 
-from blt import command
-from blt.command import Summary
+from blt.cli import command
+from blt.cli.command import Summary
+from blt.cli.console import Console, count, format_bytes, format_seconds
 from blt.commands import calibrate, report, train, train_entropy
-from blt.console import Console, count, format_bytes, format_seconds
 from blt.corpus.python_docs import write_python_docs
 from blt.errors import MadeOtherwiseError, UserError, near_names
 from blt.manifest import MANIFEST_NAME, read_manifest, write_manifest

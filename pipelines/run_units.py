@@ -16,11 +16,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from blt import stage as stages
-from blt.command import Summary
-from blt.console import Console, Phase, ProgressLine, count, format_bytes
+from blt.cli.command import Summary
+from blt.cli.console import Console, Phase, ProgressLine, count, format_bytes
+from blt.cli.quiet import redirect_stderr
 from blt.errors import BltError, WorkError
 from blt.manifest import MANIFEST_NAME, Manifest, read_manifest
-from blt.quiet import redirect_stderr
 from blt.stage import Stage
 from blt.storage import prepare_output_folder, sole_use
 from blt.units import Unit

@@ -16,8 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from blt import command
-from blt.command import Summary
+from blt.cli import command
+from blt.cli.command import Summary
+from blt.cli.console import Console, count, format_bytes, printable
+from blt.cli.quiet import import_keras, silence
 from blt.commands.arguments import (
     add_output_arguments,
     add_precision_argument,
@@ -27,12 +29,10 @@ from blt.commands.arguments import (
     positive_int,
 )
 from blt.commands.sidecar import sidecar_path
-from blt.console import Console, count, format_bytes, printable
 from blt.errors import BltError, UserError, near_names
 from blt.groups import describe_bounds, input_group
 from blt.manifest import Manifest, check_shard, read_manifest
 from blt.ngram.model import is_ngram_path
-from blt.quiet import import_keras, silence
 from blt.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, SPLIT_CHOICES
 from blt.stage import Stage, make_units
 from blt.storage import read_json, write_json

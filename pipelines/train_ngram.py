@@ -19,8 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
-from blt import command
-from blt.command import Summary
+from blt.cli import command
+from blt.cli.command import Summary
+from blt.cli.console import Console, count, format_bytes
 from blt.commands.arguments import (
     add_data_argument,
     add_output_arguments,
@@ -29,7 +30,6 @@ from blt.commands.arguments import (
     positive_int,
 )
 from blt.commands.sidecar import find_finished, note_finished
-from blt.console import Console, count, format_bytes
 from blt.errors import BltError, WorkError
 from blt.formats.byte_shard import read_byte_shard
 from blt.manifest import Manifest, read_manifest

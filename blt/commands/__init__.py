@@ -1,1 +1,1 @@
-"""The commands that need no Beam; one module each, see `blt.command`."""
+"""The commands that need no Beam; one module each, see `blt.cli.command`."""

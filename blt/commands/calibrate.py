@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from blt.command import Summary
+from blt.cli.command import Summary
+from blt.cli.console import Console, count, format_bytes
 from blt.commands.arguments import (
     add_data_argument,
     add_output_arguments,
@@ -15,7 +16,6 @@ from blt.commands.arguments import (
 )
 from blt.commands.rule_arguments import add_refinement_arguments
 from blt.commands.sidecar import find_finished, note_finished
-from blt.console import Console, count, format_bytes
 from blt.manifest import read_manifest
 from blt.ngram.model import is_ngram_path
 from blt.patching.words import share_inside_words

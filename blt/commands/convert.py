@@ -4,11 +4,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blt.command import Summary
+from blt.cli.command import Summary
+from blt.cli.console import Console
+from blt.cli.quiet import import_keras
 from blt.commands.arguments import local_path, positive_int
-from blt.console import Console
 from blt.errors import UserError, near_names
-from blt.quiet import import_keras
 
 if TYPE_CHECKING:
     import keras

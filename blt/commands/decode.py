@@ -2,9 +2,9 @@
 
 import argparse
 
-from blt.command import Summary
+from blt.cli.command import Summary
+from blt.cli.console import Console, count, format_bytes
 from blt.commands.arguments import add_data_argument, local_path
-from blt.console import Console, count, format_bytes
 from blt.corpus.decode import decode_dataset
 from blt.corpus.not_decoded import not_decoded_lines
 from blt.manifest import read_manifest

@@ -4,9 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from blt.command import Summary
+from blt.cli.command import Summary
+from blt.cli.console import Console
 from blt.commands.arguments import local_path, positive_int
-from blt.console import Console
 from blt.errors import UserError, WorkError
 from blt.manifest import MANIFEST_NAME
 

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from blt.command import Summary
+from blt.cli.command import Summary
+from blt.cli.console import Console, format_bytes
 from blt.commands.arguments import local_path
-from blt.console import Console, format_bytes
 from blt.errors import UserError
 from blt.storage import prepare_output_file
 

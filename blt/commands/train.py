@@ -5,13 +5,13 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blt.command import Summary
+from blt.cli.command import Summary
+from blt.cli.console import Console, count
+from blt.cli.quiet import import_keras
 from blt.commands.arguments import add_data_argument, add_output_arguments, local_path, positive_int
 from blt.commands.sidecar import find_finished, note_finished
 from blt.commands.train_entropy import training_words
-from blt.console import Console, count
 from blt.manifest import read_manifest
-from blt.quiet import import_keras
 
 if TYPE_CHECKING:
     from blt.training.blt import BltTrainingConfig

@@ -4,7 +4,9 @@ import argparse
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from blt.command import Summary
+from blt.cli.command import Summary
+from blt.cli.console import Console, count
+from blt.cli.quiet import import_keras
 from blt.commands.arguments import (
     add_data_argument,
     add_output_arguments,
@@ -12,9 +14,7 @@ from blt.commands.arguments import (
     positive_int,
 )
 from blt.commands.sidecar import find_finished, note_finished
-from blt.console import Console, count
 from blt.manifest import read_manifest
-from blt.quiet import import_keras
 from blt.storage import prepare_output_file
 
 if TYPE_CHECKING:

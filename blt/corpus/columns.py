@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blt.console import count
+from blt.cli.console import count
 from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import DamagedInputError
 from blt.corpus.partitions import partition_fields

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from blt.console import count, format_bytes, printable
+from blt.cli.console import count, format_bytes, printable
 from blt.corpus.arrow_reader import count_rows
 from blt.corpus.columns import PYARROW_ERRORS
 from blt.corpus.decompress import PLAIN

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from blt.console import count
+from blt.cli.console import count
 from blt.corpus.filters import FILTERS
 from blt.corpus.sources import SOURCES_NAME
 from blt.corpus.summary import reject_file_lines

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from blt.console import count
+from blt.cli.console import count
 from blt.corpus.arrow_reader import count_rows, read_arrow_schema
 from blt.corpus.columns import UnusableFileError, check_text_column
 from blt.corpus.config import EncodeConfig

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from blt.console import count
+from blt.cli.console import count
 from blt.corpus.config import EncodeConfig
 from blt.corpus.discover import InputFile
 from blt.corpus.duplicates import duplicate_kinds

@@ -10,7 +10,7 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from blt.console import count
+from blt.cli.console import count
 from blt.corpus.config import EncodeConfig
 from blt.corpus.csv_dialect import BadRowError, Dialect
 from blt.corpus.decompress import DamagedInputError, read_blocks

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pyarrow.parquet as pq
 
-from blt.console import count
+from blt.cli.console import count
 from blt.corpus.csv_reader import QUOTED_COUNT
 from blt.corpus.detect import UNREAD
 from blt.corpus.field_names import fields_with

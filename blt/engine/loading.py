@@ -5,10 +5,10 @@ import sys
 import threading
 from pathlib import Path
 
+from blt.cli.quiet import import_keras
 from blt.engine.options import FLOAT32
 from blt.engine.results import Engine
 from blt.ngram.model import is_ngram_path
-from blt.quiet import import_keras
 
 _engines: dict[tuple, Engine] = {}
 _engines_lock = threading.Lock()

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from blt.command import Summary
+from blt.cli.command import Summary
 from blt.errors import UserError
 from blt.inspection.check import check_folder
 from blt.inspection.datasets import Look

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from blt.command import Summary
-from blt.console import format_bytes
+from blt.cli.command import Summary
+from blt.cli.console import format_bytes
 from blt.corpus.sources import SOURCES_NAME
 from blt.formats.rejects import REASONS, count_rejects
 from blt.formats.training_shard import read_training_shard

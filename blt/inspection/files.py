@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from blt.command import Summary
-from blt.console import format_bytes
+from blt.cli.command import Summary
+from blt.cli.console import format_bytes
 from blt.corpus.decompress import DamagedInputError, read_blocks, strip_compression_suffix
 from blt.corpus.detect import detect
 from blt.errors import UserError
@@ -173,7 +173,7 @@ def _first_rejects(path: Path, look: Look) -> list[str]:
 
 
 def _describe_model(path: Path, look: Look) -> Summary:
-    from blt.quiet import import_keras
+    from blt.cli.quiet import import_keras
 
     class_name = _model_class(path)
     import_keras()

@@ -3,8 +3,8 @@
 import shlex
 from pathlib import Path
 
-from blt.command import Summary
-from blt.console import count, format_bytes
+from blt.cli.command import Summary
+from blt.cli.console import count, format_bytes
 from blt.corpus.detect import detect
 from blt.corpus.discover import discover_inputs
 from blt.errors import BltError, UserError

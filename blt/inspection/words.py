@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from blt.command import Summary
+from blt.cli.command import Summary
 from blt.inspection.documents import Document
 from blt.inspection.visible import visible_patches, visible_text
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from blt.console import count, format_bytes
+from blt.cli.console import count, format_bytes
 from blt.inspection.measures import MAX_POINTS, ScoreMeasures
 from blt.manifest import describe_kind
 from blt.patching.words import inside_characters_words

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blt import console as consoles
-from blt.commands.arguments import byte_size, local_path
-from blt.console import (
+from blt.cli import console as consoles
+from blt.cli.console import (
     Console,
     Phase,
     ProgressLine,
@@ -21,6 +20,7 @@ from blt.console import (
     printable,
     progress_text,
 )
+from blt.commands.arguments import byte_size, local_path
 from blt.errors import UserError, WorkError, near_names
 from blt.splits import is_held_out, seeded_hash
 from blt.storage import (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from blt import command
+from blt.cli import command
 from blt.commands import calibrate, decode, report, train, train_entropy
 from pipelines import score, train_ngram
 from tests.blt.datasets import write_byte_dataset

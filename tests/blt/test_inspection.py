@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blt import stage as stages
-from blt.command import main
+from blt.cli.command import main
 from blt.commands import inspect
 from blt.errors import UserError, WorkError
 from blt.formats.training_shard import TrainingShardWriter

@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from blt import command
+from blt.cli import command
 from pipelines import encode
 
 WORDS = [

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
 
-from blt import command
+from blt.cli import command
 from blt.corpus import filesystems
 from blt.manifest import read_manifest
 from pipelines import encode

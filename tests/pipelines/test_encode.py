@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from blt import command
+from blt.cli import command
 from blt.corpus import InputFile
 from blt.formats.byte_shard import read_byte_shard
 from blt.manifest import read_manifest

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
-from blt import command
+from blt.cli import command
 from blt.formats.byte_shard import read_documents
 from blt.manifest import read_manifest
 from pipelines import encode

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from blt import command
+from blt.cli import command
 from blt.commands import decode, inspect
 from blt.corpus.filters import FILTERS
 from blt.manifest import read_manifest

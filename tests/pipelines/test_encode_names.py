@@ -8,7 +8,7 @@ import pyarrow.feather as feather
 import pyarrow.parquet as pq
 import pytest
 
-from blt import command
+from blt.cli import command
 from blt.corpus import decode_dataset
 from blt.formats.byte_shard import read_documents
 from blt.manifest import read_manifest

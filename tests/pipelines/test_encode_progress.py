@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from blt import console as consoles
-from blt.command import parse_arguments
-from blt.console import Console
+from blt.cli import console as consoles
+from blt.cli.command import parse_arguments
+from blt.cli.console import Console
 from blt.corpus import EncodeConfig, admission, build_plan, discover, discover_inputs, plan
 from blt.corpus.duplicates import is_scanned, scan_unit
 from blt.stage import Stage, make_units

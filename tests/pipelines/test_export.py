@@ -9,7 +9,8 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-from blt import command, exporting
+from blt import exporting
+from blt.cli import command
 from blt.formats import meta_arrow
 from blt.formats.boundaries import read_boundaries, restore_entropies
 from blt.formats.byte_shard import read_documents

@@ -5,7 +5,7 @@ import shutil
 import numpy as np
 import pytest
 
-from blt import command
+from blt.cli import command
 from blt.formats.byte_shard import read_byte_shard
 from blt.formats.training_shard import read_training_shard
 from blt.manifest import read_manifest

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from blt import command
+from blt.cli import command
 from blt.commands import calibrate
 from blt.formats.byte_shard import read_byte_shard
 from blt.manifest import read_manifest

@@ -15,7 +15,7 @@ import signal
 import keras
 import pytest
 
-from blt import command
+from blt.cli import command
 from blt.engine import loading as engine_loading
 from blt.engine import precision
 from blt.errors import WorkError

@@ -8,7 +8,7 @@ import apache_beam as beam
 import pyarrow.parquet as pq
 import pytest
 
-from blt import command
+from blt.cli import command
 from blt.stage import Stage, make_units
 from pipelines import beam_flags, patch
 from pipelines.beam_flags import make_options

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from blt import command
+from blt.cli import command
 from blt.commands import inspect as inspect_command
 from blt.formats.boundaries import read_boundaries
 from blt.manifest import read_manifest
@@ -118,7 +118,7 @@ def test_snapped_patches_begin_at_characters(
 
 def test_no_model_library_is_imported(kept, tmp_path):
     code = (
-        "import sys; from blt import command; from pipelines import repatch; "
+        "import sys; from blt.cli import command; from pipelines import repatch; "
         "status = command.main(repatch, sys.argv[1:]); "
         "assert not {'keras', 'tensorflow', 'jax', 'torch'} & set(sys.modules); sys.exit(status)"
     )

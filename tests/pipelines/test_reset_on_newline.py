@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from blt import command
+from blt.cli import command
 from blt.commands import calibrate
 from blt.formats.boundaries import read_boundaries_metadata
 from blt.manifest import read_manifest

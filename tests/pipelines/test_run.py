@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from blt import command
+from blt.cli import command
 from pipelines import cli, run
 
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import yaml
 
-from blt import command
+from blt.cli import command
 from pipelines import run
 from pipelines.chain import RECORD_NAME
 

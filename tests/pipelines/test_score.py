@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from blt import command
+from blt.cli import command
 from blt.formats.byte_shard import read_byte_shard
 from blt.manifest import read_manifest
 from blt.splits import is_held_out

@@ -6,7 +6,7 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
-from blt import command
+from blt.cli import command
 from blt.commands import calibrate, inspect, train
 from blt.manifest import read_manifest
 from pipelines import patch, score, train_ngram

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from blt import command
+from blt.cli import command
 from blt.corpus.filters import FILTERS
 from blt.corpus.sources import SCHEMA
 from blt.formats.rejects import REASONS

@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from blt.command import main
+from blt.cli.command import main
 from blt.commands import report
 from blt.engine import DocumentEntropies
 from blt.inspection.artefacts import open_dataset

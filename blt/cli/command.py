@@ -20,9 +20,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
-from blt.console import Console, printable
+from blt.cli.console import Console, printable
+from blt.cli.quiet import silence
 from blt.errors import BltError, UserError, WorkError, near_names
-from blt.quiet import silence
 
 INTERRUPTED = 130
 # What commands read, by the names of their arguments; --output must be none of it.

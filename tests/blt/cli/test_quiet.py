@@ -9,7 +9,7 @@ import pytest
 
 SCORE = """
 import sys
-from blt import command
+from blt.cli import command
 from pipelines import score
 status = command.main(score, sys.argv[1:])
 print("tensorflow" in sys.modules)
@@ -65,7 +65,7 @@ def test_a_backend_that_is_none_is_wrong_use(environment, words, files, tmp_path
 
 
 def test_a_backend_that_is_not_installed_is_wrong_use(monkeypatch):
-    from blt import quiet
+    from blt.cli import quiet
     from blt.errors import UserError
 
     monkeypatch.setenv("KERAS_BACKEND", "torch")

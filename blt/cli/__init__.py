@@ -1,0 +1,1 @@
+"""The command line: the console, quiet start-up, what every command has in common."""
