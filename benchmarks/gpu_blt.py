@@ -21,8 +21,8 @@ import numpy as np
 from gpu_engine import documents_of
 from gpu_timing import ROUNDS, kernel_times, seconds_of, tried
 
+from blt.dataset.joining import PatchedDocument
 from blt.formats.training_shard import PackedSequence
-from blt.joining import PatchedDocument
 from blt.model.blt import ByteLatentTransformer, create_blt
 from blt.packing import pack_documents
 from blt.patching.rules import PatchRule, find_patch_lengths

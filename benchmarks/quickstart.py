@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from blt.splits import is_held_out
+from blt.dataset.splits import is_held_out
 
 RUN_BYTES = 50
 LITTLE_OVERLAP = 0.05

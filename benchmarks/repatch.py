@@ -31,6 +31,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from blt.dataset.manifest import read_manifest
+from blt.dataset.storage import atomic_path, sha256_file
 from blt.formats.boundaries import (
     BoundariesRow,
     BoundariesWriter,
@@ -42,10 +44,8 @@ from blt.formats.boundaries import (
     store_entropies,
 )
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
-from blt.manifest import read_manifest
 from blt.patching.repatch import repatch_shard
 from blt.patching.rules import MAX_NATS, PatchRule, count_byte_patches, find_patch_lengths
-from blt.storage import atomic_path, sha256_file
 
 RULES = {
     "entropy": PatchRule(threshold_nats=2.0),

@@ -7,6 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from blt.dataset.joining import PatchedPart, read_patched_parts
+from blt.dataset.rejects import SAMPLE_BYTES, open_rejects
+from blt.dataset.storage import atomic_path, sha256_file
+from blt.dataset.units import Progress, ShardInfo, UnitResult, no_progress
 from blt.errors import UserError
 from blt.formats.boundaries import restore_entropies
 from blt.formats.meta_arrow import (
@@ -15,11 +19,7 @@ from blt.formats.meta_arrow import (
     meta_arrow_name,
     shift_entropies,
 )
-from blt.formats.rejects import SAMPLE_BYTES, open_rejects
-from blt.joining import PatchedPart, read_patched_parts
-from blt.storage import atomic_path, sha256_file
 from blt.tokenizer import tokens_to_bytes
-from blt.units import Progress, ShardInfo, UnitResult, no_progress
 
 
 @dataclasses.dataclass

@@ -16,6 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
+from blt.dataset.joining import PatchedDocument
+from blt.dataset.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, is_held_out, seeded_hash
+from blt.dataset.storage import atomic_path
+from blt.dataset.units import Progress, UnitResult, no_progress
 from blt.errors import UserError
 from blt.formats.training_shard import (
     SPLITS,
@@ -23,10 +27,6 @@ from blt.formats.training_shard import (
     TrainingShardWriter,
     training_shard_name,
 )
-from blt.joining import PatchedDocument
-from blt.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, is_held_out, seeded_hash
-from blt.storage import atomic_path
-from blt.units import Progress, UnitResult, no_progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

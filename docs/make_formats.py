@@ -108,7 +108,7 @@ def main(root: Path) -> None:
     print(
         "## Rejects\n\n`rejects.parquet`, always written by `encode` and `export`; `reason` is one of a closed list"
     )
-    print("(`blt/formats/rejects.py`).\n")
+    print("(`blt/dataset/rejects.py`).\n")
     show_parquet(root / "bytes" / "rejects.parquet")
     print("## Sources\n\n`sources.parquet`, by `encode`: what became of each input file")
     print("([encode.md](encode.md#accounting)).\n")

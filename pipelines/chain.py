@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from blt.cli.command import CommandModule
+from blt.dataset.stage import describe_changes
+from blt.dataset.storage import read_json, write_json
 from blt.errors import MadeOtherwiseError, UserError
-from blt.stage import describe_changes
-from blt.storage import read_json, write_json
 
 RECORD_NAME = "_run.json"
 _HOW_TO_GO_ON = (

@@ -22,8 +22,8 @@ from blt.corpus.duplicates import (
     sort_unit,
     start_partitions,
 )
-from blt.stage import Stage
-from blt.units import Unit
+from blt.dataset.stage import Stage
+from blt.dataset.units import Unit
 from pipelines.run_units import count_done, report_progress
 from pipelines.transforms import WorkOnUnits
 

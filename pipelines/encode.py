@@ -45,12 +45,12 @@ from blt.corpus.sources import SOURCES_NAME, merge_sources
 from blt.corpus.standard_input import keep_standard_input
 from blt.corpus.summary import summary_lines
 from blt.corpus.unmatched import Unmatched
+from blt.dataset.loss import DEFAULT_MAX_LOST_FRACTION, Findings
+from blt.dataset.manifest import Manifest
+from blt.dataset.plan_file import read_plan
+from blt.dataset.stage import REJECTS_NAME, Stage, earlier_units, make_units
+from blt.dataset.units import Progress, Unit, UnitResult
 from blt.errors import UserError, WorkError
-from blt.loss import DEFAULT_MAX_LOST_FRACTION, Findings
-from blt.manifest import Manifest
-from blt.plan_file import read_plan
-from blt.stage import REJECTS_NAME, Stage, earlier_units, make_units
-from blt.units import Progress, Unit, UnitResult
 from pipelines.beam_files import BeamFiles
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
 from pipelines.run_units import describe_plan, run_stage

@@ -22,13 +22,13 @@ from blt.commands.arguments import (
     fraction,
     local_path,
 )
+from blt.dataset.loss import DEFAULT_MAX_LOST_FRACTION
+from blt.dataset.manifest import Manifest, check_shard, read_manifest
+from blt.dataset.stage import REJECTS_NAME, Stage, make_units
+from blt.dataset.storage import atomic_path
+from blt.dataset.units import Progress, ShardInfo, Unit, UnitResult
 from blt.errors import UserError
 from blt.formats.meta_arrow import COMPLETE_SUFFIX, meta_arrow_name
-from blt.loss import DEFAULT_MAX_LOST_FRACTION
-from blt.manifest import Manifest, check_shard, read_manifest
-from blt.stage import REJECTS_NAME, Stage, make_units
-from blt.storage import atomic_path
-from blt.units import Progress, ShardInfo, Unit, UnitResult
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
 from pipelines.run_units import describe_plan, run_stage
 from pipelines.shard_units import read_payload, shard_payloads

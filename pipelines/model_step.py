@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blt.cli.console import Console
+from blt.dataset.plan_file import PLAN_NAME, load_plan
+from blt.dataset.stage import Stage
+from blt.dataset.units import Unit
 from blt.engine.options import AUTO, BFLOAT16, PRECISIONS
-from blt.plan_file import PLAN_NAME, load_plan
-from blt.stage import Stage
-from blt.units import Unit
 
 if TYPE_CHECKING:
     from pipelines.transforms import WorkOnUnits

@@ -25,11 +25,11 @@ from blt.commands.arguments import (
     local_path,
     positive_int,
 )
+from blt.dataset.manifest import Manifest, check_shard, read_manifest
+from blt.dataset.stage import Stage, make_units
+from blt.dataset.units import Progress, Unit, UnitResult
 from blt.errors import UserError
-from blt.manifest import Manifest, check_shard, read_manifest
 from blt.packing import PackConfig
-from blt.stage import Stage, make_units
-from blt.units import Progress, Unit, UnitResult
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
 from pipelines.run_units import describe_plan, run_stage
 

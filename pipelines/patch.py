@@ -24,12 +24,12 @@ from blt.commands.arguments import (
     local_path,
 )
 from blt.commands.rule_arguments import add_rule_arguments, read_rule
-from blt.manifest import Manifest, read_manifest
+from blt.dataset.manifest import Manifest, read_manifest
+from blt.dataset.stage import Stage, make_units
+from blt.dataset.units import Progress, Unit, UnitResult
 from blt.ngram.model import is_ngram_path
 from blt.patching.rules import PatchRule
 from blt.patching.words import inside_characters_words
-from blt.stage import Stage, make_units
-from blt.units import Progress, Unit, UnitResult
 from pipelines.beam_flags import add_resource_arguments, place_engines, read_resource_hints
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
 from pipelines.model_step import MakeTransform, asked_precision, say_unused_gpu

@@ -18,11 +18,11 @@ from blt.cli.command import Summary
 from blt.cli.console import Console
 from blt.commands.arguments import add_output_arguments, local_path
 from blt.commands.rule_arguments import add_rule_arguments, read_rule
+from blt.dataset.manifest import Manifest, check_shard, read_manifest
+from blt.dataset.stage import Stage, make_units
+from blt.dataset.units import Progress, ShardInfo, Unit, UnitResult
 from blt.errors import UserError
-from blt.manifest import Manifest, check_shard, read_manifest
 from blt.patching.rules import PatchRule
-from blt.stage import Stage, make_units
-from blt.units import Progress, ShardInfo, Unit, UnitResult
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
 from pipelines.patch import summarize
 from pipelines.run_units import describe_plan, run_stage
@@ -69,7 +69,7 @@ class _RepatchShard:
     drop_entropies: bool
 
     def __call__(self, unit: Unit, output: Path, progress: Progress) -> UnitResult:
-        from blt.joining import check_made_from
+        from blt.dataset.joining import check_made_from
         from blt.patching.repatch import repatch_shard
 
         boundaries, byte_shard = _checked(self.patches, unit.payload["boundaries"]), None
@@ -94,7 +94,7 @@ def _checked(folder: Path, described: dict[str, Any]) -> Path:
 
 def run(args: argparse.Namespace, console: Console) -> Summary:
     """Cuts anew; see `DESCRIPTION`."""
-    from blt.joining import check_related
+    from blt.dataset.joining import check_related
     from blt.patching.repatch import check_repatch_options, with_kept_context
 
     patches = read_manifest(args.patches, "boundaries")

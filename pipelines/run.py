@@ -21,11 +21,11 @@ from blt.cli.command import Summary
 from blt.cli.console import Console, count, format_bytes, format_seconds
 from blt.commands import calibrate, report, train, train_entropy
 from blt.corpus.python_docs import write_python_docs
+from blt.dataset.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from blt.dataset.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION
+from blt.dataset.storage import prepare_output_folder, read_json, sha256_file
+from blt.dataset.units import ShardInfo
 from blt.errors import MadeOtherwiseError, UserError, near_names
-from blt.manifest import MANIFEST_NAME, read_manifest, write_manifest
-from blt.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION
-from blt.storage import prepare_output_folder, read_json, sha256_file
-from blt.units import ShardInfo
 from pipelines import encode, pack, patch, score
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
 from pipelines.chain import Redo, RunRecord, Step, decide, words_of_refusal

@@ -15,15 +15,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from blt import stage as stages
 from blt.cli.command import Summary
 from blt.cli.console import Console, Phase, ProgressLine, count, format_bytes
 from blt.cli.quiet import redirect_stderr
+from blt.dataset import stage as stages
+from blt.dataset.manifest import MANIFEST_NAME, Manifest, read_manifest
+from blt.dataset.stage import Stage
+from blt.dataset.storage import prepare_output_folder, sole_use
+from blt.dataset.units import Unit
 from blt.errors import BltError, WorkError
-from blt.manifest import MANIFEST_NAME, Manifest, read_manifest
-from blt.stage import Stage
-from blt.storage import prepare_output_folder, sole_use
-from blt.units import Unit
 from pipelines.beam_flags import (
     count_workers,
     make_options,
@@ -106,7 +106,7 @@ def run_stage(
 
     Args:
       stage: what to run.
-      units: all of its units, from `blt.stage.make_units`.
+      units: all of its units, from `blt.dataset.stage.make_units`.
       args: with `dry_run`, `overwrite` and `beam_flags`.
       console: for progress.
       make_transform: for a stage whose units need more than their payload; given the stage and the

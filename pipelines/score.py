@@ -29,15 +29,15 @@ from blt.commands.arguments import (
     positive_int,
 )
 from blt.commands.sidecar import sidecar_path
+from blt.dataset.groups import describe_bounds, input_group
+from blt.dataset.manifest import Manifest, check_shard, read_manifest
+from blt.dataset.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, SPLIT_CHOICES
+from blt.dataset.stage import Stage, make_units
+from blt.dataset.storage import read_json, write_json
+from blt.dataset.trained_split import TrainedSplit, read_trained_split
+from blt.dataset.units import Progress, ShardInfo, Unit, UnitResult
 from blt.errors import BltError, UserError, near_names
-from blt.groups import describe_bounds, input_group
-from blt.manifest import Manifest, check_shard, read_manifest
 from blt.ngram.model import is_ngram_path
-from blt.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, SPLIT_CHOICES
-from blt.stage import Stage, make_units
-from blt.storage import read_json, write_json
-from blt.trained_split import TrainedSplit, read_trained_split
-from blt.units import Progress, ShardInfo, Unit, UnitResult
 from pipelines import encode
 from pipelines.beam_flags import add_resource_arguments, place_engines, read_resource_hints
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
@@ -374,7 +374,7 @@ def _read_data(args: argparse.Namespace, console: Console) -> Manifest:
 def _read_patches(args: argparse.Namespace, data: Manifest, loaded: Any) -> Manifest | None:
     if args.patches is None:
         return None
-    from blt.joining import check_entropy_fingerprint
+    from blt.dataset.joining import check_entropy_fingerprint
 
     patches = read_manifest(args.patches, "boundaries")
     if patches.parents.get("byte_shards") != data.sha256:

@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from blt.dataset.manifest import Manifest, check_shard
+from blt.dataset.units import ShardInfo
 from blt.errors import UserError
-from blt.manifest import Manifest, check_shard
-from blt.units import ShardInfo
 
 _NAME = re.compile(r"bytes-(\d+)-(\d+)\.tfrecord(\.gz)?")
 

@@ -30,9 +30,16 @@ from blt.commands.arguments import (
     positive_int,
 )
 from blt.commands.sidecar import find_finished, note_finished
+from blt.dataset.manifest import Manifest, read_manifest
+from blt.dataset.storage import (
+    TEMPORARY_PREFIX,
+    atomic_path,
+    prepare_output_file,
+    read_json,
+    write_json,
+)
 from blt.errors import BltError, WorkError
 from blt.formats.byte_shard import read_byte_shard
-from blt.manifest import Manifest, read_manifest
 from blt.ngram.config import (
     DEFAULT_MAX_MEGABYTES,
     DEFAULT_MIN_COUNT,
@@ -43,13 +50,6 @@ from blt.ngram.config import (
 from blt.ngram.counting import GramCounts, chosen_parts, count_parts
 from blt.ngram.model import check_ngram_name
 from blt.ngram.training import write_ngram_model
-from blt.storage import (
-    TEMPORARY_PREFIX,
-    atomic_path,
-    prepare_output_file,
-    read_json,
-    write_json,
-)
 from pipelines.beam_flags import make_options, make_runner
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
 from pipelines.run_units import quiet_workers, runner_failures_in_words

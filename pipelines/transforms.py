@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from blt import stage as stages
+from blt.dataset import stage as stages
+from blt.dataset.plan_file import read_plan
+from blt.dataset.stage import Stage
+from blt.dataset.units import Unit
 from blt.errors import BltError
-from blt.plan_file import read_plan
-from blt.stage import Stage
-from blt.units import Unit
 from pipelines.run_units import report_progress
 
 # Metrics: what the units gave, as in the manifest's totals, and what doing them cost this time.

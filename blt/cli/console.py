@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TextIO
 
-from blt.units import Progress
+from blt.dataset.units import Progress
 
 _TERMINAL_INTERVAL_SEC = 0.2
 _LOG_INTERVAL_SEC = 5.0

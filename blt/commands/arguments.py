@@ -4,8 +4,8 @@ import argparse
 import csv
 from pathlib import Path
 
+from blt.dataset.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION
 from blt.engine.options import AUTO, PRECISIONS
-from blt.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION
 
 
 def add_output_arguments(

@@ -16,11 +16,11 @@ from blt.commands.arguments import (
 )
 from blt.commands.rule_arguments import add_refinement_arguments
 from blt.commands.sidecar import find_finished, note_finished
-from blt.manifest import read_manifest
+from blt.dataset.manifest import read_manifest
+from blt.dataset.splits import SPLIT_CHOICES
+from blt.dataset.storage import prepare_output_file
 from blt.ngram.model import is_ngram_path
 from blt.patching.words import share_inside_words
-from blt.splits import SPLIT_CHOICES
-from blt.storage import prepare_output_file
 
 NAME = "calibrate"
 HELP = "the threshold that gives a wanted mean patch size"

@@ -7,7 +7,7 @@ from blt.cli.console import Console, count, format_bytes
 from blt.commands.arguments import add_data_argument, local_path
 from blt.corpus.decode import decode_dataset
 from blt.corpus.not_decoded import not_decoded_lines
-from blt.manifest import read_manifest
+from blt.dataset.manifest import read_manifest
 
 NAME = "decode"
 HELP = "byte shards back to the corpus"

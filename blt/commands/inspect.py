@@ -7,8 +7,8 @@ from pathlib import Path
 from blt.cli.command import Summary
 from blt.cli.console import Console
 from blt.commands.arguments import local_path, positive_int
+from blt.dataset.manifest import MANIFEST_NAME
 from blt.errors import UserError, WorkError
-from blt.manifest import MANIFEST_NAME
 
 NAME = "inspect"
 HELP = "what a folder or file holds, in words"

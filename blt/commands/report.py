@@ -6,8 +6,8 @@ from pathlib import Path
 from blt.cli.command import Summary
 from blt.cli.console import Console, format_bytes
 from blt.commands.arguments import local_path
+from blt.dataset.storage import prepare_output_file
 from blt.errors import UserError
-from blt.storage import prepare_output_file
 
 NAME = "report"
 HELP = "one HTML page about training runs, boundaries and scores"

@@ -7,9 +7,9 @@ and the summary that was given then. (Not `model.json`: that may be a corpus of 
 from pathlib import Path
 from typing import Any
 
+from blt.dataset.stage import describe_changes
+from blt.dataset.storage import read_json, sha256_file, sha256_json, write_json
 from blt.errors import MadeOtherwiseError, UserError
-from blt.stage import describe_changes
-from blt.storage import read_json, sha256_file, sha256_json, write_json
 
 
 def sidecar_path(output: Path) -> Path:

@@ -11,7 +11,7 @@ from blt.cli.quiet import import_keras
 from blt.commands.arguments import add_data_argument, add_output_arguments, local_path, positive_int
 from blt.commands.sidecar import find_finished, note_finished
 from blt.commands.train_entropy import training_words
-from blt.manifest import read_manifest
+from blt.dataset.manifest import read_manifest
 
 if TYPE_CHECKING:
     from blt.training.blt import BltTrainingConfig

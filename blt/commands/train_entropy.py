@@ -14,8 +14,8 @@ from blt.commands.arguments import (
     positive_int,
 )
 from blt.commands.sidecar import find_finished, note_finished
-from blt.manifest import read_manifest
-from blt.storage import prepare_output_file
+from blt.dataset.manifest import read_manifest
+from blt.dataset.storage import prepare_output_file
 
 if TYPE_CHECKING:
     from blt.training.entropy import EntropyTrainingConfig

@@ -19,8 +19,8 @@ from blt.corpus.mends import Mender, is_utf8
 from blt.corpus.plan import Entry
 from blt.corpus.readers import read_records
 from blt.corpus.records import Document, Filtered, Record, Reject, count_parts, cut_parts
+from blt.dataset.units import Progress, no_progress
 from blt.errors import WorkError
-from blt.units import Progress, no_progress
 
 # Plain files of these formats have no checksums and no structure that damage could show in.
 _NEVER_DAMAGED = ("text", "jsonl", "bytes")

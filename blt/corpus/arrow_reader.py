@@ -29,7 +29,7 @@ from blt.corpus.detect import ARROW_MAGIC
 from blt.corpus.filesystems import is_remote, open_input
 from blt.corpus.plan import Entry
 from blt.corpus.records import Record, Reject
-from blt.units import Progress
+from blt.dataset.units import Progress
 
 _FEATHER_1_MAGIC = b"FEA1"
 _FILE_HEAD_BYTES = 8  # the magic, padded

@@ -16,8 +16,8 @@ from blt.corpus.decompress import (
 from blt.corpus.meter import Meter
 from blt.corpus.plan import Entry
 from blt.corpus.records import Document, Reject, count_parts
+from blt.dataset.units import Progress, no_progress
 from blt.errors import WorkError
-from blt.units import Progress, no_progress
 
 # A record that is parsed is held about four times over (JSON), so that it cannot be of any length.
 _PARSED_BYTES_FLOOR = 64 << 20

@@ -23,7 +23,7 @@ from blt.corpus.partitions import partition_fields
 from blt.corpus.plan import Entry
 from blt.corpus.records import Document, Filtered, Record, Reject
 from blt.corpus.rows import make_row_record
-from blt.units import Progress, no_progress
+from blt.dataset.units import Progress, no_progress
 
 # Rows that were not well formed are read again from their second line: at most this often, so that
 # time stays linear in the file whatever it holds.

@@ -30,13 +30,13 @@ from blt.corpus.format_rules import wanted_format
 from blt.corpus.paragraph_reader import gaps_of
 from blt.corpus.sources import SOURCES_NAME, read_sources
 from blt.corpus.text_reader import has_final_newline
+from blt.dataset.manifest import Manifest, check_shard, read_manifest
+from blt.dataset.plan_file import read_plan
+from blt.dataset.storage import TEMPORARY_PREFIX, atomic_path, prepare_output_folder
+from blt.dataset.units import Progress, no_progress
 from blt.errors import UserError
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
-from blt.manifest import Manifest, check_shard, read_manifest
-from blt.plan_file import read_plan
-from blt.storage import TEMPORARY_PREFIX, atomic_path, prepare_output_folder
 from blt.tokenizer import tokens_to_bytes
-from blt.units import Progress, no_progress
 
 # What stands before and after a document of a text file, by its meta.
 _GAPS = {

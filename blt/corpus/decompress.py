@@ -19,8 +19,8 @@ import zstandard
 from isal import isal_zlib
 
 from blt.corpus.filesystems import open_input
+from blt.dataset.units import Progress, no_progress
 from blt.errors import UserError
-from blt.units import Progress, no_progress
 
 PLAIN = "plain"
 HEAD_BYTES = 32  # enough of a file's start to tell what it is

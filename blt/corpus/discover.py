@@ -31,8 +31,8 @@ from blt.corpus.mends import BOM
 from blt.corpus.patterns import matches_any
 from blt.corpus.source_names import unique_sources
 from blt.corpus.unmatched import Unmatched
+from blt.dataset.units import Progress, no_progress
 from blt.errors import UserError, near_names
-from blt.units import Progress, no_progress
 
 BY_NAME = LeftOutRule()
 _MAX_SUFFIXES = 100  # remembered for hints

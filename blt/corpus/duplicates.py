@@ -31,9 +31,9 @@ import numpy as np
 from blt.corpus.admission import Admission
 from blt.corpus.config import EncodeConfig
 from blt.corpus.records import Document, Filtered, Reject
+from blt.dataset.storage import atomic_path, read_json, write_json
+from blt.dataset.units import Progress, Unit, no_progress
 from blt.errors import UserError, WorkError
-from blt.storage import atomic_path, read_json, write_json
-from blt.units import Progress, Unit, no_progress
 
 DUPLICATES_FOLDER = "duplicates"
 CONTENT, IDS = "content", "ids"

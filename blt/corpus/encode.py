@@ -18,11 +18,11 @@ from blt.corpus.plan import Entry, is_first, is_whole
 from blt.corpus.records import Document, Filtered, Reject
 from blt.corpus.sources import SourceRow, digest_entry, unit_sources_path, write_sources
 from blt.corpus.warc_reader import UNKNOWN_CODING
+from blt.dataset.rejects import RejectsWriter, open_rejects
+from blt.dataset.storage import atomic_path
+from blt.dataset.units import Progress, ShardInfo, UnitResult, no_progress
 from blt.errors import WorkError
 from blt.formats.byte_shard import ByteShardWriter, byte_shard_name
-from blt.formats.rejects import RejectsWriter, open_rejects
-from blt.storage import atomic_path
-from blt.units import Progress, ShardInfo, UnitResult, no_progress
 
 COUNTS = (
     "documents",
@@ -79,7 +79,7 @@ def encode_unit(
       whose coding is none; `damaged_files` are files cut short or altered, `empty_inputs` files and
       members of archives without records, `told_members` members that were not told by name alone,
       `json_as_text` files and members that look like JSON Lines but lack the text field;
-      and `lost_<what>` of `input_<what>` what could not be read (`blt.loss`). And
+      and `lost_<what>` of `input_<what>` what could not be read (`blt.dataset.loss`). And
       `with_field.<name>`, documents with a field that the user names (`blt.corpus.field_names`);
       `format_of.<rule>`, files and members that a rule of `--format-of` means.
 

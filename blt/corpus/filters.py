@@ -1,6 +1,6 @@
 """Which records are left out by rule. Nothing else is, and each is counted by its reason."""
 
-from blt.splits import seeded_hash
+from blt.dataset.splits import seeded_hash
 
 # The closed list of reasons; the manifest counts them as `filtered_<reason>`.
 FILTERS = {

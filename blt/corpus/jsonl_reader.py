@@ -23,7 +23,7 @@ from blt.corpus.partitions import partition_fields
 from blt.corpus.plain import CHANGED_ID, NOT_UNICODE, FloatLiteral, LongInteger, parse_integer
 from blt.corpus.plan import Entry
 from blt.corpus.records import Filtered, Record, Reject, made_id, make_document
-from blt.units import Progress
+from blt.dataset.units import Progress
 
 # Far from where the standard library gives up, which depends on how deep the call of it is.
 _MAX_NESTING = 500

@@ -6,7 +6,7 @@ from typing import Any
 from blt.corpus.admission import Admission
 from blt.corpus.config import EncodeConfig
 from blt.corpus.records import Document
-from blt.units import Progress, no_progress
+from blt.dataset.units import Progress, no_progress
 
 
 def limit_plan(

@@ -8,7 +8,7 @@ from blt.corpus.blocks import entry_blocks
 from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import Boundary
 from blt.corpus.plan import Entry
-from blt.units import Progress
+from blt.dataset.units import Progress
 
 SAMPLE_BYTES = 200
 

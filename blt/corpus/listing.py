@@ -14,7 +14,7 @@ from blt.corpus.decompress import PLAIN
 from blt.corpus.detect import UNREAD
 from blt.corpus.filesystems import open_input
 from blt.corpus.plan import Entry
-from blt.units import Progress, no_progress
+from blt.dataset.units import Progress, no_progress
 
 _MAX_SHOWN = 50
 

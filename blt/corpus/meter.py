@@ -8,7 +8,7 @@ from typing import Any
 from blt.corpus.decompress import PLAIN
 from blt.corpus.plan import Entry
 from blt.corpus.records import Reject
-from blt.units import Progress, no_progress
+from blt.dataset.units import Progress, no_progress
 
 
 class Meter:

@@ -7,10 +7,10 @@ from blt.cli.console import count
 from blt.corpus.filters import FILTERS
 from blt.corpus.sources import SOURCES_NAME
 from blt.corpus.summary import reject_file_lines
+from blt.dataset.manifest import Manifest
+from blt.dataset.rejects import count_rejects
+from blt.dataset.stage import REJECTS_NAME
 from blt.errors import WorkError
-from blt.formats.rejects import count_rejects
-from blt.manifest import Manifest
-from blt.stage import REJECTS_NAME
 
 _MAX_NAMED = 5
 

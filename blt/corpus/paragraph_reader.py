@@ -17,7 +17,7 @@ from blt.corpus.filesystems import open_input
 from blt.corpus.lines import Line, read_lines_from
 from blt.corpus.plan import Entry
 from blt.corpus.records import Filtered, Record, made_id, make_document
-from blt.units import Progress
+from blt.dataset.units import Progress
 
 MAX_BLANK_BYTES = 4096
 MAX_GAP_BYTES = 4096

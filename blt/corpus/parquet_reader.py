@@ -22,7 +22,7 @@ from blt.corpus.decompress import PLAIN, DamagedInputError, check_growth
 from blt.corpus.filesystems import open_input
 from blt.corpus.plan import Entry, row_group_bytes
 from blt.corpus.records import Record, Reject
-from blt.units import Progress
+from blt.dataset.units import Progress
 
 _BATCH_BYTES = 8 << 20
 # A value of a dictionary may be long and stand in every row, where the row group has it once.

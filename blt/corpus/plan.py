@@ -26,8 +26,8 @@ from blt.corpus.discover import InputFile
 from blt.corpus.filesystems import open_input
 from blt.corpus.format_rules import wanted_format
 from blt.corpus.siblings import take_formats_of_siblings
+from blt.dataset.units import Progress, no_progress
 from blt.errors import UserError
-from blt.units import Progress, no_progress
 
 Entry = dict[str, Any]
 _MAX_FILES_PER_UNIT = 8192  # keeps a unit's payload small when files are tiny

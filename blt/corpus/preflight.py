@@ -25,8 +25,8 @@ from blt.corpus.fields import ABSENT, get_field
 from blt.corpus.filesystems import open_input
 from blt.corpus.json_heads import head_objects
 from blt.corpus.plan import Entry
+from blt.dataset.units import Progress, no_progress
 from blt.errors import UserError, near_names
-from blt.units import Progress, no_progress
 
 _OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars"}
 _WITHOUT_FIELDS = ("text", "bytes", "warc", UNREAD, EMPTY)

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from blt.storage import atomic_path
+from blt.dataset.storage import atomic_path
 
 # Shorter ones ("Return True if so.") teach a model little. With this limit Python 3.10 to 3.12 give
 # 2,300 to 2,500 documents, 1.7 MB.

@@ -24,8 +24,8 @@ from blt.corpus.tar_reader import read_tar
 from blt.corpus.text_reader import NOTES, read_text_file, read_text_lines
 from blt.corpus.tfrecord_reader import read_tfrecord
 from blt.corpus.warc_reader import read_warc
+from blt.dataset.units import Progress
 from blt.errors import WorkError
-from blt.units import Progress
 
 _Reader = Callable[[Entry, EncodeConfig, Meter], Iterator[Record]]
 

@@ -49,7 +49,7 @@ class Reject:
     Attributes:
       source: the input it is in.
       position: where it begins; None for a whole input.
-      reason: a key of `blt.formats.rejects.REASONS`.
+      reason: a key of `blt.dataset.rejects.REASONS`.
       detail: what is wrong, in words.
       sample: the record, or its first bytes.
       ends_input: the input is given up here; nothing of it comes after.

@@ -23,9 +23,9 @@ from blt.corpus.plan import Entry, build_plan
 from blt.corpus.preflight import check_inputs
 from blt.corpus.source_names import is_below, numbered, readable_path
 from blt.corpus.sources import digest_entry, read_sources, unit_sources_path
+from blt.dataset.stage import is_finished
+from blt.dataset.units import Progress, Unit, Watch, no_watch
 from blt.errors import BltError, MadeOtherwiseError
-from blt.stage import is_finished
-from blt.units import Progress, Unit, Watch, no_watch
 
 _MAX_NAMED = 3
 

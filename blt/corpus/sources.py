@@ -44,9 +44,9 @@ from blt.corpus.filesystems import is_remote
 from blt.corpus.meter import Meter
 from blt.corpus.plan import Entry
 from blt.corpus.records import Filtered, Record, Reject
+from blt.dataset.loss import Findings
+from blt.dataset.storage import atomic_path
 from blt.errors import WorkError
-from blt.loss import Findings
-from blt.storage import atomic_path
 
 SOURCES_NAME = "sources.parquet"
 SCHEMA = pa.schema(

@@ -5,8 +5,8 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+from blt.dataset.storage import atomic_path
 from blt.errors import UserError
-from blt.storage import atomic_path
 
 _COPY_BYTES = 1 << 20
 

@@ -13,11 +13,11 @@ from blt.corpus.left_out import left_out_line
 from blt.corpus.plain import CHANGED_ID, LONG_INTEGER, NONFINITE, NOT_UNICODE
 from blt.corpus.sources import SOURCES_NAME
 from blt.corpus.warc_reader import UNKNOWN_CODING
-from blt.formats.rejects import count_rejects
-from blt.loss import describe_invalid_input, describe_loss, describe_lost_input
-from blt.manifest import Manifest
-from blt.plan_file import read_plan
-from blt.stage import REJECTS_NAME
+from blt.dataset.loss import describe_invalid_input, describe_loss, describe_lost_input
+from blt.dataset.manifest import Manifest
+from blt.dataset.plan_file import read_plan
+from blt.dataset.rejects import count_rejects
+from blt.dataset.stage import REJECTS_NAME
 
 _MAX_NAMED = 5
 _NOT_READ = {UNREAD: "nothing that is read"}

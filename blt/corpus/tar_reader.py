@@ -23,8 +23,8 @@ from blt.corpus.detect import detect, format_by_name
 from blt.corpus.format_rules import format_of_rule, rule_for
 from blt.corpus.plan import Entry
 from blt.corpus.records import Filtered, Record, Reject
+from blt.dataset.units import Progress
 from blt.errors import WorkError
-from blt.units import Progress
 
 _MAX_HEADER_BYTES = 1 << 20  # of a long name, or of extended headers
 _COPY_BYTES = 1 << 20

@@ -14,7 +14,7 @@ from blt.corpus.decompress import PLAIN
 from blt.corpus.lines import read_lines
 from blt.corpus.plan import Entry
 from blt.corpus.records import Record, made_id, make_document
-from blt.units import Progress, no_progress
+from blt.dataset.units import Progress, no_progress
 
 # The last line of a file without a final LF says so, for `decode` to give the file back exactly.
 NO_FINAL_NEWLINE_META = b'{"no_final_newline":true}'

@@ -24,9 +24,9 @@ from blt.corpus.partitions import partition_fields
 from blt.corpus.plan import Entry
 from blt.corpus.records import Record, Reject
 from blt.corpus.rows import make_row_record
+from blt.dataset.units import Progress
 from blt.formats.example import ExampleError, parse_example
 from blt.formats.tfrecord import FOOTER, HEADER, HEADER_LIKE, is_record_start, masked_crc32c
-from blt.units import Progress
 
 # What records were read of in vain is read again: at most about so often, so that time stays linear
 # in the file whatever it holds.

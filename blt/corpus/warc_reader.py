@@ -26,7 +26,7 @@ from blt.corpus.partitions import partition_fields
 from blt.corpus.plan import Entry
 from blt.corpus.records import Document, Filtered, Record, Reject
 from blt.corpus.rows import make_row_record
-from blt.units import Progress, no_progress
+from blt.dataset.units import Progress, no_progress
 
 _MAX_HEADER_BYTES = 1 << 20
 _MAX_ENCODINGS = 4

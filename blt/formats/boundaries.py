@@ -26,8 +26,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from blt.dataset.manifest import FORMAT_VERSION
 from blt.errors import WorkError
-from blt.manifest import FORMAT_VERSION
 from blt.tokenizer import VOCAB_SIZE
 
 KEEP_ENTROPIES = ("f16", "u8")
@@ -140,7 +140,7 @@ def _list_field(name: str, values: pa.DataType) -> pa.Field:
 
 
 class BoundariesWriter:
-    """Writes one shard of boundaries; to be used inside `blt.storage.atomic_path`.
+    """Writes one shard of boundaries; to be used inside `blt.dataset.storage.atomic_path`.
 
     Args:
       path: the file to make.

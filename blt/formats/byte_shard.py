@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from blt.dataset.units import ShardInfo
 from blt.errors import WorkError
 from blt.formats.example import (
     ExampleError,
@@ -36,7 +37,6 @@ from blt.formats.example import (
 )
 from blt.formats.tfrecord import TFRecordWriter, read_tfrecords
 from blt.tokenizer import BOS_ID, BYTE_OFFSET, EOS_ID, VOCAB_SIZE
-from blt.units import ShardInfo
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def byte_shard_name(unit: int, roll: int, compression: str | None = None) -> str
 
 
 class ByteShardWriter:
-    """Writes one byte shard; to be used inside `blt.storage.atomic_path`.
+    """Writes one byte shard; to be used inside `blt.dataset.storage.atomic_path`.
 
     Args:
       path: the file to make.

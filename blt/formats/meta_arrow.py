@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from blt.manifest import FORMAT_VERSION
+from blt.dataset.manifest import FORMAT_VERSION
 
 COMPLETE_SUFFIX = ".complete"
 MAX_ROW_TOKENS = 2**31 - 1  # Arrow's lists and strings have offsets of 32 bits
@@ -53,7 +53,7 @@ def shift_entropies(entropies: np.ndarray) -> np.ndarray:
 
 
 class MetaArrowWriter:
-    """Writes one Arrow file; to be used inside `blt.storage.atomic_path`.
+    """Writes one Arrow file; to be used inside `blt.dataset.storage.atomic_path`.
 
     It holds a megabyte of text, or one document if that is longer.
 

@@ -25,8 +25,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from blt.dataset.manifest import FORMAT_VERSION
 from blt.errors import WorkError
-from blt.manifest import FORMAT_VERSION
 
 _ROWS_PER_GROUP = 65_536
 _GROUP_CHARACTERS = 32 << 20  # of the text in its rows; a row group is not begun beyond
@@ -99,7 +99,7 @@ def scores_name(unit: int, roll: int) -> str:
 
 
 class ScoresWriter:
-    """Writes one shard of scores; to be used inside `blt.storage.atomic_path`.
+    """Writes one shard of scores; to be used inside `blt.dataset.storage.atomic_path`.
 
     Args:
       path: the file to make.

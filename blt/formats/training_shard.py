@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
+from blt.dataset.units import ShardInfo
 from blt.errors import WorkError
 from blt.formats.example import ExampleError, encode_example, parse_example
 from blt.formats.tfrecord import TFRecordWriter, read_tfrecords
 from blt.tokenizer import BYTE_OFFSET
-from blt.units import ShardInfo
 
 SPLITS = ("train", "valid")
 
@@ -52,7 +52,7 @@ def training_shard_name(split: str, bucket: int) -> str:
 
 
 class TrainingShardWriter:
-    """Writes one training shard; to be used inside `blt.storage.atomic_path`.
+    """Writes one training shard; to be used inside `blt.dataset.storage.atomic_path`.
 
     Args:
       path: the file to make.

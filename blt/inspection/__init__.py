@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from blt.cli.command import Summary
+from blt.dataset.manifest import MANIFEST_NAME
+from blt.dataset.plan_file import PLAN_NAME
 from blt.errors import UserError
 from blt.inspection.check import check_folder
 from blt.inspection.datasets import Look
 from blt.inspection.files import describe_file
 from blt.inspection.folders import describe_folder
-from blt.manifest import MANIFEST_NAME
-from blt.plan_file import PLAN_NAME
 
 __all__ = ["Look", "check_folder", "inspect_path"]
 

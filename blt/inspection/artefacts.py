@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from blt.dataset.manifest import MANIFEST_NAME, Manifest, read_manifest
+from blt.dataset.plan_file import PLAN_NAME
+from blt.dataset.storage import read_json
 from blt.errors import UserError
-from blt.manifest import MANIFEST_NAME, Manifest, read_manifest
-from blt.plan_file import PLAN_NAME
-from blt.storage import read_json
 
 # The kinds of datasets in the order of the way of the data.
 _WAY = ("corpus", "byte_shards", "boundaries", "training_shards", "blt_run", "scores")

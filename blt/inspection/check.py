@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from blt.dataset.manifest import Manifest, check_shard, read_manifest
+from blt.dataset.plan_file import read_plan
+from blt.dataset.stage import REJECTS_NAME, read_result
+from blt.dataset.storage import sha256_file
+from blt.dataset.units import ShardInfo
 from blt.errors import BltError
 from blt.inspection.artefacts import is_dataset, is_unfinished, subfolders
-from blt.manifest import Manifest, check_shard, read_manifest
-from blt.plan_file import read_plan
-from blt.stage import REJECTS_NAME, read_result
-from blt.storage import sha256_file
-from blt.units import ShardInfo
 
 # Kinds whose shards hold each document once, so that shards add up to the totals.
 _ADDITIVE = ("byte_shards", "boundaries", "scores", "training_shards")

@@ -9,9 +9,13 @@ from typing import Any
 from blt.cli.command import Summary
 from blt.cli.console import format_bytes
 from blt.corpus.sources import SOURCES_NAME
-from blt.formats.rejects import REASONS, count_rejects
+from blt.dataset.groups import describe_bounds
+from blt.dataset.joining import check_related
+from blt.dataset.loss import describe_invalid_input, describe_lost_input
+from blt.dataset.manifest import KINDS, Manifest, read_manifest
+from blt.dataset.rejects import REASONS, count_rejects
+from blt.dataset.stage import REJECTS_NAME
 from blt.formats.training_shard import read_training_shard
-from blt.groups import describe_bounds
 from blt.inspection.artefacts import Dataset, find_by_sha256, find_parent, flatten
 from blt.inspection.documents import (
     Document,
@@ -38,12 +42,8 @@ from blt.inspection.words import (
     join,
     table_lines,
 )
-from blt.joining import check_related
-from blt.loss import describe_invalid_input, describe_lost_input
-from blt.manifest import KINDS, Manifest, read_manifest
 from blt.packing import PackedSequence
 from blt.patching.words import inside_characters_words
-from blt.stage import REJECTS_NAME
 
 _MAX_SHARDS_LISTED = 5
 _MAX_FILES_LISTED = 10

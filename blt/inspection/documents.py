@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from blt.dataset.manifest import Manifest, read_manifest
+from blt.dataset.units import ShardInfo
 from blt.errors import WorkError
 from blt.formats.boundaries import (
     BoundariesRow,
@@ -22,10 +24,8 @@ from blt.formats.boundaries import (
 )
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
 from blt.inspection.artefacts import is_dataset
-from blt.manifest import Manifest, read_manifest
 from blt.packing import PackedSequence
 from blt.tokenizer import BYTE_OFFSET, tokens_to_bytes
-from blt.units import ShardInfo
 
 Numbers = tuple[int, int]  # of a shard: unit and roll
 

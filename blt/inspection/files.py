@@ -15,11 +15,12 @@ from blt.cli.command import Summary
 from blt.cli.console import format_bytes
 from blt.corpus.decompress import DamagedInputError, read_blocks, strip_compression_suffix
 from blt.corpus.detect import detect
+from blt.dataset.rejects import count_rejects
+from blt.dataset.storage import read_json, sha256_file
 from blt.errors import UserError
 from blt.formats.boundaries import read_boundaries_metadata
 from blt.formats.byte_shard import read_byte_shard
 from blt.formats.example import ExampleError, parse_example
-from blt.formats.rejects import count_rejects
 from blt.formats.tfrecord import read_tfrecords
 from blt.formats.training_shard import read_training_shard
 from blt.inspection.artefacts import flatten
@@ -28,7 +29,6 @@ from blt.inspection.documents import beginning, matching_records
 from blt.inspection.history import HISTORY_SUFFIX, RUN_HISTORY, read_history
 from blt.inspection.visible import visible_bytes, visible_text
 from blt.inspection.words import BAR, document_data, document_lines, table_lines
-from blt.storage import read_json, sha256_file
 
 _EXPECTED = (
     "a folder or file that blt made (a shard, a .keras or .ngram model, a threshold.yaml), or a "

@@ -7,6 +7,10 @@ from blt.cli.command import Summary
 from blt.cli.console import count, format_bytes
 from blt.corpus.detect import detect
 from blt.corpus.discover import discover_inputs
+from blt.dataset.manifest import KINDS, describe_kind
+from blt.dataset.plan_file import PLAN_NAME, load_plan
+from blt.dataset.stage import UNITS_FOLDER, count_finished_bytes, read_failure
+from blt.dataset.storage import read_json
 from blt.errors import BltError, UserError
 from blt.inspection.artefacts import (
     Dataset,
@@ -19,10 +23,6 @@ from blt.inspection.artefacts import (
 from blt.inspection.datasets import Look, describe_dataset
 from blt.inspection.visible import visible_text
 from blt.inspection.words import counts_words, table_lines
-from blt.manifest import KINDS, describe_kind
-from blt.plan_file import PLAN_NAME, load_plan
-from blt.stage import UNITS_FOLDER, count_finished_bytes, read_failure
-from blt.storage import read_json
 
 _FILE_KINDS = {
     ".keras": "a model",

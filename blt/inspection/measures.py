@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from blt.dataset.storage import read_json
 from blt.errors import WorkError
 from blt.inspection.artefacts import Dataset
-from blt.storage import read_json
 
 MAX_ROWS = 2_000_000
 MAX_POINTS = 1000  # in a scatter chart

@@ -15,10 +15,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from blt.dataset.storage import atomic_path
 from blt.errors import UserError
 from blt.model.entropy_model import EntropyModel
 from blt.ngram.model import is_ngram_path
-from blt.storage import atomic_path
 from blt.tokenizer import VOCAB_SIZE
 
 SUFFIX = ".keras"

@@ -2,9 +2,9 @@
 
 import dataclasses
 
+from blt.dataset.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION
 from blt.errors import ConfigError
 from blt.ngram.grams import MAX_ORDER
-from blt.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION
 
 DEFAULT_ORDER = 6
 DEFAULT_MIN_COUNT = 2

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from blt.dataset.splits import is_held_out, seeded_hash
 from blt.formats.byte_shard import ByteRecord
 from blt.ngram.config import NgramConfig
 from blt.ngram.grams import pack_grams
-from blt.splits import is_held_out, seeded_hash
 from blt.tokenizer import BYTE_OFFSET
 
 _BATCH_TOKENS = 4 << 20

@@ -21,6 +21,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from blt.dataset.storage import atomic_path
 from blt.errors import UserError
 from blt.ngram.config import NgramConfig
 from blt.ngram.counting import GramCounts
@@ -40,7 +41,6 @@ from blt.ngram.smoothing import (
     smooth,
 )
 from blt.ngram.table import RECORD_WORDS, Table, build_table, max_table_bytes
-from blt.storage import atomic_path
 from blt.tokenizer import PAD_ID, VOCAB_SIZE
 
 SUFFIX = ".ngram"

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from blt.dataset.manifest import Manifest
+from blt.dataset.splits import is_held_out
 from blt.errors import UserError
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
-from blt.manifest import Manifest
 from blt.ngram.config import NgramConfig
 from blt.ngram.counting import GramCounts
 from blt.ngram.engine import NgramEngine
 from blt.ngram.model import build_model, save_ngram
-from blt.splits import is_held_out
 from blt.tokenizer import BYTE_OFFSET
 
 MAX_HELD_OUT_TOKENS = 10_000_000

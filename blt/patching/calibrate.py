@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from blt.dataset.groups import group_name, input_group
+from blt.dataset.manifest import Manifest
+from blt.dataset.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, is_in_split, seeded_hash
 from blt.engine import Engine, LineEngine
 from blt.errors import UserError, near_names
 from blt.formats.boundaries import restore_entropies, store_entropies
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
-from blt.groups import group_name, input_group
-from blt.manifest import Manifest
 from blt.patching.rules import (
     ENTROPY_RULES,
     MAX_NATS,
@@ -32,7 +33,6 @@ from blt.patching.rules import (
     count_byte_patches,
     find_patches,
 )
-from blt.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, is_in_split, seeded_hash
 from blt.tokenizer import BYTE_OFFSET
 
 DEFAULT_SAMPLE_BYTES = 1_000_000

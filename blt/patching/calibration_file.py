@@ -6,9 +6,9 @@ from typing import Any
 
 import yaml
 
+from blt.dataset.storage import atomic_path
 from blt.errors import UserError
 from blt.patching.rules import PatchRule
-from blt.storage import atomic_path
 
 
 def write_calibration(path: str | Path, calibration: dict[str, Any]) -> None:

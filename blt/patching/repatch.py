@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from blt.dataset.storage import atomic_path, sha256_file
+from blt.dataset.units import Progress, ShardInfo, UnitResult, no_progress
 from blt.errors import UserError, WorkError
 from blt.formats.boundaries import (
     BoundariesBatch,
@@ -27,9 +29,7 @@ from blt.patching.rules import (
     describe_rule,
     find_patches,
 )
-from blt.storage import atomic_path, sha256_file
 from blt.tokenizer import BOS_ID, BYTE_OFFSET, EOS_ID
-from blt.units import Progress, ShardInfo, UnitResult, no_progress
 
 _TOKENS_AT_A_TIME = 1 << 16
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from blt.dataset.storage import atomic_path, sha256_file
+from blt.dataset.units import Progress, ShardInfo, UnitResult, no_progress
 from blt.engine import DocumentEntropies, Engine, LineEngine
 from blt.errors import UserError, WorkError
 from blt.formats.boundaries import (
@@ -26,9 +28,7 @@ from blt.patching.rules import (
     describe_rule,
     find_patch_lengths,
 )
-from blt.storage import atomic_path, sha256_file
 from blt.tokenizer import BYTE_OFFSET, EOS_ID
-from blt.units import Progress, ShardInfo, UnitResult, no_progress
 
 
 def patch_shard(

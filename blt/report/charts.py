@@ -20,9 +20,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from blt.dataset.storage import atomic_path
 from blt.inspection.measures import BIN_BITS, MAX_BITS, MAX_PATCH_BIN
 from blt.report.style import STYLE
-from blt.storage import atomic_path
 
 # Stand-ins, and the variables of `style.py` that take their place.
 _INK, _GRID = "#010203", "#040506"

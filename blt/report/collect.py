@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from blt.dataset.manifest import Manifest
 from blt.inspection.artefacts import Dataset, find_by_sha256, find_datasets, open_dataset
 from blt.inspection.history import HISTORY_SUFFIX, RUN_HISTORY, read_history
 from blt.inspection.measures import (
@@ -15,7 +16,6 @@ from blt.inspection.measures import (
     measure_patches,
     measure_scores,
 )
-from blt.manifest import Manifest
 
 
 @dataclasses.dataclass(frozen=True)

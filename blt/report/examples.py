@@ -4,12 +4,12 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from blt.dataset.manifest import Manifest
 from blt.errors import UserError
 from blt.formats.boundaries import read_boundaries_metadata
 from blt.inspection.artefacts import Dataset
 from blt.inspection.documents import Document, find_documents, first_documents
 from blt.inspection.measures import MIN_RANKED_BYTES, Score, ScoreMeasures
-from blt.manifest import Manifest
 from blt.report.collect import Artefacts
 from blt.report.markup import MAX_ID_CHARACTERS, document, escape, heat_legend, paragraph
 

@@ -1,7 +1,7 @@
 """How the artefacts were made: versions, lineage, fingerprints, configs."""
 
+from blt.dataset.manifest import describe_kind
 from blt.inspection.artefacts import Dataset, flatten
-from blt.manifest import describe_kind
 from blt.report.collect import Artefacts
 from blt.report.markup import escape, table
 

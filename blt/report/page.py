@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from blt.cli.console import count, format_bytes
+from blt.dataset.manifest import describe_kind
+from blt.dataset.storage import atomic_path
 from blt.inspection.measures import MAX_POINTS, ScoreMeasures
-from blt.manifest import describe_kind
 from blt.patching.words import inside_characters_words
 from blt.report.charts import draw_distributions, draw_losses, draw_patch_lengths, draw_sizes
 from blt.report.collect import Artefacts
@@ -18,7 +19,6 @@ from blt.report.examples import render_examples
 from blt.report.made import render_made
 from blt.report.markup import MAX_ID_CHARACTERS, escape, paragraph, table
 from blt.report.style import STYLE
-from blt.storage import atomic_path
 
 _IDENTIFIER = re.compile(r'(\bid="|href="#|url\(#)')
 _HEAD = """\

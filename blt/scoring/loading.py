@@ -4,11 +4,11 @@ import dataclasses
 import threading
 from pathlib import Path
 
+from blt.dataset.joining import check_entropy_fingerprint
 from blt.engine import Engine, get_entropy_engine
 from blt.engine.options import FLOAT32
 from blt.engine.precision import choose_precision
 from blt.errors import UserError
-from blt.joining import check_entropy_fingerprint
 from blt.model.blt import load_blt
 from blt.model.serialization import read_model_class
 from blt.ngram.model import is_ngram_path

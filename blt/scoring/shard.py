@@ -4,19 +4,19 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from blt.dataset.joining import check_boundaries, read_patched_parts
+from blt.dataset.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, SPLIT_CHOICES, is_in_split
+from blt.dataset.storage import atomic_path, sha256_file
+from blt.dataset.trained_split import TrainedSplit
+from blt.dataset.units import Progress, ShardInfo, UnitResult, no_progress
 from blt.engine import Engine, LineEngine
 from blt.errors import UserError
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
 from blt.formats.scores import ScoresWriter, scores_name
-from blt.joining import check_boundaries, read_patched_parts
 from blt.patching.rules import PatchRule, find_patch_lengths
 from blt.scoring.blt_scorer import BltScorer
 from blt.scoring.documents import Part
 from blt.scoring.entropy_scorer import EntropyScorer
-from blt.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, SPLIT_CHOICES, is_in_split
-from blt.storage import atomic_path, sha256_file
-from blt.trained_split import TrainedSplit
-from blt.units import Progress, ShardInfo, UnitResult, no_progress
 
 
 def score_shard(

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from blt.dataset.groups import SOURCE, group_name, is_cut
 from blt.errors import WorkError
 from blt.formats.scores import iterate_scores
-from blt.groups import SOURCE, group_name, is_cut
 from blt.scoring.percentiles import Percentiles
 
 PERCENTILES = (1, 5, 10, 25, 50, 75, 90, 95, 99)
@@ -161,7 +161,7 @@ def summarize_scores(
     Args:
       paths: the shards, in the order of their documents.
       by: what to group by: names of passed-through fields, and `input_name` for the input.
-      input_name: what the input is called, from `blt.groups.input_group`.
+      input_name: what the input is called, from `blt.dataset.groups.input_group`.
       max_groups: how many groups are shown for each name.
       max_followed: how many groups are summed, one by one, for each name.
 
@@ -178,7 +178,7 @@ def summarize_scores(
       `left_out`    how many groups these are; None if it is not known, since there are more than
                     `max_followed`.
       `with_field`  documents that have the field.
-      `cut_names`   groups shown whose names are cut (`blt.groups.group_name`).
+      `cut_names`   groups shown whose names are cut (`blt.dataset.groups.group_name`).
 
     Raises:
       WorkError: a shard is damaged.

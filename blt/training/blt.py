@@ -14,17 +14,17 @@ from typing import Any
 import keras
 
 from blt.data import training_dataset
+from blt.dataset.joining import check_entropy_fingerprint
+from blt.dataset.manifest import MANIFEST_NAME, Manifest, check_shard, read_manifest, write_manifest
+from blt.dataset.storage import prepare_output_folder, sha256_file
+from blt.dataset.units import ShardInfo
 from blt.errors import UserError
-from blt.joining import check_entropy_fingerprint
-from blt.manifest import MANIFEST_NAME, Manifest, check_shard, read_manifest, write_manifest
 from blt.model.blt import ByteLatentTransformer, create_blt
 from blt.model.presets import BLT_PRESETS, check_preset
 from blt.model.serialization import fingerprint, load_entropy_model, save_model
 from blt.patching.rules import PatchRule
-from blt.storage import prepare_output_folder, sha256_file
 from blt.training.common import HistoryWriter, Report, TrainingReporter
 from blt.training.fitting import check_learning_rate, fit_language_model
-from blt.units import ShardInfo
 
 MODEL_NAME = "model.keras"
 HISTORY_NAME = "history.jsonl"

@@ -15,12 +15,12 @@ from typing import Any
 import keras
 import numpy as np
 
+from blt.dataset.manifest import Manifest, read_manifest
+from blt.dataset.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, is_held_out
 from blt.errors import UserError
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
-from blt.manifest import Manifest, read_manifest
 from blt.model.presets import ENTROPY_PRESETS, check_preset, create_entropy_model
 from blt.model.serialization import check_model_name, fingerprint, save_model
-from blt.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, is_held_out
 from blt.tokenizer import BYTE_OFFSET
 from blt.training.common import HistoryWriter, Report, TrainingReporter
 from blt.training.fitting import check_learning_rate, fit_language_model

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from blt.dataset.manifest import Manifest, write_manifest
 from blt.formats.byte_shard import ByteRecord, ByteShardWriter, byte_shard_name
-from blt.manifest import Manifest, write_manifest
 from blt.tokenizer import frame_tokens
 
 

@@ -21,15 +21,15 @@ from blt.cli.console import (
     progress_text,
 )
 from blt.commands.arguments import byte_size, local_path
-from blt.errors import UserError, WorkError, near_names
-from blt.splits import is_held_out, seeded_hash
-from blt.storage import (
+from blt.dataset.splits import is_held_out, seeded_hash
+from blt.dataset.storage import (
     atomic_path,
     prepare_output_folder,
     remove_temporaries,
     sha256_json,
     sole_use,
 )
+from blt.errors import UserError, WorkError, near_names
 from blt.tokenizer import ByteTokenizer, frame_tokens, tokens_to_bytes
 
 

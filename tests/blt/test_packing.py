@@ -3,12 +3,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blt.dataset.joining import PatchedDocument
+from blt.dataset.splits import is_held_out
+from blt.dataset.storage import sha256_file
 from blt.errors import UserError
 from blt.formats.training_shard import read_training_shard
-from blt.joining import PatchedDocument
 from blt.packing import PackConfig, bucket_of, pack_documents, shuffle_key, write_bucket
-from blt.splits import is_held_out
-from blt.storage import sha256_file
 from blt.tokenizer import frame_tokens
 
 

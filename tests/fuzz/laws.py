@@ -38,10 +38,10 @@ from blt.corpus.plain import parse_integer
 from blt.corpus.readers import read_records
 from blt.corpus.records import Document, Filtered, Reject
 from blt.corpus.sources import read_sources, unit_sources_path
+from blt.dataset.rejects import REASONS
+from blt.dataset.units import Unit
 from blt.errors import UserError, WorkError
 from blt.formats.byte_shard import read_documents
-from blt.formats.rejects import REASONS
-from blt.units import Unit
 from tests.blt.corpus.helpers import make_dataset, read_back
 from tests.fuzz.alter import unpack
 

@@ -11,7 +11,7 @@ from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadat
 
 from blt.cli import command
 from blt.corpus import filesystems
-from blt.manifest import read_manifest
+from blt.dataset.manifest import read_manifest
 from pipelines import encode
 from pipelines.beam_files import BeamFiles
 

@@ -17,9 +17,9 @@ import pytest
 
 from blt.cli import command
 from blt.corpus import InputFile
+from blt.dataset.manifest import read_manifest
+from blt.dataset.storage import sole_use
 from blt.formats.byte_shard import read_byte_shard
-from blt.manifest import read_manifest
-from blt.storage import sole_use
 from blt.tokenizer import tokens_to_bytes
 from pipelines import encode
 

@@ -21,8 +21,8 @@ import pytest
 import zstandard
 
 from blt.cli import command
+from blt.dataset.manifest import read_manifest
 from blt.formats.byte_shard import read_documents
-from blt.manifest import read_manifest
 from pipelines import encode
 from tests.blt.corpus.helpers import read_back
 

@@ -7,8 +7,8 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
+from blt.dataset.manifest import read_manifest
 from blt.formats.byte_shard import read_byte_shard
-from blt.manifest import read_manifest
 from blt.tokenizer import tokens_to_bytes
 from tests.blt.corpus.test_hostile import FACTS, GIVEN_UP, HOSTILE, READ_ALL_THE_SAME
 from tests.pipelines.test_encode import run

@@ -11,7 +11,7 @@ import pytest
 from blt.cli import command
 from blt.commands import decode, inspect
 from blt.corpus.filters import FILTERS
-from blt.manifest import read_manifest
+from blt.dataset.manifest import read_manifest
 from tests.blt.corpus.test_tar import tar_bytes
 from tests.pipelines.conftest import read_files
 from tests.pipelines.test_encode import run

@@ -10,8 +10,8 @@ import pytest
 
 from blt.cli import command
 from blt.corpus import decode_dataset
+from blt.dataset.manifest import read_manifest
 from blt.formats.byte_shard import read_documents
-from blt.manifest import read_manifest
 from pipelines import encode
 from tests.blt.corpus.test_tar import tar_bytes
 

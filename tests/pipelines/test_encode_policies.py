@@ -13,10 +13,10 @@ import time
 import pyarrow.parquet as pq
 import pytest
 
+from blt.dataset.manifest import read_manifest
+from blt.dataset.rejects import count_rejects
 from blt.formats.byte_shard import read_byte_shard
-from blt.formats.rejects import count_rejects
 from blt.inspection.check import check_folder
-from blt.manifest import read_manifest
 from blt.tokenizer import tokens_to_bytes
 from tests.blt.corpus.test_tar import tar_bytes
 from tests.blt.corpus.test_warc import warc

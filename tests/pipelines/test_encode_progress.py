@@ -12,7 +12,7 @@ from blt.cli.command import parse_arguments
 from blt.cli.console import Console
 from blt.corpus import EncodeConfig, admission, build_plan, discover, discover_inputs, plan
 from blt.corpus.duplicates import is_scanned, scan_unit
-from blt.stage import Stage, make_units
+from blt.dataset.stage import Stage, make_units
 from pipelines import duplicates_transform, encode
 
 NUM_FILES, NUM_DOCUMENTS = 3, 3

@@ -11,10 +11,10 @@ import pytest
 
 from blt import exporting
 from blt.cli import command
+from blt.dataset.manifest import read_manifest
 from blt.formats import meta_arrow
 from blt.formats.boundaries import read_boundaries, restore_entropies
 from blt.formats.byte_shard import read_documents
-from blt.manifest import read_manifest
 from pipelines import export, patch
 from tests.blt.datasets import write_byte_dataset
 from tests.pipelines.conftest import read_files

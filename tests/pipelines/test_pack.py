@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from blt.cli import command
+from blt.dataset.manifest import read_manifest
+from blt.dataset.splits import is_held_out
 from blt.formats.byte_shard import read_byte_shard
 from blt.formats.training_shard import read_training_shard
-from blt.manifest import read_manifest
-from blt.splits import is_held_out
 from pipelines import pack, patch
 from tests.pipelines.conftest import read_files
 

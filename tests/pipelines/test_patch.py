@@ -15,8 +15,8 @@ import yaml
 
 from blt.cli import command
 from blt.commands import calibrate
+from blt.dataset.manifest import read_manifest
 from blt.formats.byte_shard import read_byte_shard
-from blt.manifest import read_manifest
 from pipelines import patch
 from tests.pipelines.conftest import read_files
 

@@ -16,12 +16,12 @@ import keras
 import pytest
 
 from blt.cli import command
+from blt.dataset.manifest import read_manifest
+from blt.dataset.storage import sha256_file
 from blt.engine import loading as engine_loading
 from blt.engine import precision
 from blt.errors import WorkError
-from blt.manifest import read_manifest
 from blt.scoring import loading as scoring_loading
-from blt.storage import sha256_file
 from pipelines import patch
 from pipelines.run_units import run_stage
 from tests.blt.datasets import write_byte_dataset

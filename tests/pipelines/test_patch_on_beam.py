@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from blt.cli import command
-from blt.stage import Stage, make_units
+from blt.dataset.stage import Stage, make_units
 from pipelines import beam_flags, patch
 from pipelines.beam_flags import make_options
 from pipelines.run_units import build_pipeline, run_stage

@@ -9,8 +9,8 @@ import pytest
 
 from blt.cli import command
 from blt.commands import inspect as inspect_command
+from blt.dataset.manifest import read_manifest
 from blt.formats.boundaries import read_boundaries
-from blt.manifest import read_manifest
 from pipelines import pack, patch, repatch, score
 from tests.pipelines.conftest import read_files
 

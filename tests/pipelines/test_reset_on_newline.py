@@ -8,8 +8,8 @@ import yaml
 
 from blt.cli import command
 from blt.commands import calibrate
+from blt.dataset.manifest import read_manifest
 from blt.formats.boundaries import read_boundaries_metadata
-from blt.manifest import read_manifest
 from pipelines import encode, pack, patch, repatch
 
 LICENCE = "Use this text as you like.\r\nThere is no warranty.\n\n"

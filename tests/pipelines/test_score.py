@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from blt.cli import command
+from blt.dataset.manifest import read_manifest
+from blt.dataset.splits import is_held_out
 from blt.formats.byte_shard import read_byte_shard
-from blt.manifest import read_manifest
-from blt.splits import is_held_out
 from blt.tokenizer import tokens_to_bytes
 from pipelines import beam_flags, patch, score, train_ngram
 

@@ -8,7 +8,7 @@ import pytest
 
 from blt.cli import command
 from blt.commands import calibrate, inspect, train
-from blt.manifest import read_manifest
+from blt.dataset.manifest import read_manifest
 from pipelines import patch, score, train_ngram
 from pipelines.ngram_transform import SumCounts
 

@@ -6,7 +6,6 @@ import itertools
 
 import pyarrow.parquet as pq
 
-from blt import stage
 from blt.corpus import (
     EncodeConfig,
     build_plan,
@@ -18,9 +17,10 @@ from blt.corpus import (
     plan_corpus,
 )
 from blt.corpus.plan import payload_essence
+from blt.dataset import stage
+from blt.dataset.units import no_progress
 from blt.formats.byte_shard import read_documents
 from blt.tokenizer import tokens_to_bytes
-from blt.units import no_progress
 
 
 @dataclasses.dataclass

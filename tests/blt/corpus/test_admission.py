@@ -12,9 +12,9 @@ import pytest
 from blt.corpus import admission
 from blt.corpus.filters import is_sampled
 from blt.corpus.sources import unit_sources_path
+from blt.dataset.splits import is_held_out
 from blt.errors import WorkError
 from blt.formats.byte_shard import read_byte_shard
-from blt.splits import is_held_out
 from tests.blt.corpus.helpers import encode
 
 BAD = b"caf\xe9 \xf0\x9f"

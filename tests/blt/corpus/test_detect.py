@@ -15,8 +15,8 @@ from blt.corpus.detect import detect
 from blt.corpus.sources import read_sources
 from blt.corpus.standard_input import keep_standard_input
 from blt.corpus.summary import summary_lines
+from blt.dataset.manifest import read_manifest
 from blt.formats.tfrecord import masked_crc32c
-from blt.manifest import read_manifest
 from tests.blt.corpus.helpers import encode, make_dataset
 from tests.blt.corpus.test_tar import tar_bytes
 from tests.blt.corpus.test_tfrecord_reader import example

@@ -6,7 +6,7 @@ from pathlib import Path
 from blt.cli import command
 from blt.corpus.filters import FILTERS
 from blt.corpus.sources import SCHEMA
-from blt.formats.rejects import REASONS
+from blt.dataset.rejects import REASONS
 from pipelines import encode
 
 PAGE = (Path(__file__).parents[3] / "docs" / "encode.md").read_text("utf-8")

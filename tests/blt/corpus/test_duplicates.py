@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from blt.corpus import EncodeConfig, build_plan, discover_inputs, encode_unit
 from blt.corpus import duplicates as module
 from blt.corpus.duplicates import find_duplicates, remove_found, scan_unit
+from blt.dataset.units import Unit
 from blt.errors import WorkError
 from blt.formats.byte_shard import read_documents
-from blt.units import Unit
 from tests.blt.corpus.helpers import read_back
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from blt.corpus.config import EncodeConfig
 from blt.corpus.jsonl_reader import read_jsonl
 from blt.corpus.records import Document
-from blt.units import no_progress
+from blt.dataset.units import no_progress
 
 NUMBERS = ("-0", "0", "1.0", "1e3", "1E+400", "-1e-400", "0.1e1", "NaN", "-Infinity", "01", "1.")
 INTEGERS = ("9" * 18, "9" * 19, "9" * 20, "-" + "9" * 19, "18446744073709551615", "9" * 400)

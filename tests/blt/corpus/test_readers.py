@@ -20,8 +20,8 @@ from blt.corpus import (
 from blt.corpus.plan import plan_entry
 from blt.corpus.readers import read_records
 from blt.corpus.records import Document, Reject
+from blt.dataset.units import no_progress
 from blt.errors import WorkError
-from blt.units import no_progress
 from tests.blt.corpus.helpers import encode
 
 

@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 
+from blt.dataset.manifest import read_manifest
+from blt.dataset.storage import read_json
 from blt.errors import UserError
 from blt.formats.byte_shard import read_byte_shard
-from blt.manifest import read_manifest
-from blt.storage import read_json
 from blt.tokenizer import tokens_to_bytes
 from tests.blt.corpus.helpers import make_dataset
 

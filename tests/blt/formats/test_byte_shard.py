@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blt.dataset.storage import sha256_file
 from blt.errors import WorkError
 from blt.formats.byte_shard import (
     ByteRecord,
@@ -18,7 +19,6 @@ from blt.formats.byte_shard import (
 )
 from blt.formats.example import encode_example, encode_varints
 from blt.formats.tfrecord import TFRecordWriter
-from blt.storage import sha256_file
 from blt.tokenizer import frame_tokens
 
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from blt.dataset.storage import sha256_file
 from blt.errors import WorkError
 from blt.formats.example import encode_example
 from blt.formats.tfrecord import TFRecordWriter
@@ -10,7 +11,6 @@ from blt.formats.training_shard import (
     read_training_shard,
     training_shard_name,
 )
-from blt.storage import sha256_file
 
 
 def test_sequences_come_back_and_are_counted(tmp_path):

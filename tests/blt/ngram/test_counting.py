@@ -5,6 +5,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blt.dataset.splits import is_held_out
 from blt.formats.byte_shard import ByteRecord
 from blt.ngram import counting
 from blt.ngram.config import NgramConfig
@@ -14,7 +15,6 @@ from blt.ngram.counting import (
     count_parts,
     merge_counts,
 )
-from blt.splits import is_held_out
 from blt.tokenizer import BOS_ID, PAD_ID, frame_tokens
 
 DOCUMENTS = st.lists(st.binary(max_size=30).map(frame_tokens), max_size=6)

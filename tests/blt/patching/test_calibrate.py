@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import yaml
 
+from blt.dataset.splits import SPLIT_CHOICES, is_held_out
 from blt.errors import UserError
 from blt.formats.byte_shard import read_byte_shard
 from blt.patching import PatchRule
 from blt.patching.calibrate import _choose_pieces, _Sample, calibrate
 from blt.patching.calibration_file import read_calibration, write_calibration
 from blt.patching.shard import patch_shard
-from blt.splits import SPLIT_CHOICES, is_held_out
 from blt.tokenizer import frame_tokens
 from tests.blt.datasets import write_byte_dataset
 

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
+from blt.dataset.manifest import read_manifest
+from blt.dataset.storage import sha256_file
 from blt.engine import LineEngine
 from blt.errors import UserError, WorkError
 from blt.formats.boundaries import read_boundaries, read_boundaries_metadata, restore_entropies
 from blt.formats.byte_shard import read_byte_shard
-from blt.manifest import read_manifest
 from blt.patching import PatchRule, count_byte_patches, find_patch_lengths
 from blt.patching.shard import patch_shard
-from blt.storage import sha256_file
 
 RULE = PatchRule(threshold_nats=3.0)
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
+from blt.dataset.manifest import Manifest, write_manifest
+from blt.dataset.rejects import merge_rejects, open_rejects
+from blt.dataset.storage import atomic_path, sha256_file, write_json
+from blt.dataset.units import ShardInfo
 from blt.formats.boundaries import BoundariesRow, BoundariesWriter, store_entropies
 from blt.formats.byte_shard import ByteRecord, ByteShardWriter
-from blt.formats.rejects import merge_rejects, open_rejects
 from blt.formats.scores import ScoresRow, ScoresWriter
-from blt.manifest import Manifest, write_manifest
 from blt.scoring.summary import summarize_scores
-from blt.storage import atomic_path, sha256_file, write_json
 from blt.tokenizer import frame_tokens
-from blt.units import ShardInfo
 
 HOSTILE_ID = "<script>alert('id')</script>\x1b[31m\u202e"
 HOSTILE = b'<script>alert(1)</script> & "q" | \x1b[31m\xff\n\tnext ' + "é\u202e\u200b".encode()

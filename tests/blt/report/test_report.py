@@ -7,11 +7,11 @@ import pytest
 
 from blt.cli.command import main
 from blt.commands import report
+from blt.dataset.manifest import read_manifest
 from blt.engine import DocumentEntropies
 from blt.inspection.artefacts import open_dataset
 from blt.inspection.documents import Document
 from blt.inspection.measures import measure_patches, measure_scores
-from blt.manifest import read_manifest
 from blt.report import collect, examples, headline_figures, made, render_page
 from blt.report.markup import document, heat_level
 from blt.report.page import context_bytes

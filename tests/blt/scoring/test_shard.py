@@ -7,6 +7,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from blt.dataset.splits import is_held_out
+from blt.dataset.storage import sha256_file
 from blt.engine import EntropyEngine
 from blt.engine.results import DocumentEntropies
 from blt.errors import UserError, WorkError
@@ -19,8 +21,6 @@ from blt.model.serialization import fingerprint
 from blt.patching.rules import PatchRule, find_patch_lengths
 from blt.patching.shard import patch_shard
 from blt.scoring import BltScorer, EntropyScorer, score_shard, summarize_scores
-from blt.splits import is_held_out
-from blt.storage import sha256_file
 from blt.tokenizer import frame_tokens
 
 SPACE = PatchRule(rule="space")

@@ -7,9 +7,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from blt.dataset.groups import describe_bounds
 from blt.errors import WorkError
 from blt.formats.scores import ScoresRow, ScoresWriter
-from blt.groups import describe_bounds
 from blt.scoring import summary as summaries
 from blt.scoring.percentiles import BIN_BITS, Percentiles
 from blt.scoring.summary import summarize_scores

@@ -3,17 +3,17 @@ import json
 import keras
 import pytest
 
+from blt.dataset.joining import PatchedDocument
+from blt.dataset.manifest import read_manifest, write_manifest
+from blt.dataset.storage import sha256_file
+from blt.dataset.trained_split import TrainedSplit, read_trained_split
 from blt.errors import UserError
-from blt.joining import PatchedDocument
-from blt.manifest import read_manifest, write_manifest
 from blt.model.blt import load_blt
 from blt.model.entropy_model import EntropyModel
 from blt.model.serialization import fingerprint, save_model
 from blt.packing import PackConfig, write_bucket
 from blt.patching.rules import PatchRule, find_patch_lengths
-from blt.storage import sha256_file
 from blt.tokenizer import frame_tokens
-from blt.trained_split import TrainedSplit, read_trained_split
 from blt.training.blt import BltTrainingConfig, train_blt
 
 MODEL = {

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blt.dataset.splits import is_held_out
 from blt.errors import UserError, WorkError
 from blt.formats.byte_shard import ByteRecord
 from blt.model import EntropyModel
 from blt.model.serialization import fingerprint, load_entropy_model
-from blt.splits import is_held_out
 from blt.tokenizer import frame_tokens
 from blt.training import entropy
 from blt.training.common import NextTokenTrainer, record_every, token_nats

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from blt.dataset.manifest import Manifest
+from blt.dataset.storage import sha256_file
 from blt.errors import UserError, WorkError
 from blt.formats.boundaries import read_boundaries, read_boundaries_metadata
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
-from blt.manifest import Manifest
-from blt.storage import sha256_file
 
 # Keys in the metadata of boundaries.
 BYTE_SHARD_KEY = "byte_shard_sha256"

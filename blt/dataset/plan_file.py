@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from blt.dataset.storage import atomic_path, json_errors
+from blt.dataset.units import Unit
 from blt.errors import UserError
-from blt.storage import atomic_path, json_errors
-from blt.units import Unit
 
 PLAN_NAME = "plan.json"
 # Lines of a plan, which is laid out as `write_json` does it.

@@ -6,21 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blt import stage as stages
 from blt.cli.command import main
 from blt.commands import inspect
+from blt.dataset import stage as stages
+from blt.dataset.manifest import MANIFEST_NAME, read_manifest, write_manifest
+from blt.dataset.storage import atomic_path, read_json, write_json
+from blt.dataset.units import no_progress
 from blt.errors import UserError, WorkError
 from blt.formats.training_shard import TrainingShardWriter
 from blt.inspection import Look, check_folder, inspect_path
 from blt.inspection.documents import cut_lengths, find_documents, first_documents
 from blt.inspection.visible import visible_bytes, visible_patches, visible_text
-from blt.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from blt.packing import PackedSequence
-from blt.storage import atomic_path, read_json, write_json
 from blt.tokenizer import frame_tokens
-from blt.units import no_progress
-
-from .report.artefacts import (
+from tests.blt.dataset.test_stage import make_stage
+from tests.blt.report.artefacts import (
     DOCUMENTS,
     HOSTILE_ID,
     write_bytes,
@@ -28,7 +28,6 @@ from .report.artefacts import (
     write_patches,
     write_run,
 )
-from .test_stage import make_stage
 
 LOOK = Look(documents=2, num_bytes=12)
 

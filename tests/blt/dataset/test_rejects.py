@@ -1,8 +1,8 @@
 import pyarrow.parquet as pq
 import pytest
 
+from blt.dataset.rejects import SCHEMA, merge_rejects, open_rejects
 from blt.errors import WorkError
-from blt.formats.rejects import SCHEMA, merge_rejects, open_rejects
 
 
 def write(path, num_rows, source="s"):

@@ -9,9 +9,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+from blt.dataset.storage import read_json, sha256_file, write_json
+from blt.dataset.units import ShardInfo
 from blt.errors import UserError
-from blt.storage import read_json, sha256_file, write_json
-from blt.units import ShardInfo
 
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION = 1

@@ -4,10 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from blt.dataset.manifest import read_manifest
+from blt.dataset.splits import is_held_out
+from blt.dataset.storage import read_json
 from blt.errors import UserError
-from blt.manifest import read_manifest
-from blt.splits import is_held_out
-from blt.storage import read_json
 
 
 @dataclasses.dataclass(frozen=True)

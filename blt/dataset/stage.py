@@ -26,9 +26,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from blt.errors import BltError, MadeOtherwiseError, UserError, WorkError
-from blt.formats.rejects import describe_rejects, merge_rejects
-from blt.loss import (
+from blt.dataset.loss import (
     DEFAULT_MAX_LOST_FRACTION,
     Findings,
     describe_loss,
@@ -36,9 +34,16 @@ from blt.loss import (
     lost_shares,
     shares_to_json,
 )
-from blt.manifest import MANIFEST_NAME, Manifest, describe_kind, read_manifest, write_manifest
-from blt.plan_file import PLAN_NAME, load_plan, write_plan
-from blt.storage import (
+from blt.dataset.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    describe_kind,
+    read_manifest,
+    write_manifest,
+)
+from blt.dataset.plan_file import PLAN_NAME, load_plan, write_plan
+from blt.dataset.rejects import describe_rejects, merge_rejects
+from blt.dataset.storage import (
     TEMPORARY_PREFIX,
     prepare_output_folder,
     read_json,
@@ -47,7 +52,8 @@ from blt.storage import (
     sha256_json,
     write_json,
 )
-from blt.units import Progress, Unit, UnitResult, no_progress
+from blt.dataset.units import Progress, Unit, UnitResult, no_progress
+from blt.errors import BltError, MadeOtherwiseError, UserError, WorkError
 
 UNITS_FOLDER = "units"
 REJECTS_NAME = "rejects.parquet"
@@ -67,7 +73,7 @@ class Stage:
     """All there is to know about one run of a stage; can be pickled.
 
     Attributes:
-      kind: of the dataset that it makes, a key of `blt.manifest.KINDS`.
+      kind: of the dataset that it makes, a key of `blt.dataset.manifest.KINDS`.
       output: the folder.
       config: everything that the result depends on, as JSON, named as the flags are.
       told: more for the manifest's config that the result does not depend on, or only by the units,

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from blt.dataset.storage import atomic_path
 from blt.errors import WorkError
-from blt.storage import atomic_path
 
 REASONS = {
     "damaged_input": "the input, or a part of it, is cut short or altered, or is not in the format "

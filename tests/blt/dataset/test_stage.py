@@ -11,13 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from blt import stage as stages
+from blt.dataset import stage as stages
+from blt.dataset.manifest import read_manifest
+from blt.dataset.plan_file import read_plan
+from blt.dataset.stage import Stage, make_units
+from blt.dataset.storage import atomic_path, sha256_file, write_json
+from blt.dataset.units import ShardInfo, Unit, UnitResult, no_progress
 from blt.errors import UserError, WorkError
-from blt.manifest import read_manifest
-from blt.plan_file import read_plan
-from blt.stage import Stage, make_units
-from blt.storage import atomic_path, sha256_file, write_json
-from blt.units import ShardInfo, Unit, UnitResult, no_progress
 
 
 def shout(unit: Unit, output, progress) -> UnitResult:
