@@ -208,7 +208,7 @@ def matrix_way(dtype: str) -> Callable[[], float]:
     keras = import_keras()
     import numpy as np
 
-    from blt.compiled import compile_function
+    from blt.model.compiled import compile_function
 
     ops = keras.ops
     rng = np.random.default_rng(0)
@@ -266,9 +266,9 @@ def naive_way(files: dict[str, Path], dtype: str) -> Callable[[], float]:
     ops = import_keras().ops
     import numpy as np
 
-    from blt.compiled import compile_function
     from blt.engine.precision import in_precision
     from blt.layers import make_block_mask
+    from blt.model.compiled import compile_function
     from blt.model.entropy_model import entropy_nats
     from blt.model.serialization import load_entropy_model
 

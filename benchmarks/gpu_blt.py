@@ -24,9 +24,9 @@ from gpu_timing import ROUNDS, kernel_times, seconds_of, tried
 from blt.dataset.joining import PatchedDocument
 from blt.formats.training_shard import PackedSequence
 from blt.model.blt import ByteLatentTransformer, create_blt
-from blt.packing import pack_documents
 from blt.patching.rules import PatchRule, find_patch_lengths
 from blt.tokenizer import PAD_ID, frame_tokens
+from blt.training_data.packing import pack_documents
 
 RULE = PatchRule(rule="space")
 # Tokens in a row, and rows in a batch, by variant.
@@ -145,7 +145,7 @@ def sizes_of(arguments: Any, variant: str) -> tuple[str, int, int]:
 
 def scoring(arguments: Any, report: Any) -> dict[str, Any]:
     """The scorer's forward pass over packed rows: bytes a second, and share of the matrix rate."""
-    from blt.compiled import compile_function
+    from blt.model.compiled import compile_function
     from blt.scoring.blt_scorer import _token_nats
 
     found: dict[str, Any] = {}

@@ -70,7 +70,7 @@ class _ExportShard:
     entropy_model: str
 
     def __call__(self, unit: Unit, output: Path, progress: Progress) -> UnitResult:
-        from blt.exporting import export_meta_arrow_shard
+        from blt.training_data.meta_arrow_export import export_meta_arrow_shard
 
         payload = dict(unit.payload)
         info = ShardInfo(**payload.pop("boundaries"))
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
             "Run `blt patch` on these."
         )
     if patches.config.get("keep_entropies") is None:
-        from blt.exporting import no_entropies
+        from blt.training_data.meta_arrow_export import no_entropies
 
         raise UserError(no_entropies(args.patches))
     payloads = shard_payloads(data)

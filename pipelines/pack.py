@@ -29,7 +29,7 @@ from blt.dataset.manifest import Manifest, check_shard, read_manifest
 from blt.dataset.stage import Stage, make_units
 from blt.dataset.units import Progress, Unit, UnitResult
 from blt.errors import UserError
-from blt.packing import PackConfig
+from blt.training_data.packing import PackConfig
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
 from pipelines.run_units import describe_plan, run_stage
 

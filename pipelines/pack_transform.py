@@ -11,8 +11,8 @@ import numpy as np
 from blt.dataset.joining import PatchedDocument, join_documents, read_patched_parts
 from blt.dataset.stage import Stage
 from blt.dataset.units import Progress, Unit, UnitResult
-from blt.packing import PackConfig, bucket_of, shuffle_key, write_bucket
 from blt.tokenizer import frame_tokens, tokens_to_bytes
+from blt.training_data.packing import PackConfig, bucket_of, shuffle_key, write_bucket
 from pipelines.transforms import work_on_unit
 
 # A document on its way: shuffle key (big endian), shard, record, id, raw bytes, patch lengths.

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from blt.compiled import compile_function, start_copy_to_host
 from blt.engine import stream
 from blt.engine.accelerator import choose_row_length, has_accelerator
 from blt.engine.options import FLOAT32, num_cores
 from blt.engine.precision import in_precision
 from blt.engine.results import DocumentEntropies
 from blt.engine.stream import Part, run_stream
+from blt.model.compiled import compile_function, start_copy_to_host
 from blt.model.entropy_model import EntropyModel
 from blt.model.serialization import fingerprint
 

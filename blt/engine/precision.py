@@ -13,9 +13,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from blt.compiled import compile_function
 from blt.engine.accelerator import has_accelerator
 from blt.engine.options import AUTO, BFLOAT16, FLOAT32
+from blt.model.compiled import compile_function
 
 WORTH_IT = 2.0  # times as fast
 _ROWS = 512

@@ -42,8 +42,8 @@ from blt.inspection.words import (
     join,
     table_lines,
 )
-from blt.packing import PackedSequence
 from blt.patching.words import inside_characters_words
+from blt.training_data.packing import PackedSequence
 
 _MAX_SHARDS_LISTED = 5
 _MAX_FILES_LISTED = 10

@@ -24,8 +24,8 @@ from blt.formats.boundaries import (
 )
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
 from blt.inspection.artefacts import is_dataset
-from blt.packing import PackedSequence
 from blt.tokenizer import BYTE_OFFSET, tokens_to_bytes
+from blt.training_data.packing import PackedSequence
 
 Numbers = tuple[int, int]  # of a shard: unit and roll
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from blt.compiled import compile_function, start_copy_to_host
 from blt.engine.accelerator import has_accelerator, tokens_that_fit
 from blt.engine.options import FLOAT32
 from blt.engine.precision import in_precision
 from blt.formats.scores import ScoresRow
 from blt.model.blt import ByteLatentTransformer
+from blt.model.compiled import compile_function, start_copy_to_host
 from blt.model.serialization import fingerprint
 from blt.scoring.documents import Part, Parts, Tally
 from blt.scoring.windows import Window, WindowShape, make_windows

@@ -13,7 +13,6 @@ from typing import Any
 
 import keras
 
-from blt.data import training_dataset
 from blt.dataset.joining import check_entropy_fingerprint
 from blt.dataset.manifest import MANIFEST_NAME, Manifest, check_shard, read_manifest, write_manifest
 from blt.dataset.storage import prepare_output_folder, sha256_file
@@ -25,6 +24,7 @@ from blt.model.serialization import fingerprint, load_entropy_model, save_model
 from blt.patching.rules import PatchRule
 from blt.training.common import HistoryWriter, Report, TrainingReporter
 from blt.training.fitting import check_learning_rate, fit_language_model
+from blt.training_data import training_dataset
 
 MODEL_NAME = "model.keras"
 HISTORY_NAME = "history.jsonl"

@@ -9,12 +9,12 @@ import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
-from blt import exporting
 from blt.cli import command
 from blt.dataset.manifest import read_manifest
 from blt.formats import meta_arrow
 from blt.formats.boundaries import read_boundaries, restore_entropies
 from blt.formats.byte_shard import read_documents
+from blt.training_data import meta_arrow_export as exporting
 from pipelines import export, patch
 from tests.blt.datasets import write_byte_dataset
 from tests.pipelines.conftest import read_files

@@ -17,8 +17,8 @@ from blt.formats.training_shard import TrainingShardWriter
 from blt.inspection import Look, check_folder, inspect_path
 from blt.inspection.documents import cut_lengths, find_documents, first_documents
 from blt.inspection.visible import visible_bytes, visible_patches, visible_text
-from blt.packing import PackedSequence
 from blt.tokenizer import frame_tokens
+from blt.training_data.packing import PackedSequence
 from tests.blt.dataset.test_stage import make_stage
 from tests.blt.report.artefacts import (
     DOCUMENTS,

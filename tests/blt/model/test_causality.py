@@ -7,8 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from blt.compiled import compile_function
 from blt.model import ByteLatentTransformer, EntropyModel
+from blt.model.compiled import compile_function
 from blt.patching.rules import PatchRule
 
 RNG = np.random.default_rng(1)

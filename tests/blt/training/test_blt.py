@@ -11,10 +11,10 @@ from blt.errors import UserError
 from blt.model.blt import load_blt
 from blt.model.entropy_model import EntropyModel
 from blt.model.serialization import fingerprint, save_model
-from blt.packing import PackConfig, write_bucket
 from blt.patching.rules import PatchRule, find_patch_lengths
 from blt.tokenizer import frame_tokens
 from blt.training.blt import BltTrainingConfig, train_blt
+from blt.training_data.packing import PackConfig, write_bucket
 
 MODEL = {
     "local_dim": 16,

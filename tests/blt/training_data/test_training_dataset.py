@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from blt.data import training_dataset
 from blt.formats.training_shard import PackedSequence, TrainingShardWriter
+from blt.training_data import training_dataset
 
 
 def write(path, sequences):

@@ -8,8 +8,14 @@ from blt.dataset.splits import is_held_out
 from blt.dataset.storage import sha256_file
 from blt.errors import UserError
 from blt.formats.training_shard import read_training_shard
-from blt.packing import PackConfig, bucket_of, pack_documents, shuffle_key, write_bucket
 from blt.tokenizer import frame_tokens
+from blt.training_data.packing import (
+    PackConfig,
+    bucket_of,
+    pack_documents,
+    shuffle_key,
+    write_bucket,
+)
 
 
 def document(doc_id, lengths, index=0):

@@ -1,0 +1,1 @@
+"""Training shards: packed, read by a trainer, and as Meta's trainer reads them."""
