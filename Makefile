@@ -13,7 +13,7 @@ quickstart: venv  ## run the whole way on text that Python carries
 # The tests of models, layers and engine; most of JAX's time is compiling, so it
 # leaves out most optimizations; PyTorch's run only where it is installed. Two processes share the tests.
 PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
-MODEL_TESTS := tests/blt/layers tests/blt/model tests/blt/engine tests/blt/test_generation.py
+MODEL_TESTS := tests/blt/layers tests/blt/model tests/blt/engine tests/blt/generation
 
 test: venv  ## the whole test suite that CI runs
 	$(PYTEST)

@@ -26,7 +26,7 @@ from blt.cli.quiet import import_keras, silence
 silence()
 keras = import_keras()
 
-from blt.generation import _CachedDriver, _FullDriver, _Row
+from blt.generation.generate import _CachedDriver, _FullDriver, _Row
 from blt.model.blt import load_blt
 
 CONTEXTS = (256, 1024, 4096)

@@ -18,11 +18,11 @@ import numpy as np
 from keras import ops
 
 from blt.errors import ConfigError
+from blt.generation.incremental import IncrementalBlt, make_room
 from blt.layers.patcher import cut_context
 from blt.layers.registry import check_keys
 from blt.model.blt import ByteLatentTransformer
 from blt.model.compiled import compile_function
-from blt.model.incremental import IncrementalBlt, make_room
 from blt.patching.rules import find_patch_lengths
 from blt.tokenizer import BYTE_OFFSET, EOS_ID, NEWLINE_ID, PAD_ID, frame_tokens
 
