@@ -24,7 +24,7 @@ from blt.corpus.duplicates import (
 )
 from blt.dataset.stage import Stage
 from blt.dataset.units import Unit
-from pipelines.run_units import count_done, report_progress
+from pipelines.progress import count_done, report_progress
 from pipelines.transforms import WorkOnUnits
 
 _SCAN = "scan"  # as a step of `report_progress`

@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import dataclasses
 import re
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -30,6 +29,7 @@ from pipelines.beam_flags import (
     make_runner,
     runs_in_this_process,
 )
+from pipelines.progress import WORK, count_done
 
 if TYPE_CHECKING:
     import apache_beam as beam
@@ -37,55 +37,7 @@ if TYPE_CHECKING:
     from apache_beam.runners.runner import PipelineResult
 
 
-class _BytesDone:
-    """How much the units at work in this process have done; read by the progress line."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._by_unit: dict[tuple[str, int], int] = {}
-
-    def add(self, unit: Unit, num_bytes: int, step: str) -> None:
-        with self._lock:
-            done = self._by_unit.get((step, unit.index), 0) + num_bytes
-            self._by_unit[step, unit.index] = min(done, unit.num_bytes)
-
-    def of_units(self, indices: Iterable[int], step: str) -> int:
-        with self._lock:
-            return sum(self._by_unit.get((step, index), 0) for index in indices)
-
-    def forget(self, step: str) -> None:
-        """Forgets what an earlier run in this process did."""
-        with self._lock:
-            self._by_unit = {key: done for key, done in self._by_unit.items() if key[0] != step}
-
-
-_BYTES_DONE = _BytesDone()
-_WORK = "work"
 _WORTH_SAYING_BYTES = 1 << 20  # of work; with less of it, starting a worker takes longer
-
-
-def count_done(
-    units: Iterable[Unit], is_done: Callable[[Unit], bool], step: str
-) -> Callable[[], int]:
-    """Returns a function that tells how many bytes of some units are done.
-
-    Args:
-      units: those to do.
-      is_done: tells, from files, whether a unit is done, wherever that was.
-      step: what is done, as in `report_progress`, which tells of units at work in this process.
-    """
-    left = {unit.index: unit for unit in units}
-    done_bytes = 0
-    _BYTES_DONE.forget(step)
-
-    def read_done() -> int:
-        nonlocal done_bytes
-        for unit in [unit for unit in left.values() if is_done(unit)]:
-            done_bytes += left.pop(unit.index).num_bytes
-        return done_bytes + _BYTES_DONE.of_units(left, step)
-
-    return read_done
-
 
 # Makes the transform from pending units (`Unit.to_text`) to the numbers of those done.
 MakeTransform = Callable[[Stage, Sequence[Unit]], "beam.PTransform"]
@@ -172,7 +124,7 @@ def _run_pipeline(
             f"{workers - len(pending)} of them will be idle. A smaller --target-shard-bytes of blt "
             "encode makes more shards, and so more units."
         )
-    read_done = count_done(pending, lambda unit: stages.has_marker(stage.output, unit), _WORK)
+    read_done = count_done(pending, lambda unit: stages.has_marker(stage.output, unit), WORK)
     phases = [dataclasses.replace(p, label=f"{label}: {p.label}") for p in earlier_phases]
     phases.append(Phase(label, read_done, total))
     with (
@@ -268,11 +220,6 @@ def _conclude(stage: Stage, units: Sequence[Unit]) -> Manifest:
     if (stage.output / MANIFEST_NAME).exists():
         return read_manifest(stage.output, stage.kind)
     return stages.finish(stage, units)
-
-
-def report_progress(unit: Unit, num_bytes: int, step: str = _WORK) -> None:
-    """Notes that `num_bytes` more of a unit are done, for the progress line of this process."""
-    _BYTES_DONE.add(unit, num_bytes, step)
 
 
 def describe_plan(stage: Stage, units: Sequence[Unit], outputs: Iterable[str]) -> Summary:

@@ -11,7 +11,7 @@ from blt.dataset.plan_file import read_plan
 from blt.dataset.stage import Stage
 from blt.dataset.units import Unit
 from blt.errors import BltError
-from pipelines.run_units import report_progress
+from pipelines.progress import report_progress
 
 # Metrics: what the units gave, as in the manifest's totals, and what doing them cost this time.
 COUNTS_NAMESPACE = "blt"
