@@ -14,9 +14,9 @@ from typing import IO, Any
 
 from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import PLAIN
+from blt.corpus.entry import Entry
 from blt.corpus.filters import is_sampled
 from blt.corpus.mends import Mender, is_utf8
-from blt.corpus.plan import Entry
 from blt.corpus.readers import read_records
 from blt.corpus.records import Document, Filtered, Record, Reject, count_parts, cut_parts
 from blt.dataset.units import Progress, no_progress

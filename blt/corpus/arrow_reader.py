@@ -26,8 +26,8 @@ from blt.corpus.columns import (
 from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import PLAIN, DamagedInputError
 from blt.corpus.detect import ARROW_MAGIC
+from blt.corpus.entry import Entry
 from blt.corpus.filesystems import is_remote, open_input
-from blt.corpus.plan import Entry
 from blt.corpus.records import Record, Reject
 from blt.dataset.units import Progress
 

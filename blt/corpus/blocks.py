@@ -13,8 +13,8 @@ from blt.corpus.decompress import (
     read_blocks,
     sniff_compression,
 )
+from blt.corpus.entry import Entry
 from blt.corpus.meter import Meter
-from blt.corpus.plan import Entry
 from blt.corpus.records import Document, Reject, count_parts
 from blt.dataset.units import Progress, no_progress
 from blt.errors import WorkError

@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 from blt.cli.console import count
 from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import DamagedInputError
+from blt.corpus.entry import Entry
 from blt.corpus.partitions import partition_fields
-from blt.corpus.plan import Entry
 from blt.corpus.records import Record, Reject
 from blt.corpus.rows import make_row_record
 

@@ -17,10 +17,10 @@ from blt.corpus import csv_dialect
 from blt.corpus.blocks import max_parsed_bytes
 from blt.corpus.config import EncodeConfig
 from blt.corpus.csv_dialect import BadRowError, Dialect
+from blt.corpus.entry import Entry
 from blt.corpus.lines import Line, read_lines_from
 from blt.corpus.mends import BOM
 from blt.corpus.partitions import partition_fields
-from blt.corpus.plan import Entry
 from blt.corpus.records import Document, Filtered, Record, Reject
 from blt.corpus.rows import make_row_record
 from blt.dataset.units import Progress, no_progress

@@ -6,7 +6,6 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Generator, Iterator
-from typing import Any
 
 from blt.corpus.decompress import (
     HEAD_BYTES,
@@ -22,7 +21,6 @@ from blt.corpus.fields import ABSENT, get_field
 from blt.corpus.filesystems import open_input
 from blt.corpus.json_heads import JSON_BLANKS, head_objects
 from blt.corpus.mends import BOM
-from blt.corpus.records import Reject
 from blt.formats.tfrecord import holds_record_start, is_record_start
 
 ARROW_MAGIC = b"ARROW1"
@@ -80,7 +78,7 @@ _NAME_PARTS = re.compile(r"[-_.]?[^-_.]+|[-_.]")
 _WEB_PAGE = re.compile(rb"(?i)\s*<(?:!doctype|html|\?xml)\b")
 _NOT_TEXT = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _ZLIB_BYTES = 4096
-_ZLIB_KIND = "zlib stream"
+ZLIB_KIND = "zlib stream"
 _SNIFFED_LINES = 20  # of JSON, that must be objects where the first is not
 _MAX_NAMED = 20
 _MAX_RATIO = 1000  # of what is decompressed to look at it
@@ -183,7 +181,7 @@ def detect(
     if compression is not None and not _may_be(content, compression):
         kind = unread_kind("", head) or _zlib_kind(content)
         if kind is not None:
-            return Detected(UNREAD, PLAIN, f"{called}: {_not_read(kind)}")
+            return Detected(UNREAD, PLAIN, f"{called}: {describe_unread(kind)}")
         compression, words = _really(content, found, compression)
         note = words and f"{called}: is {words} and not {claimed} data; read as that."
     if compression is None:
@@ -201,7 +199,7 @@ def detect(
                 kind = None
             kind = kind or _zlib_kind(content)
             if kind is not None:
-                return Detected(UNREAD, PLAIN, f"{called}: {_not_read(kind)}")
+                return Detected(UNREAD, PLAIN, f"{called}: {describe_unread(kind)}")
             # Parquet is a name for nothing else; "arrows" is a word.
             may_be_text = wanted == "auto" and found == "arrow"
             if may_be_text and _is_text(content.first_block(PLAIN) or b""):
@@ -324,11 +322,11 @@ def _may_be_zlib(head: bytes) -> bool:
 
 def _zlib_kind(content: _Content) -> str | None:
     """Returns what a zlib stream is called, None for anything else."""
-    is_one = _may_be_zlib(content.head()) and _is_zlib(content.first_block(PLAIN) or b"")
-    return _ZLIB_KIND if is_one else None
+    is_one = _may_be_zlib(content.head()) and is_zlib(content.first_block(PLAIN) or b"")
+    return ZLIB_KIND if is_one else None
 
 
-def _is_zlib(content: bytes) -> bool:
+def is_zlib(content: bytes) -> bool:
     """Tells whether content is a zlib stream; text may begin as one ("x^")."""
     data = content[:_ZLIB_BYTES]
     if not _may_be_zlib(data) or not (_NOT_TEXT.search(data) or any(b > 0x7F for b in data)):
@@ -364,19 +362,7 @@ def unread_kind(name: str, head: bytes) -> str | None:
     return _UNREAD_SUFFIXES.get(os.path.splitext(name)[1].lower())
 
 
-def read_unread(entry: dict[str, Any]) -> Iterator[Reject]:
-    """Yields the one reject of a file, or a member of an archive, of the format `UNREAD`."""
-    block = next(read_blocks(entry["path"], entry["compression"]), b"")
-    head = block[:HEAD_BYTES]
-    # A member's name is its source; a file's source may have got a number.
-    kind = unread_kind(entry["source"], head) or unread_kind(entry["path"], head)
-    if kind is None and _is_zlib(block):
-        kind = _ZLIB_KIND
-    detail = _not_read(kind or "file of an unknown kind")
-    yield Reject(entry["source"], None, "unread_format", detail, head, ends_input=True)
-
-
-def _not_read(kind: str) -> str:
+def describe_unread(kind: str) -> str:
     article = "an" if kind[0] in "AHO" or kind.startswith("SQ") else "a"
     if kind == _LFS_KIND:
         return f"{article} {kind} and not the file itself; get that by `git lfs pull`."

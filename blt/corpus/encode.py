@@ -9,12 +9,12 @@ from blt.corpus.admission import Admission
 from blt.corpus.config import EncodeConfig
 from blt.corpus.csv_reader import QUOTED_COUNT
 from blt.corpus.duplicates import read_decisions
+from blt.corpus.entry import Entry, is_first, is_whole
 from blt.corpus.field_names import count_fields
 from blt.corpus.filters import FILTER_COUNTS
 from blt.corpus.format_rules import count_rules, rule_for
 from blt.corpus.meter import Meter
 from blt.corpus.plain import CHANGED_COUNTS
-from blt.corpus.plan import Entry, is_first, is_whole
 from blt.corpus.records import Document, Filtered, Reject
 from blt.corpus.sources import SourceRow, digest_entry, unit_sources_path, write_sources
 from blt.corpus.warc_reader import UNKNOWN_CODING

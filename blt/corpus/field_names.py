@@ -18,10 +18,10 @@ from blt.corpus.columns import has_column
 from blt.corpus.config import EncodeConfig
 from blt.corpus.csv_reader import read_csv_header
 from blt.corpus.decompress import DamagedInputError, read_blocks
+from blt.corpus.entry import Entry
 from blt.corpus.filesystems import open_input
 from blt.corpus.json_heads import head_objects
 from blt.corpus.partitions import all_partitions
-from blt.corpus.plan import Entry
 from blt.corpus.unmatched import Unmatched
 from blt.errors import near_names
 

@@ -15,13 +15,13 @@ import orjson
 
 from blt.corpus.blocks import max_parsed_bytes, reject_long, reject_member
 from blt.corpus.config import EncodeConfig
+from blt.corpus.entry import Entry
 from blt.corpus.fields import ABSENT, get_field, read_fields
 from blt.corpus.json_heads import JSON_BLANKS
 from blt.corpus.lines import Gap, Line, read_lines
 from blt.corpus.mends import BOM, NOT_UTF8
 from blt.corpus.partitions import partition_fields
 from blt.corpus.plain import CHANGED_ID, NOT_UNICODE, FloatLiteral, LongInteger, parse_integer
-from blt.corpus.plan import Entry
 from blt.corpus.records import Filtered, Record, Reject, made_id, make_document
 from blt.dataset.units import Progress
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from blt.corpus.blocks import entry_blocks
 from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import Boundary
-from blt.corpus.plan import Entry
+from blt.corpus.entry import Entry
 from blt.dataset.units import Progress
 
 SAMPLE_BYTES = 200

@@ -12,8 +12,8 @@ from blt.corpus.arrow_reader import count_rows
 from blt.corpus.columns import PYARROW_ERRORS
 from blt.corpus.decompress import PLAIN
 from blt.corpus.detect import UNREAD
+from blt.corpus.entry import Entry
 from blt.corpus.filesystems import open_input
-from blt.corpus.plan import Entry
 from blt.dataset.units import Progress, no_progress
 
 _MAX_SHOWN = 50

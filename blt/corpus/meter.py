@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from blt.corpus.decompress import PLAIN
-from blt.corpus.plan import Entry
+from blt.corpus.entry import Entry
 from blt.corpus.records import Reject
 from blt.dataset.units import Progress, no_progress
 

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 
 from blt.corpus.blocks import SecondReading
 from blt.corpus.config import EncodeConfig
+from blt.corpus.entry import Entry
 from blt.corpus.filesystems import open_input
 from blt.corpus.lines import Line, read_lines_from
-from blt.corpus.plan import Entry
 from blt.corpus.records import Filtered, Record, made_id, make_document
 from blt.dataset.units import Progress
 

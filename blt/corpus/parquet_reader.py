@@ -19,8 +19,8 @@ from blt.corpus.columns import (
 )
 from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import PLAIN, DamagedInputError, check_growth
+from blt.corpus.entry import Entry
 from blt.corpus.filesystems import open_input
-from blt.corpus.plan import Entry, row_group_bytes
 from blt.corpus.records import Record, Reject
 from blt.dataset.units import Progress
 
@@ -115,3 +115,16 @@ def _batches(
             yield batch
     except PYARROW_ERRORS as error:
         raise damage(error, "Parquet file") from error
+
+
+def row_group_bytes(metadata: pq.FileMetaData, size: int) -> list[int]:
+    """Returns about how many of a file's `size` bytes each row group takes; they add up to it.
+
+    The exact figures are in the metadata of the columns, at which pyarrow ends the process if they
+    are damaged; so the file is shared out by what the row groups take uncompressed.
+    """
+    groups = range(metadata.num_row_groups)
+    weights = [max(0, metadata.row_group(index).total_byte_size) for index in groups]
+    total = max(1, sum(weights))
+    bounds = [size * part // total for part in itertools.accumulate(weights, initial=0)]
+    return [end - start for start, end in itertools.pairwise(bounds)]

@@ -4,7 +4,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from blt.corpus.config import EncodeConfig
-from blt.corpus.plan import Entry
+from blt.corpus.entry import Entry
 
 _NULL = "__HIVE_DEFAULT_PARTITION__"
 

@@ -1,15 +1,7 @@
 """The plan of `encode`: which unit reads which files, or which piece of a large file.
 
-A unit's payload is `{"files": [entry, …]}`, with `max_documents` where `--limit` ends it. An entry
-is what `plan_entry` makes of a file:
-
-    path, source, size, mtime_ns   as discovered
-    format, compression            as detected ("text" | "jsonl" | "tar" | …; "plain" | "gzip" | …)
-    num_bytes                      bytes to read, as stored: the size, or that of the range
-    range                          optional [start, end): bytes of a plain file of lines (a record
-                                   belongs to the range it starts in), or Parquet row groups
-    note                           optional, for the user
-    lacks_text                     optional, true: it looks like JSON Lines but lacks the text field
+A unit's payload is `{"files": [entry, …]}`, with `max_documents` where `--limit` ends it. An entry is
+a `blt.corpus.entry.Entry`.
 """
 
 import itertools
@@ -23,13 +15,14 @@ from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import PLAIN
 from blt.corpus.detect import detect
 from blt.corpus.discover import InputFile
+from blt.corpus.entry import Entry
 from blt.corpus.filesystems import open_input
 from blt.corpus.format_rules import wanted_format
+from blt.corpus.parquet_reader import row_group_bytes
 from blt.corpus.siblings import take_formats_of_siblings
 from blt.dataset.units import Progress, no_progress
 from blt.errors import UserError
 
-Entry = dict[str, Any]
 _MAX_FILES_PER_UNIT = 8192  # keeps a unit's payload small when files are tiny
 _MAX_PIECES = 100_000  # of one file; the plan is held in memory, and a unit writes files
 
@@ -119,16 +112,6 @@ def _look_at(file: InputFile, config: EncodeConfig) -> tuple[Entry, bool]:
     return entry, detected.is_default
 
 
-def is_whole(entry: Entry) -> bool:
-    """Tells whether an entry is of a whole file, not of a piece."""
-    return "range" not in entry or entry["num_bytes"] == entry["size"]
-
-
-def is_first(entry: Entry) -> bool:
-    """Tells whether an entry is of a whole file, or of its first piece."""
-    return "range" not in entry or entry["range"][0] == 0
-
-
 def payload_essence(payload: dict[str, Any]) -> dict[str, Any]:
     """Returns what the shards of a unit depend on: not where its files lie, nor their times.
 
@@ -186,16 +169,3 @@ def _split_row_groups(entry: Entry, target_bytes: int) -> Iterator[Entry]:
             start, num_bytes = index, 0
         num_bytes += size
     yield {**entry, "range": [start, len(sizes)], "num_bytes": num_bytes}
-
-
-def row_group_bytes(metadata: pq.FileMetaData, size: int) -> list[int]:
-    """Returns about how many of a file's `size` bytes each row group takes; they add up to it.
-
-    The exact figures are in the metadata of the columns, at which pyarrow ends the process if they
-    are damaged; so the file is shared out by what the row groups take uncompressed.
-    """
-    groups = range(metadata.num_row_groups)
-    weights = [max(0, metadata.row_group(index).total_byte_size) for index in groups]
-    total = max(1, sum(weights))
-    bounds = [size * part // total for part in itertools.accumulate(weights, initial=0)]
-    return [end - start for start, end in itertools.pairwise(bounds)]

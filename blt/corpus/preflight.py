@@ -21,10 +21,10 @@ from blt.corpus.decompress import (
     strip_compression_suffix,
 )
 from blt.corpus.detect import EMPTY, UNREAD
+from blt.corpus.entry import Entry
 from blt.corpus.fields import ABSENT, get_field
 from blt.corpus.filesystems import open_input
 from blt.corpus.json_heads import head_objects
-from blt.corpus.plan import Entry
 from blt.dataset.units import Progress, no_progress
 from blt.errors import UserError, near_names
 

@@ -9,7 +9,8 @@ from blt.corpus.arrow_reader import read_arrow
 from blt.corpus.config import EncodeConfig
 from blt.corpus.csv_reader import read_csv
 from blt.corpus.decompress import DamagedInputError
-from blt.corpus.detect import EMPTY, UNREAD, read_unread
+from blt.corpus.detect import EMPTY, UNREAD
+from blt.corpus.entry import Entry
 from blt.corpus.fields import NO_FIELDS, Fields, read_fields
 from blt.corpus.filesystems import is_remote, size_of
 from blt.corpus.jsonl_reader import read_jsonl
@@ -18,11 +19,11 @@ from blt.corpus.paragraph_reader import read_text_paragraphs
 from blt.corpus.parquet_reader import read_parquet
 from blt.corpus.partitions import partition_fields
 from blt.corpus.plain import strict_json
-from blt.corpus.plan import Entry
 from blt.corpus.records import Document, Record, Reject
 from blt.corpus.tar_reader import read_tar
 from blt.corpus.text_reader import NOTES, read_text_file, read_text_lines
 from blt.corpus.tfrecord_reader import read_tfrecord
+from blt.corpus.unread_reader import read_unread
 from blt.corpus.warc_reader import read_warc
 from blt.dataset.units import Progress
 from blt.errors import WorkError

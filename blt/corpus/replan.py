@@ -17,9 +17,10 @@ from blt.cli.console import count
 from blt.corpus.config import EncodeConfig
 from blt.corpus.discover import InputFile
 from blt.corpus.duplicates import duplicate_kinds
+from blt.corpus.entry import Entry
 from blt.corpus.filesystems import is_remote
 from blt.corpus.limit import limit_plan
-from blt.corpus.plan import Entry, build_plan
+from blt.corpus.plan import build_plan
 from blt.corpus.preflight import check_inputs
 from blt.corpus.source_names import is_below, numbered, readable_path
 from blt.corpus.sources import digest_entry, read_sources, unit_sources_path

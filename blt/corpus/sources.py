@@ -40,9 +40,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from blt.corpus.entry import Entry
 from blt.corpus.filesystems import is_remote
 from blt.corpus.meter import Meter
-from blt.corpus.plan import Entry
 from blt.corpus.records import Filtered, Record, Reject
 from blt.dataset.loss import Findings
 from blt.dataset.storage import atomic_path

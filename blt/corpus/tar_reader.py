@@ -20,8 +20,8 @@ from blt.corpus.blocks import BlockFile, entry_blocks
 from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import DamagedInputError
 from blt.corpus.detect import detect, format_by_name
+from blt.corpus.entry import Entry
 from blt.corpus.format_rules import format_of_rule, rule_for
-from blt.corpus.plan import Entry
 from blt.corpus.records import Filtered, Record, Reject
 from blt.dataset.units import Progress
 from blt.errors import WorkError

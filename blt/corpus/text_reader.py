@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from blt.corpus.blocks import SecondReading, entry_blocks
 from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import PLAIN
+from blt.corpus.entry import Entry
 from blt.corpus.lines import read_lines
-from blt.corpus.plan import Entry
 from blt.corpus.records import Record, made_id, make_document
 from blt.dataset.units import Progress, no_progress
 

@@ -19,9 +19,9 @@ from blt.corpus.blocks import (
 )
 from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import DamagedInputError
+from blt.corpus.entry import Entry
 from blt.corpus.lines import SAMPLE_BYTES
 from blt.corpus.partitions import partition_fields
-from blt.corpus.plan import Entry
 from blt.corpus.records import Record, Reject
 from blt.corpus.rows import make_row_record
 from blt.dataset.units import Progress

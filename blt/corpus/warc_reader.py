@@ -21,9 +21,9 @@ from blt.corpus.blocks import (
 )
 from blt.corpus.config import EncodeConfig
 from blt.corpus.decompress import PLAIN, DamagedInputError, decompress_bytes
+from blt.corpus.entry import Entry
 from blt.corpus.lines import SAMPLE_BYTES
 from blt.corpus.partitions import partition_fields
-from blt.corpus.plan import Entry
 from blt.corpus.records import Document, Filtered, Record, Reject
 from blt.corpus.rows import make_row_record
 from blt.dataset.units import Progress, no_progress
