@@ -121,9 +121,9 @@ def measure(folder: Path, kind: str, num_bytes: int, rounds: int) -> dict:
 
 def encode_alone(path: Path, output: Path) -> None:
     from blt.corpus.config import EncodeConfig
-    from blt.corpus.discover import discover_inputs
     from blt.corpus.encode import encode_unit
-    from blt.corpus.plan import build_plan
+    from blt.corpus.files.discover import discover_inputs
+    from blt.corpus.planning.plan import build_plan
 
     config = EncodeConfig(doc_per="line")
     shutil.rmtree(output, ignore_errors=True)
@@ -133,7 +133,7 @@ def encode_alone(path: Path, output: Path) -> None:
 
 
 def read_as_encode(path: Path) -> None:
-    from blt.corpus.decompress import read_blocks
+    from blt.corpus.files.decompress import read_blocks
 
     compression = {".gz": "gzip", ".zst": "zstd"}.get(path.suffix, "plain")
     for _ in read_blocks(str(path), compression):

@@ -5,11 +5,11 @@ import errno
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
-from blt.corpus.filesystems import StoredFile
+from blt.corpus.files.filesystems import StoredFile
 
 
 class BeamFiles:
-    """Beam's filesystems, chosen by the scheme of a path, as `blt.corpus.filesystems` asks."""
+    """Beam's filesystems, chosen by the scheme of a path; see `blt.corpus.files.filesystems`."""
 
     def find(self, argument: str) -> Sequence[StoredFile]:
         """Returns the file, all files below the folder, or what the glob means; or none."""

@@ -1,4 +1,4 @@
-"""Units whose duplicates must be known first; see `blt.corpus.duplicates` for the steps.
+"""Units whose duplicates must be known first; see `blt.corpus.admission.duplicates` for the steps.
 
     all units -> scan -> (sort -> resolve each range) for bytes, then for ids -> work on pending
 
@@ -11,8 +11,7 @@ from pathlib import Path
 import apache_beam as beam
 
 from blt.cli.console import Phase
-from blt.corpus.config import EncodeConfig
-from blt.corpus.duplicates import (
+from blt.corpus.admission.duplicates import (
     duplicate_kinds,
     is_resolved,
     is_scanned,
@@ -22,6 +21,7 @@ from blt.corpus.duplicates import (
     sort_unit,
     start_partitions,
 )
+from blt.corpus.config import EncodeConfig
 from blt.dataset.stage import Stage
 from blt.dataset.units import Unit
 from pipelines.progress import count_done, report_progress

@@ -30,19 +30,19 @@ from blt.commands.arguments import (
     one_character,
 )
 from blt.commands.policy_arguments import add_policy_arguments
+from blt.corpus.admission.duplicates import DUPLICATES_FOLDER, duplicate_kinds, remove_found
 from blt.corpus.config import COMPRESSIONS, CSV_QUOTING, DOC_PER, FORMATS, EncodeConfig
-from blt.corpus.discover import Discovery, InputFile, discover_inputs
-from blt.corpus.duplicates import DUPLICATES_FOLDER, duplicate_kinds, remove_found
 from blt.corpus.encode import encode_unit
-from blt.corpus.field_names import unmatched_after, unmatched_before
-from blt.corpus.filesystems import use_remote
+from blt.corpus.files.discover import Discovery, InputFile, discover_inputs
+from blt.corpus.files.filesystems import use_remote
+from blt.corpus.files.standard_input import keep_standard_input
 from blt.corpus.format_rules import unmatched_rules
 from blt.corpus.left_out import UNREADABLE, left_out_line
-from blt.corpus.listing import list_files, listing_lines
-from blt.corpus.plan import payload_bytes, payload_essence, payload_notes
-from blt.corpus.replan import plan_corpus
-from blt.corpus.sources import SOURCES_NAME, merge_sources
-from blt.corpus.standard_input import keep_standard_input
+from blt.corpus.planning.field_names import unmatched_after, unmatched_before
+from blt.corpus.planning.listing import list_files, listing_lines
+from blt.corpus.planning.plan import payload_bytes, payload_essence, payload_notes
+from blt.corpus.planning.replan import plan_corpus
+from blt.corpus.planning.sources import SOURCES_NAME, merge_sources
 from blt.corpus.summary import summary_lines
 from blt.corpus.unmatched import Unmatched
 from blt.dataset.loss import DEFAULT_MAX_LOST_FRACTION, Findings

@@ -4,16 +4,16 @@ discover_inputs -> plan_corpus -> find_duplicates -> encode_unit for each unit
 -> merge_sources; and back: decode_dataset
 """
 
+from blt.corpus.admission.duplicates import find_duplicates
 from blt.corpus.config import EncodeConfig
 from blt.corpus.decode import decode_dataset
-from blt.corpus.discover import Discovery, InputFile, Skipped, discover_inputs
-from blt.corpus.duplicates import find_duplicates
 from blt.corpus.encode import encode_unit
-from blt.corpus.plan import build_plan, payload_bytes, payload_notes
-from blt.corpus.preflight import check_inputs
+from blt.corpus.files.discover import Discovery, InputFile, Skipped, discover_inputs
+from blt.corpus.planning.plan import build_plan, payload_bytes, payload_notes
+from blt.corpus.planning.preflight import check_inputs
+from blt.corpus.planning.replan import plan_corpus
+from blt.corpus.planning.sources import merge_sources
 from blt.corpus.python_docs import write_python_docs
-from blt.corpus.replan import plan_corpus
-from blt.corpus.sources import merge_sources
 
 __all__ = [
     "Discovery",

@@ -24,12 +24,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from blt.corpus.decompress import strip_compression_suffix
-from blt.corpus.detect import format_by_name
+from blt.corpus.files.decompress import strip_compression_suffix
+from blt.corpus.files.detect import format_by_name
 from blt.corpus.format_rules import wanted_format
-from blt.corpus.paragraph_reader import gaps_of
-from blt.corpus.sources import SOURCES_NAME, read_sources
-from blt.corpus.text_reader import has_final_newline
+from blt.corpus.planning.sources import SOURCES_NAME, read_sources
+from blt.corpus.readers.paragraph_reader import gaps_of
+from blt.corpus.readers.text_reader import has_final_newline
 from blt.dataset.manifest import Manifest, check_shard, read_manifest
 from blt.dataset.plan_file import read_plan
 from blt.dataset.storage import TEMPORARY_PREFIX, atomic_path, prepare_output_folder

@@ -5,19 +5,19 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from blt.corpus.admission import Admission
+from blt.corpus.admission.admission import Admission
+from blt.corpus.admission.duplicates import read_decisions
+from blt.corpus.admission.filters import FILTER_COUNTS
 from blt.corpus.config import EncodeConfig
-from blt.corpus.csv_reader import QUOTED_COUNT
-from blt.corpus.duplicates import read_decisions
 from blt.corpus.entry import Entry, is_first, is_whole
-from blt.corpus.field_names import count_fields
-from blt.corpus.filters import FILTER_COUNTS
+from blt.corpus.files.meter import Meter
 from blt.corpus.format_rules import count_rules, rule_for
-from blt.corpus.meter import Meter
 from blt.corpus.plain import CHANGED_COUNTS
+from blt.corpus.planning.field_names import count_fields
+from blt.corpus.planning.sources import SourceRow, digest_entry, unit_sources_path, write_sources
+from blt.corpus.readers.csv_reader import QUOTED_COUNT
+from blt.corpus.readers.warc_reader import UNKNOWN_CODING
 from blt.corpus.records import Document, Filtered, Reject
-from blt.corpus.sources import SourceRow, digest_entry, unit_sources_path, write_sources
-from blt.corpus.warc_reader import UNKNOWN_CODING
 from blt.dataset.rejects import RejectsWriter, open_rejects
 from blt.dataset.storage import atomic_path
 from blt.dataset.units import Progress, ShardInfo, UnitResult, no_progress
@@ -80,7 +80,8 @@ def encode_unit(
       members of archives without records, `told_members` members that were not told by name alone,
       `json_as_text` files and members that look like JSON Lines but lack the text field;
       and `lost_<what>` of `input_<what>` what could not be read (`blt.dataset.loss`). And
-      `with_field.<name>`, documents with a field that the user names (`blt.corpus.field_names`);
+      `with_field.<name>`, documents with a field that the user names
+      (`blt.corpus.planning.field_names`);
       `format_of.<rule>`, files and members that a rule of `--format-of` means.
 
     Raises:

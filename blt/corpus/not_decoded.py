@@ -4,8 +4,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from blt.cli.console import count
-from blt.corpus.filters import FILTERS
-from blt.corpus.sources import SOURCES_NAME
+from blt.corpus.admission.filters import FILTERS
+from blt.corpus.planning.sources import SOURCES_NAME
 from blt.corpus.summary import reject_file_lines
 from blt.dataset.manifest import Manifest
 from blt.dataset.rejects import count_rejects

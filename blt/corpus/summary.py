@@ -5,14 +5,14 @@ from collections import Counter
 import pyarrow.parquet as pq
 
 from blt.cli.console import count
-from blt.corpus.csv_reader import QUOTED_COUNT
-from blt.corpus.detect import UNREAD
-from blt.corpus.field_names import fields_with
-from blt.corpus.filters import FILTERS
+from blt.corpus.admission.filters import FILTERS
+from blt.corpus.files.detect import UNREAD
 from blt.corpus.left_out import left_out_line
 from blt.corpus.plain import CHANGED_ID, LONG_INTEGER, NONFINITE, NOT_UNICODE
-from blt.corpus.sources import SOURCES_NAME
-from blt.corpus.warc_reader import UNKNOWN_CODING
+from blt.corpus.planning.field_names import fields_with
+from blt.corpus.planning.sources import SOURCES_NAME
+from blt.corpus.readers.csv_reader import QUOTED_COUNT
+from blt.corpus.readers.warc_reader import UNKNOWN_CODING
 from blt.dataset.loss import describe_invalid_input, describe_loss, describe_lost_input
 from blt.dataset.manifest import Manifest
 from blt.dataset.plan_file import read_plan

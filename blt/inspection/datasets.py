@@ -8,7 +8,7 @@ from typing import Any
 
 from blt.cli.command import Summary
 from blt.cli.console import format_bytes
-from blt.corpus.sources import SOURCES_NAME
+from blt.corpus.planning.sources import SOURCES_NAME
 from blt.dataset.groups import describe_bounds
 from blt.dataset.joining import check_related
 from blt.dataset.loss import describe_invalid_input, describe_lost_input

@@ -13,8 +13,8 @@ import yaml
 
 from blt.cli.command import Summary
 from blt.cli.console import format_bytes
-from blt.corpus.decompress import DamagedInputError, read_blocks, strip_compression_suffix
-from blt.corpus.detect import detect
+from blt.corpus.files.decompress import DamagedInputError, read_blocks, strip_compression_suffix
+from blt.corpus.files.detect import detect
 from blt.dataset.rejects import count_rejects
 from blt.dataset.storage import read_json, sha256_file
 from blt.errors import UserError

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from blt.cli.command import Summary
 from blt.cli.console import count, format_bytes
-from blt.corpus.detect import detect
-from blt.corpus.discover import discover_inputs
+from blt.corpus.files.detect import detect
+from blt.corpus.files.discover import discover_inputs
 from blt.dataset.manifest import KINDS, describe_kind
 from blt.dataset.plan_file import PLAN_NAME, load_plan
 from blt.dataset.stage import UNITS_FOLDER, count_finished_bytes, read_failure

@@ -29,15 +29,15 @@ from blt.corpus import (
     payload_bytes,
     plan_corpus,
 )
+from blt.corpus.admission.filters import FILTERS, is_sampled
 from blt.corpus.config import FORMATS
-from blt.corpus.csv_dialect import Dialect
 from blt.corpus.fields import ABSENT, get_field, read_fields
-from blt.corpus.filters import FILTERS, is_sampled
-from blt.corpus.paragraph_reader import gaps_of
 from blt.corpus.plain import parse_integer
-from blt.corpus.readers import read_records
+from blt.corpus.planning.sources import read_sources, unit_sources_path
+from blt.corpus.readers.csv_dialect import Dialect
+from blt.corpus.readers.paragraph_reader import gaps_of
+from blt.corpus.readers.registry import read_records
 from blt.corpus.records import Document, Filtered, Reject
-from blt.corpus.sources import read_sources, unit_sources_path
 from blt.dataset.rejects import REASONS
 from blt.dataset.units import Unit
 from blt.errors import UserError, WorkError

@@ -10,7 +10,7 @@ import pytest
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
 
 from blt.cli import command
-from blt.corpus import filesystems
+from blt.corpus.files import filesystems
 from blt.dataset.manifest import read_manifest
 from pipelines import encode
 from pipelines.beam_files import BeamFiles

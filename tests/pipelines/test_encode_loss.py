@@ -10,7 +10,7 @@ import pytest
 
 from blt.cli import command
 from blt.commands import decode, inspect
-from blt.corpus.filters import FILTERS
+from blt.corpus.admission.filters import FILTERS
 from blt.dataset.manifest import read_manifest
 from tests.blt.corpus.test_tar import tar_bytes
 from tests.pipelines.conftest import read_files
@@ -246,7 +246,7 @@ def test_members_of_archives_that_are_cut_count(tmp_path, capsys):
 
 
 def test_a_long_line_weighs_by_its_bytes(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("blt.corpus.blocks._PARSED_BYTES_FLOOR", 10_000)
+    monkeypatch.setattr("blt.corpus.files.blocks._PARSED_BYTES_FLOOR", 10_000)
     lines = [b'{"text": "%s"}\n' % (b"x" * 900_000)] + [b'{"text": "a"}\n'] * 1000
     (tmp_path / "a.jsonl").write_bytes(b"".join(lines))
     argv = ("--input", tmp_path / "a.jsonl", "--output", tmp_path / "out")

@@ -10,8 +10,11 @@ import pytest
 from blt.cli import console as consoles
 from blt.cli.command import parse_arguments
 from blt.cli.console import Console
-from blt.corpus import EncodeConfig, admission, build_plan, discover, discover_inputs, plan
-from blt.corpus.duplicates import is_scanned, scan_unit
+from blt.corpus import EncodeConfig, build_plan, discover_inputs
+from blt.corpus.admission.admission import admission
+from blt.corpus.admission.duplicates import is_scanned, scan_unit
+from blt.corpus.files import discover
+from blt.corpus.planning import plan
 from blt.dataset.stage import Stage, make_units
 from pipelines import duplicates_transform, encode
 

@@ -16,7 +16,7 @@ from blt.corpus import (
     payload_bytes,
     plan_corpus,
 )
-from blt.corpus.plan import payload_essence
+from blt.corpus.planning.plan import payload_essence
 from blt.dataset import stage
 from blt.dataset.units import no_progress
 from blt.formats.byte_shard import read_documents

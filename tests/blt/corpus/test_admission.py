@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from blt.corpus import admission
-from blt.corpus.filters import is_sampled
-from blt.corpus.sources import unit_sources_path
+from blt.corpus.admission.admission import admission
+from blt.corpus.admission.filters import is_sampled
+from blt.corpus.planning.sources import unit_sources_path
 from blt.dataset.splits import is_held_out
 from blt.errors import WorkError
 from blt.formats.byte_shard import read_byte_shard

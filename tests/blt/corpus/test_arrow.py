@@ -7,7 +7,7 @@ import pyarrow.feather
 import pytest
 
 from blt.corpus import EncodeConfig, build_plan, discover_inputs
-from blt.corpus.readers import read_records
+from blt.corpus.readers.registry import read_records
 from tests.blt.corpus.helpers import encode
 
 ROWS = {"id": ["a", None, "c"], "text": ["one", "", "dréi"], "n": [1, 2, 3]}

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blt.corpus import EncodeConfig, build_plan, check_inputs, csv_reader, discover_inputs
+from blt.corpus import EncodeConfig, build_plan, check_inputs, discover_inputs
+from blt.corpus.readers import csv_reader
 from blt.errors import UserError
 from tests.blt.corpus.helpers import encode
 

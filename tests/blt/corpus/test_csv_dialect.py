@@ -99,7 +99,9 @@ def test_dumps_of_databases(tmp_path):
 
 
 def test_every_line_of_a_row_that_is_given_up_is_accounted_for(tmp_path, monkeypatch):
-    monkeypatch.setattr("blt.corpus.csv_reader._FREE_BYTES", -(1 << 40))  # nothing is read again
+    monkeypatch.setattr(
+        "blt.corpus.readers.csv_reader._FREE_BYTES", -(1 << 40)
+    )  # nothing is read again
     result = read(tmp_path, "x.csv", b'id,text\n1,"open\n2,b\n\n3,c\n')
     assert len(result.rejects) == 3
     assert result.counts["filtered"] == 1

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from blt.corpus import EncodeConfig, build_plan, discover_inputs
-from blt.corpus.readers import read_records
+from blt.corpus.readers.registry import read_records
 from blt.corpus.records import Document
 from blt.formats.example import encode_example
 from tests.blt.corpus.test_tar import tar_bytes

@@ -11,8 +11,8 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blt.corpus import decompress
-from blt.corpus.decompress import (
+from blt.corpus.files import decompress
+from blt.corpus.files.decompress import (
     DamagedInputError,
     TooCompressedError,
     read_blocks,

@@ -11,9 +11,9 @@ import pytest
 import zstandard
 
 from blt.corpus import decode_dataset, discover_inputs
-from blt.corpus.detect import detect
-from blt.corpus.sources import read_sources
-from blt.corpus.standard_input import keep_standard_input
+from blt.corpus.files.detect import detect
+from blt.corpus.files.standard_input import keep_standard_input
+from blt.corpus.planning.sources import read_sources
 from blt.corpus.summary import summary_lines
 from blt.dataset.manifest import read_manifest
 from blt.formats.tfrecord import masked_crc32c

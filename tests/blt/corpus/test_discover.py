@@ -5,11 +5,11 @@ from collections import Counter
 import pytest
 
 from blt.corpus import EncodeConfig, build_plan, discover_inputs
+from blt.corpus.files.standard_input import keep_standard_input
 from blt.corpus.left_out import LeftOutRule
 from blt.corpus.patterns import matches_any
-from blt.corpus.readers import read_records
+from blt.corpus.readers.registry import read_records
 from blt.corpus.records import Document, Filtered
-from blt.corpus.standard_input import keep_standard_input
 from blt.errors import UserError
 from tests.blt.corpus.test_tar import tar_bytes
 

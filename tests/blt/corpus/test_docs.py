@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from blt.cli import command
-from blt.corpus.filters import FILTERS
-from blt.corpus.sources import SCHEMA
+from blt.corpus.admission.filters import FILTERS
+from blt.corpus.planning.sources import SCHEMA
 from blt.dataset.rejects import REASONS
 from pipelines import encode
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blt.corpus import EncodeConfig, build_plan, discover_inputs, encode_unit
-from blt.corpus import duplicates as module
-from blt.corpus.duplicates import find_duplicates, remove_found, scan_unit
+from blt.corpus.admission import duplicates as module
+from blt.corpus.admission.duplicates import find_duplicates, remove_found, scan_unit
 from blt.dataset.units import Unit
 from blt.errors import WorkError
 from blt.formats.byte_shard import read_documents

@@ -5,8 +5,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from blt.corpus import EncodeConfig, build_plan, discover_inputs, encode_unit
-from blt.corpus.decompress import sniff_compression
 from blt.corpus.encode import COUNTS
+from blt.corpus.files.decompress import sniff_compression
 from blt.errors import UserError, WorkError
 from blt.formats.byte_shard import read_byte_shard, read_documents
 from tests.blt.corpus.helpers import encode

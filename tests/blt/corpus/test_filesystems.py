@@ -7,8 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from blt.corpus import filesystems
-from blt.corpus.filesystems import StoredFile, open_input, size_of, use_remote
+from blt.corpus.files import filesystems
+from blt.corpus.files.filesystems import StoredFile, open_input, size_of, use_remote
 from blt.errors import UserError, WorkError
 from tests.blt.corpus.helpers import encode
 from tests.blt.corpus.test_arrow import write_file

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from blt.corpus.sources import read_sources
+from blt.corpus.planning.sources import read_sources
 from tests.blt.corpus.helpers import encode
 from tests.shared import SHARED, needs_shared
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blt.corpus.config import EncodeConfig
-from blt.corpus.jsonl_reader import read_jsonl
+from blt.corpus.readers.jsonl_reader import read_jsonl
 from blt.corpus.records import Document
 from blt.dataset.units import no_progress
 

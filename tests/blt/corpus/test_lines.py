@@ -4,7 +4,7 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blt.corpus.lines import split_lines
+from blt.corpus.readers.lines import split_lines
 
 CONTENT = st.lists(st.sampled_from([b"a", b"bc", b"\n", b"\r", b"\n\n", b"\x00"])).map(b"".join)
 

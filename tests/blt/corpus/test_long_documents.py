@@ -7,10 +7,10 @@ import tracemalloc
 import pytest
 
 from blt.corpus import EncodeConfig, decode_dataset
-from blt.corpus.blocks import SecondReading
-from blt.corpus.discover import discover_inputs
-from blt.corpus.plan import build_plan
-from blt.corpus.readers import read_records
+from blt.corpus.files.blocks import SecondReading
+from blt.corpus.files.discover import discover_inputs
+from blt.corpus.planning.plan import build_plan
+from blt.corpus.readers.registry import read_records
 from blt.errors import WorkError
 from tests.blt.corpus.helpers import encode, make_dataset
 

@@ -5,7 +5,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from blt.corpus import EncodeConfig, build_plan, decode_dataset, discover_inputs, encode_unit
-from blt.corpus.paragraph_reader import MAX_GAP_BYTES
+from blt.corpus.readers.paragraph_reader import MAX_GAP_BYTES
 from tests.blt.corpus.helpers import encode, make_dataset
 
 PIECES = st.lists(

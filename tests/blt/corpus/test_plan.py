@@ -167,7 +167,7 @@ def test_any_ranges_give_the_records_of_the_whole(name, lines, ended, cuts, tmp_
 
 
 def test_a_plan_of_far_too_many_units_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("blt.corpus.plan._MAX_PIECES", 10)
+    monkeypatch.setattr("blt.corpus.planning.plan._MAX_PIECES", 10)
     (tmp_path / "a.jsonl").write_bytes(b"{}\n" * 10)
     assert len(plan(tmp_path, target_shard_bytes=3)) == 10
     with pytest.raises(UserError, match=r"--target-shard-bytes 1: .*a\.jsonl into 30 .*at least 3"):

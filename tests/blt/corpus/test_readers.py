@@ -9,16 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from blt.corpus import (
-    EncodeConfig,
-    blocks,
-    build_plan,
-    decompress,
-    discover_inputs,
-    parquet_reader,
-)
-from blt.corpus.plan import plan_entry
-from blt.corpus.readers import read_records
+from blt.corpus import EncodeConfig, build_plan, discover_inputs
+from blt.corpus.files import blocks, decompress
+from blt.corpus.planning.plan import plan_entry
+from blt.corpus.readers import parquet_reader
+from blt.corpus.readers.registry import read_records
 from blt.corpus.records import Document, Reject
 from blt.dataset.units import no_progress
 from blt.errors import WorkError

@@ -3,7 +3,7 @@ import gzip
 import pytest
 
 from blt.corpus import EncodeConfig, build_plan, discover_inputs
-from blt.corpus.detect import shard_family
+from blt.corpus.files.detect import shard_family
 from tests.blt.corpus.helpers import encode, make_dataset
 
 TABLE = b"id,text\n%d,a\n"

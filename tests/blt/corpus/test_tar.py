@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from blt.corpus import decode_dataset
-from blt.corpus.sources import read_sources, unit_sources_path
+from blt.corpus.planning.sources import read_sources, unit_sources_path
 from blt.errors import WorkError
 from tests.blt.corpus.helpers import encode, make_dataset
 

@@ -100,7 +100,7 @@ def test_a_cut_is_damage_after_the_whole_records(tmp_path, cut):
 
 
 def test_a_record_over_the_limit_is_passed_over(tmp_path, monkeypatch):
-    from blt.corpus import blocks
+    from blt.corpus.files import blocks
 
     monkeypatch.setattr(blocks, "_PARSED_BYTES_FLOOR", 1000)
     options = {"max_document_bytes": 100}
@@ -122,7 +122,7 @@ def test_a_length_that_looks_like_gzip_is_a_length(tmp_path):
 
 
 def test_the_reject_of_a_record_that_is_too_long_has_a_sample(tmp_path, monkeypatch):
-    monkeypatch.setattr("blt.corpus.blocks._PARSED_BYTES_FLOOR", 1)
+    monkeypatch.setattr("blt.corpus.files.blocks._PARSED_BYTES_FLOOR", 1)
     long = example(text=[b"x" * 999])
     result = encode_records(tmp_path, long, example(text=[b"y"]), max_document_bytes=9)
     assert [raw for _, raw, _, _ in result.documents] == [b"y"]

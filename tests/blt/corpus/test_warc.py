@@ -150,7 +150,7 @@ def test_a_coding_that_is_none_leaves_the_body_as_it_is_and_is_counted(tmp_path,
 
 
 def test_a_body_that_grows_too_far_is_a_reject(tmp_path, monkeypatch):
-    from blt.corpus import blocks
+    from blt.corpus.files import blocks
 
     monkeypatch.setattr(blocks, "_PARSED_BYTES_FLOOR", 10_000)
     block = http(gzip.compress(bytes(1 << 20)), b"Content-Encoding: gzip")
@@ -215,7 +215,7 @@ def test_a_chunked_body_that_is_cut_is_no_text(tmp_path):
 
 
 def test_the_reject_of_a_record_that_is_too_long_has_a_sample(tmp_path, monkeypatch):
-    monkeypatch.setattr("blt.corpus.blocks._PARSED_BYTES_FLOOR", 1)
+    monkeypatch.setattr("blt.corpus.files.blocks._PARSED_BYTES_FLOOR", 1)
     result = encode_warc(tmp_path, warc(b"x" * 999, b"y", kind="resource"), max_document_bytes=9)
     assert [raw for _, raw, _, _ in result.documents] == [b"y"]
     (reject,) = result.rejects

@@ -1,0 +1,1 @@
+"""Admission: which records become documents, and with which bytes."""
