@@ -16,9 +16,9 @@ import zstandard
 
 from blt.formats.example import encode_example
 from blt.formats.tfrecord import TFRecordWriter
-from tests.blt.corpus.test_arrow import stream_bytes, write_file
-from tests.blt.corpus.test_tar import tar_bytes
-from tests.blt.corpus.test_warc import http, warc, wet
+from tests.blt.corpus.readers.test_arrow import stream_bytes, write_file
+from tests.blt.corpus.readers.test_tar import tar_bytes
+from tests.blt.corpus.readers.test_warc import http, warc, wet
 
 ROWS = {"id": ["a", None, "c", "d"], "text": ["one", "", "dréi " * 30, None], "n": [1, 2, 3, 4]}
 TABLE = pa.table({**ROWS, "doc": [{"k": "v"}] * 4, "tag": pa.array(["x"] * 4).dictionary_encode()})

@@ -12,7 +12,7 @@ from blt.cli import command
 from blt.commands import decode, inspect
 from blt.corpus.admission.filters import FILTERS
 from blt.dataset.manifest import read_manifest
-from tests.blt.corpus.test_tar import tar_bytes
+from tests.blt.corpus.readers.test_tar import tar_bytes
 from tests.pipelines.conftest import read_files
 from tests.pipelines.test_encode import run
 

@@ -13,7 +13,7 @@ from blt.corpus import decode_dataset
 from blt.dataset.manifest import read_manifest
 from blt.formats.byte_shard import read_documents
 from pipelines import encode
-from tests.blt.corpus.test_tar import tar_bytes
+from tests.blt.corpus.readers.test_tar import tar_bytes
 
 
 @pytest.fixture

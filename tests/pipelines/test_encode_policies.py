@@ -18,8 +18,8 @@ from blt.dataset.rejects import count_rejects
 from blt.formats.byte_shard import read_byte_shard
 from blt.inspection.check import check_folder
 from blt.tokenizer import tokens_to_bytes
-from tests.blt.corpus.test_tar import tar_bytes
-from tests.blt.corpus.test_warc import warc
+from tests.blt.corpus.readers.test_tar import tar_bytes
+from tests.blt.corpus.readers.test_warc import warc
 from tests.pipelines.test_encode import REPO, files, run
 
 FLAGS = ("--target-shard-bytes", "4KB", "--drop-duplicates", "--on-duplicate-id", "suffix")

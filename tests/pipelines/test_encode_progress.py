@@ -11,7 +11,7 @@ from blt.cli import console as consoles
 from blt.cli.command import parse_arguments
 from blt.cli.console import Console
 from blt.corpus import EncodeConfig, build_plan, discover_inputs
-from blt.corpus.admission.admission import admission
+from blt.corpus.admission import admission
 from blt.corpus.admission.duplicates import is_scanned, scan_unit
 from blt.corpus.files import discover
 from blt.corpus.planning import plan

@@ -4,7 +4,7 @@ from blt.corpus import EncodeConfig, build_plan, check_inputs, decode_dataset, d
 from blt.corpus.format_rules import rule_for, unmatched_rules
 from blt.errors import UserError
 from tests.blt.corpus.helpers import encode, make_dataset
-from tests.blt.corpus.test_tar import tar_bytes
+from tests.blt.corpus.readers.test_tar import tar_bytes
 
 LOG = b'{"level": 30, "msg": "a"}\n{"level": 30, "msg": "b"}\n'
 TABLE = b"text\na\nb\n"

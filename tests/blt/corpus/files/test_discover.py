@@ -11,7 +11,7 @@ from blt.corpus.patterns import matches_any
 from blt.corpus.readers.registry import read_records
 from blt.corpus.records import Document, Filtered
 from blt.errors import UserError
-from tests.blt.corpus.test_tar import tar_bytes
+from tests.blt.corpus.readers.test_tar import tar_bytes
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from blt.corpus.files import filesystems
 from blt.corpus.files.filesystems import StoredFile, open_input, size_of, use_remote
 from blt.errors import UserError, WorkError
 from tests.blt.corpus.helpers import encode
-from tests.blt.corpus.test_arrow import write_file
+from tests.blt.corpus.readers.test_arrow import write_file
 
 
 class Store:

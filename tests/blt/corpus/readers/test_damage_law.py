@@ -20,8 +20,8 @@ from blt.corpus import EncodeConfig, build_plan, discover_inputs
 from blt.corpus.readers.registry import read_records
 from blt.corpus.records import Document
 from blt.formats.example import encode_example
-from tests.blt.corpus.test_tar import tar_bytes
-from tests.blt.corpus.test_tfrecord_reader import record
+from tests.blt.corpus.readers.test_tar import tar_bytes
+from tests.blt.corpus.readers.test_tfrecord_reader import record
 
 WARC = b"WARC/1.0\r\nWARC-Type: %s\r\nWARC-Record-ID: <%d>\r\nContent-Length: %d\r\n\r\n%s\r\n\r\n"
 TEXTS = st.lists(st.text('abc \n\r"{},é\0\t', max_size=30), min_size=2, max_size=6)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from blt.corpus.admission.admission import admission
+from blt.corpus.admission import admission
 from blt.corpus.admission.filters import is_sampled
 from blt.corpus.planning.sources import unit_sources_path
 from blt.dataset.splits import is_held_out

@@ -18,8 +18,8 @@ from blt.corpus.summary import summary_lines
 from blt.dataset.manifest import read_manifest
 from blt.formats.tfrecord import masked_crc32c
 from tests.blt.corpus.helpers import encode, make_dataset
-from tests.blt.corpus.test_tar import tar_bytes
-from tests.blt.corpus.test_tfrecord_reader import example
+from tests.blt.corpus.readers.test_tar import tar_bytes
+from tests.blt.corpus.readers.test_tfrecord_reader import example
 
 
 def zip_bytes():
