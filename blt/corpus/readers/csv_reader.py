@@ -2,7 +2,7 @@
 
 How rows are cut into fields is the dialect's to say (`blt.corpus.readers.csv_dialect`): by default
 fields of CSV may be quoted with `"`, and quoted ones hold delimiters, line ends, doubled quotes;
-TSV has no quotes, and every line is a row. Bytes are kept as they are, whatever they are. A row is a reject
+TSV has no quotes, and every line is a row. Bytes are kept as they are. A row is a reject
 if it is not well formed (a quote that does not end, or ends inside a field) or has more or fewer
 fields than the header; only its first line is given up, and reading goes on with the next. Blank
 lines are filtered. A byte order mark at the start is no part of the first name. An empty id counts
