@@ -25,7 +25,7 @@ NUMBER = tf.io.FixedLenFeature([], tf.int64)
 
 
 def read_manifest(folder: Path, kind: str) -> dict:
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json.loads((folder / "_manifest.json").read_text())
     assert manifest["kind"] == kind, manifest["kind"]
     for shard in manifest["shards"]:
         found = hashlib.sha256((folder / shard["name"]).read_bytes()).hexdigest()
@@ -49,12 +49,12 @@ def read_documents(folder: Path) -> dict[str, list[tuple[str, list[int]]]]:
 
 def check_bytes(folder: Path) -> dict[str, list[tuple[str, list[int]]]]:
     documents = read_documents(folder)
-    totals = json.loads((folder / "manifest.json").read_text())["totals"]
+    totals = json.loads((folder / "_manifest.json").read_text())["totals"]
     rows = [row for shard in documents.values() for row in shard]
     assert totals["documents"] == len(rows) > 1000, (totals, len(rows))
     assert all(tokens[0] == 1 and tokens[-1] == 2 for _, tokens in rows)
     assert sum(len(tokens) - 2 for _, tokens in rows) == totals["bytes"]
-    assert pq.read_table(folder / "rejects.parquet").num_rows == totals["rejects"] == 0
+    assert pq.read_table(folder / "_rejects.parquet").num_rows == totals["rejects"] == 0
     return documents
 
 
@@ -97,7 +97,7 @@ def check_scores(folder: Path, sizes: dict[str, int]) -> None:
             assert 0 < row["bits_per_byte"] < 12
             bits.append(row["nats"] / math.log(2))
             num_bytes += row["num_bytes"]
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = json.loads((folder / "_summary.json").read_text())
     assert math.isclose(summary["bits_per_byte"], math.fsum(bits) / num_bytes, rel_tol=1e-9)
     assert 0.03 * len(sizes) < len(bits) < 0.2 * len(sizes), "one document in ten is held out"
 

@@ -127,7 +127,7 @@ def encode_alone(path: Path, output: Path) -> None:
 
     config = EncodeConfig(doc_per="line")
     shutil.rmtree(output, ignore_errors=True)
-    (output / "units").mkdir(parents=True)
+    (output / "_units").mkdir(parents=True)
     for index, unit in enumerate(build_plan(discover_inputs([str(path)]).files, config)):
         encode_unit(unit, config, output, index)
 

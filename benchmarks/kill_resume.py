@@ -47,7 +47,7 @@ def main() -> None:
             output = folder / "killed"
             while (status := run(output, arguments, kill_after=rng.uniform(0, seconds))) is None:
                 kills += 1
-                kept += len(list(output.glob("units/*.json")))
+                kept += len(list(output.glob("_units/*.json")))
             if status:
                 sys.exit(f"after {kills} kills, the run that went on ended with status {status}")
             runs += 1

@@ -71,7 +71,7 @@ def measure(model: str, folder: Path, arguments: argparse.Namespace) -> dict:
         whole.append(time.perf_counter() - start)
     return {
         "model": model,
-        "bytes": json.loads((data / "manifest.json").read_text())["totals"]["bytes"],
+        "bytes": json.loads((data / "_manifest.json").read_text())["totals"]["bytes"],
         "rounds": arguments.rounds,
         "engine_process_sec": statistics.median(alone),
         "engine_run_sec": statistics.median(runs),

@@ -57,7 +57,7 @@ def main() -> None:
             is_within &= peak - first <= ALLOWED_BYTES
             cells = f"{seconds:.0f} | {peak / 1e6:,.0f} MB | {(peak - first) / 1e6:+,.0f} MB"
             print(f"| {label} | {cells} |", flush=True)
-        summary = json.loads((output / "summary.json").read_text())
+        summary = json.loads((output / "_summary.json").read_text())
         assert summary["documents"] == arguments.documents
         url = summary["by"]["url"]
         print(f"by url: {len(url['values']):,} shown, {url['other']['documents']:,} in other")

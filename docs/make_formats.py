@@ -52,7 +52,7 @@ SECTIONS = {
     "scores-blt": (
         "Scores",
         "`scores-UUUUU-RRR.parquet`: one row a document. `bits_per_byte` is null for an empty document. "
-        "`summary.json` holds the corpus figures: Σ bits / Σ bytes, and under `by` those of the groups that "
+        "`_summary.json` holds the corpus figures: Σ bits / Σ bytes, and under `by` those of the groups that "
         "`--by` asks for: kept fields, and the input as `source` (`input_source` where a kept field is called "
         "`source`), which is the default. Of each name the 1,000 groups with the most bytes are shown, the rest "
         "together as `other` ([architecture.md](architecture.md#bits-per-byte)).",
@@ -84,7 +84,7 @@ last, about what follows EOS, decides nothing and is 0. From `--keep-entropies f
 ones; from `u8` they are steps of 0.022 nats. float16 has steps of 0.001 near 1.3 nats, so compare in float32 with
 the threshold that was used, and expect ties to fall as `blt patch` had them.
 
-That trainer has no place for bytes that are not UTF-8: such documents are in `rejects.parquet` as
+That trainer has no place for bytes that are not UTF-8: such documents are in `_rejects.parquet` as
 `invalid_utf8`, by byte shard and record, and more than `--max-lost-fraction` of them fail the job. So are documents
 of 2 GiB and more (`too_long`), which no Arrow string holds. Memory is a megabyte of text, or one document.
 
@@ -97,7 +97,7 @@ before `.shard_` if your configuration expects another.
 def main(root: Path) -> None:
     print(INTRO)
     for folder, (title, text) in SECTIONS.items():
-        manifest = json.loads((root / folder / "manifest.json").read_text())
+        manifest = json.loads((root / folder / "_manifest.json").read_text())
         shard = root / folder / manifest["shards"][0]["name"]
         print(f"## {title}\n\n{text}\n")
         if shard.suffix == ".parquet":
@@ -106,18 +106,18 @@ def main(root: Path) -> None:
             show_tfrecord(shard)
     print(META_ARROW)
     print(
-        "## Rejects\n\n`rejects.parquet`, always written by `encode` and `export`; `reason` is one of a closed list"
+        "## Rejects\n\n`_rejects.parquet`, always written by `encode` and `export`; `reason` is one of a closed list"
     )
     print("(`blt/dataset/rejects.py`).\n")
-    show_parquet(root / "bytes" / "rejects.parquet")
-    print("## Sources\n\n`sources.parquet`, by `encode`: what became of each input file")
+    show_parquet(root / "bytes" / "_rejects.parquet")
+    print("## Sources\n\n`_sources.parquet`, by `encode`: what became of each input file")
     print("([encode.md](encode.md#accounting)).\n")
-    show_parquet(root / "bytes" / "sources.parquet")
-    print("## Manifest\n\n`manifest.json`, written last in every dataset:\n")
-    manifest = json.loads((root / "patches" / "manifest.json").read_text())
+    show_parquet(root / "bytes" / "_sources.parquet")
+    print("## Manifest\n\n`_manifest.json`, written last in every dataset:\n")
+    manifest = json.loads((root / "patches" / "_manifest.json").read_text())
     block(json.dumps(manifest, indent=2), "json")
     print(
-        "`plan.json` lists the units, `units/NNNNN.json` what each gave; both serve resuming only.\n"
+        "`_plan.json` lists the units, `_units/NNNNN.json` what each gave; both serve resuming only.\n"
     )
     print(
         "## Models\n\n`entropy.keras` and `blt/model.keras` are Keras 3 files (a zip of JSON and HDF5),"

@@ -1,7 +1,7 @@
 """Raw corpora to byte shards.
 
 Reads text, JSONL, tables, web archives and more, plain or compressed (docs/inputs.md); writes
-`bytes-*.tfrecord`, `rejects.parquet` and `manifest.json` (DESIGN: "Byte shard"). From the shell:
+`bytes-*.tfrecord`, `_rejects.parquet` and `_manifest.json` (DESIGN: "Byte shard"). From the shell:
 
     blt encode --input corpus/ --output bytes
     python -m pipelines.encode --input 'corpus/*.jsonl.zst' --output bytes --direct_num_workers 2
@@ -62,7 +62,7 @@ HELP = "raw corpora to byte shards"
 DESCRIPTION = """\
 Encodes raw corpora into byte shards: TFRecord files in which every document is BOS, its bytes (each
 plus 4) and EOS. Bytes are kept as they are; nothing is decoded, normalised or lost. What cannot be
-read goes to rejects.parquet with a reason. A run that was killed goes on where it ended when the
+read goes to _rejects.parquet with a reason. A run that was killed goes on where it ended when the
 same command is given again, and the result is the same."""
 
 _MAX_NOTES = 50
@@ -319,7 +319,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     )
     if manifest is None:
         outputs = [f"bytes-{unit.index:05d}-*.tfrecord" for unit in units[:5]]
-        outputs += ["…"] * (len(units) > 5) + [REJECTS_NAME, "manifest.json"]
+        outputs += ["…"] * (len(units) > 5) + [REJECTS_NAME, "_manifest.json"]
         plan = describe_plan(stage, units, outputs)
         return _describe(plan, units, stage.told["left_out"], args, console)
     if "-" in args.input:

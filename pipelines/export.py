@@ -38,7 +38,7 @@ HELP = "byte shards and entropies to files for Meta's trainer"
 DESCRIPTION = """\
 Writes documents and their entropies as Meta's BLT trainer reads them: Arrow files with the columns
 sample_id, text and entropies. The entropies are those that blt patch kept (--keep-entropies).
-Documents that are not valid UTF-8 cannot be text there and go to rejects.parquet."""
+Documents that are not valid UTF-8 cannot be text there and go to _rejects.parquet."""
 
 TARGETS = ("meta-arrow",)
 
@@ -133,7 +133,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     units = make_units(stage, payloads, [shard.bytes for shard in data.shards])
     manifest, how = run_stage(stage, units, args, console)
     if manifest is None:
-        return describe_plan(stage, units, [*names, REJECTS_NAME, "manifest.json"])
+        return describe_plan(stage, units, [*names, REJECTS_NAME, "_manifest.json"])
     return _summarize(manifest, how)
 
 

@@ -118,7 +118,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     manifest, how = run_stage(stage, units, args, console, make_transform)
     if manifest is None:
         outputs = [f"{split}-NNNNN.tfrecord" for split in ("train", "valid")]
-        return describe_plan(stage, units, [*outputs, "manifest.json"])
+        return describe_plan(stage, units, [*outputs, "_manifest.json"])
     return _summarize(manifest, how)
 
 

@@ -152,7 +152,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
 
         shards = [read_payload(unit.payload) for unit in units]
         outputs = [patches_name(shard.unit, shard.roll) for shard in shards]
-        return describe_plan(stage, units, [*outputs, "manifest.json"])
+        return describe_plan(stage, units, [*outputs, "_manifest.json"])
     return summarize(NAME, manifest, how, _describe_inference(metrics))
 
 

@@ -131,7 +131,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     manifest, how = run_stage(stage, units, args, console)
     if manifest is None:
         outputs = [shard.name for shard in patches.shards]
-        return describe_plan(stage, units, [*outputs, "manifest.json"])
+        return describe_plan(stage, units, [*outputs, "_manifest.json"])
     return summarize(NAME, manifest, how)
 
 

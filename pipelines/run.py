@@ -349,8 +349,8 @@ def _make_python_docs(folder: Path, console: Console) -> None:
 def _summarize(paths: SimpleNamespace, seconds: dict[str, float], total_sec: float) -> Summary:
     encoded = read_manifest(paths.bytes, "byte_shards").totals
     patches = read_manifest(paths.patches, "boundaries").totals
-    blt_scores = read_json(paths.scores_blt / "summary.json")
-    entropy_scores = read_json(paths.scores_entropy / "summary.json")
+    blt_scores = read_json(paths.scores_blt / "_summary.json")
+    entropy_scores = read_json(paths.scores_entropy / "_summary.json")
     mean_patch_bytes = patches["bytes"] / patches["patches"] if patches["patches"] else None
     figures = {
         "BLT": blt_scores["bits_per_byte"],

@@ -1,7 +1,7 @@
 """Bits per byte of every document.
 
 Reads byte shards, or raw input that is encoded first, and a BLT or an entropy model; writes
-`scores-*.parquet`, a row for each document, and `summary.json`.
+`scores-*.parquet`, a row for each document, and `_summary.json`.
 
     blt score --data bytes --model run/model.keras --patches patches --output scores
     blt score --input page.txt --model run/model.keras --output scores
@@ -49,11 +49,11 @@ NAME = "score"
 HELP = "bits per byte of every document"
 DESCRIPTION = """\
 Scores documents by a BLT or an entropy model: for each, the bits that the model needs for a byte,
-beside what zlib needs. The corpus figure in summary.json is the sum of bits over the sum of bytes.
+beside what zlib needs. The corpus figure in _summary.json is the sum of bits over the sum of bytes.
 A document's score does not depend on the documents it shares a batch with. Patches for a BLT come
 from --patches, or are cut by the entropy model that its file holds."""
 
-SUMMARY_NAME = "summary.json"
+SUMMARY_NAME = "_summary.json"
 BASELINES = ("zlib", "xz")
 
 
@@ -107,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         type=field_names,
         metavar="A,B",
-        help="What summary.json groups the figures by: fields that `blt encode --keep-fields` "
+        help="What _summary.json groups the figures by: fields that `blt encode --keep-fields` "
         "kept, and the input as `source` (`input_source`, where a kept field is called `source`). "
         "Default: the input; '' for no groups. The same command with another --by makes the "
         "summary anew, without scoring anew.",
@@ -308,7 +308,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     units = make_units(stage, payloads, expected)
     manifest, how = run_stage(stage, units, args, console, MakeTransform(hints))
     if manifest is None:
-        return describe_plan(stage, units, ["scores-*.parquet", SUMMARY_NAME, "manifest.json"])
+        return describe_plan(stage, units, ["scores-*.parquet", SUMMARY_NAME, "_manifest.json"])
     summary = _summarize(manifest, how, known)
     return dataclasses.replace(summary, lines=[*summary.lines, *other_split])
 
@@ -394,7 +394,7 @@ def describe_documents(summary: dict[str, Any]) -> str:
     """Returns what was scored, in words: "3 held-out documents", "9 documents, 5 trained on".
 
     Args:
-      summary: as `summary.json` has it.
+      summary: as `_summary.json` has it.
     """
     documents, trained_on = summary["documents"], summary["trained_on"]
     if summary["split"] == "valid" and not (trained_on and trained_on["documents"]):

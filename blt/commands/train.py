@@ -112,5 +112,5 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
 
 def _check_folder(output: Path) -> None:
     """Refuses a folder that holds the result of another command."""
-    if (output / "manifest.json").exists():
+    if (output / "_manifest.json").exists():
         read_manifest(output, "blt_run")

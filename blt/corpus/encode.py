@@ -19,6 +19,7 @@ from blt.corpus.readers.csv_reader import QUOTED_COUNT
 from blt.corpus.readers.warc_reader import UNKNOWN_CODING
 from blt.corpus.records import Document, Filtered, Reject
 from blt.dataset.rejects import RejectsWriter, open_rejects
+from blt.dataset.stage import UNITS_FOLDER
 from blt.dataset.storage import atomic_path
 from blt.dataset.units import Progress, ShardInfo, UnitResult, no_progress
 from blt.errors import WorkError
@@ -88,7 +89,7 @@ def encode_unit(
       WorkError: a file changed since it was planned or cannot be read, or a shard not written.
     """
     counts = Counter(dict.fromkeys(COUNTS, 0))
-    units = output / "units"
+    units = output / UNITS_FOLDER
     decisions = read_decisions(output, unit_index, config)
     rows: list[SourceRow] = []
     found: Counter[tuple[int, tuple[str, ...]]] = Counter()

@@ -51,7 +51,7 @@ def summary_lines(manifest: Manifest) -> list[str]:
     lines += _format_lines(manifest)
     left_out = manifest.config.get("left_out", {})
     if line := left_out_line({kind: found["number"] for kind, found in left_out.items()}):
-        lines.append(f"{line} (names: config.left_out in manifest.json)")
+        lines.append(f"{line} (names: config.left_out in _manifest.json)")
     counts = {FILTERS[reason]: totals.get(f"filtered_{reason}", 0) for reason in FILTERS}
     lines += [f"filtered: {num:,} {what}" for what, num in counts.items() if num]
     if number := totals.get("empty_inputs"):

@@ -1,4 +1,4 @@
-"""`manifest.json`: written last, and the proof that a folder is a whole dataset.
+"""`_manifest.json`: written last, and the proof that a folder is a whole dataset.
 
 It says what the folder holds (`kind`), how it was made (`config`, `fingerprints`, `parents`), how
 much there is (`totals`), and every shard with its sha256. No manifest: not a dataset.
@@ -13,7 +13,7 @@ from blt.dataset.storage import read_json, sha256_file, write_json
 from blt.dataset.units import ShardInfo
 from blt.errors import UserError
 
-MANIFEST_NAME = "manifest.json"
+MANIFEST_NAME = "_manifest.json"
 FORMAT_VERSION = 1
 
 # What each kind of dataset is called in a message, and the command that makes it.
@@ -42,9 +42,9 @@ class Manifest:
       lost: how much of the input could not be read: `shares` by kind (records, files, members of
         archives, bytes), and the `inputs` that lost most; empty if the stage reads no foreign data.
       invalid_utf8: the `inputs` with most documents that are not UTF-8; empty if there are none.
-      files: the sha256 of each other file of the dataset, by name: `rejects.parquet` and such.
+      files: the sha256 of each other file of the dataset, by name: `_rejects.parquet` and such.
       folder: where it lies.
-      sha256: of `manifest.json` itself; what its children name as parent.
+      sha256: of `_manifest.json` itself; what its children name as parent.
     """
 
     kind: str
@@ -76,7 +76,7 @@ def write_manifest(
     lost: dict[str, Any] | None = None,
     invalid_utf8: dict[str, Any] | None = None,
 ) -> Manifest:
-    """Writes `manifest.json` into `folder` and returns it as `read_manifest` would."""
+    """Writes `_manifest.json` into `folder` and returns it as `read_manifest` would."""
     from blt.version import __version__
 
     write_json(
@@ -122,6 +122,11 @@ def read_manifest(folder: str | Path, kind: str | None = None) -> Manifest:
         raise UserError(
             f"{folder}: is a file, but the folder of a whole dataset is expected ({wanted}). "
             + (f"Give {lies_in}." if lies_in else f"Make them with `{command}`.")
+        )
+    if not path.is_file() and (folder / MANIFEST_NAME.removeprefix("_")).is_file():
+        raise UserError(
+            f"{folder}: made by an earlier version of blt, in whose datasets the manifest was "
+            f"called {MANIFEST_NAME.removeprefix('_')}. Make it anew with `{command}`."
         )
     if not path.is_file():
         raise UserError(

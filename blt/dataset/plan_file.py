@@ -1,4 +1,4 @@
-"""`plan.json`: the identity of a stage and its units, written before the work.
+"""`_plan.json`: the identity of a stage and its units, written before the work.
 
     {...the stage's identity..., "units": [...]}
 
@@ -14,7 +14,7 @@ from blt.dataset.storage import atomic_path, json_errors
 from blt.dataset.units import Unit
 from blt.errors import UserError
 
-PLAN_NAME = "plan.json"
+PLAN_NAME = "_plan.json"
 # Lines of a plan, which is laid out as `write_json` does it.
 _UNITS_START, _UNIT_END, _PLAN_END = b'  "units": [\n', b"    }", b"  ]\n}\n"
 
@@ -71,7 +71,7 @@ def load_plan(path: Path) -> tuple[dict[str, Any], list[Unit]]:
 
 
 def read_plan(output: Path) -> list[Unit]:
-    """Returns the units of `plan.json`."""
+    """Returns the units of `_plan.json`."""
     return load_plan(output / PLAN_NAME)[1]
 
 

@@ -1,4 +1,4 @@
-"""`rejects.parquet`: every record read that is not in what was made of it, and why.
+"""`_rejects.parquet`: every record read that is not in what was made of it, and why.
 
 source    string   the input it was in (never null)
 position  int64    byte offset of its line in the (decompressed) input, or row number; null if

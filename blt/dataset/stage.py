@@ -2,15 +2,15 @@
 
 The output folder of a stage holds
 
-    plan.json            the units, written before the work
-    units/00012.json     what unit 12 gave, written once its shards are in place
-    units/00012.rejects.parquet   its rejects, if it had any
-    units/00012.failed.json       why it failed, if it did
-    units/failure.json            why the last run failed, if it did
+    _plan.json            the units, written before the work
+    _units/00012.json     what unit 12 gave, written once its shards are in place
+    _units/00012.rejects.parquet   its rejects, if it had any
+    _units/00012.failed.json       why it failed, if it did
+    _units/failure.json            why the last run failed, if it did
     <shards>             named by unit
-    rejects.parquet      of all units (stages that read foreign data)
-    <extra files>        that speak of all units, such as summary.json
-    manifest.json        written last; no manifest: not a dataset
+    _rejects.parquet      of all units (stages that read foreign data)
+    <extra files>        that speak of all units, such as _summary.json
+    _manifest.json        written last; no manifest: not a dataset
 
 Nothing here knows about Beam: `start`, `work_on` for each pending unit, then `finish` is a whole
 run. `pipelines` only decides where the units are worked on.
@@ -55,8 +55,8 @@ from blt.dataset.storage import (
 from blt.dataset.units import Progress, Unit, UnitResult, no_progress
 from blt.errors import BltError, MadeOtherwiseError, UserError, WorkError
 
-UNITS_FOLDER = "units"
-REJECTS_NAME = "rejects.parquet"
+UNITS_FOLDER = "_units"
+REJECTS_NAME = "_rejects.parquet"
 
 UnitFunction = Callable[[Unit, Path, Progress], UnitResult]
 Finisher = Callable[[Path, Manifest], None]
@@ -85,12 +85,12 @@ class Stage:
       run_unit: makes the shards of one unit; pure but for the files it writes.
       essence: returns what a unit's result depends on, of its payload.
       shard_patterns: globs that match the stage's shards in `output`, and nothing else.
-      reads_foreign_data: rejects are possible, and `rejects.parquet` is always written.
+      reads_foreign_data: rejects are possible, and `_rejects.parquet` is always written.
       extra_files: names that `find_losses` and `before_manifest` write.
       work_folders: folders in `output` that steps before the units keep files in.
       grows: a later run may have more units, after those of the plan, which stay as they are.
       find_losses: of all units together; may write files that tell of them.
-      before_manifest: makes files that need all shards, such as `summary.json`.
+      before_manifest: makes files that need all shards, such as `_summary.json`.
       max_lost_fraction: of records, files, members of archives or bytes; above it the work has
         failed.
     """

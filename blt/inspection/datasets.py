@@ -146,7 +146,7 @@ def _origins(manifest: Manifest) -> list[tuple[str, str]]:
 
 
 def describe_rejects(folder: Path) -> Summary:
-    """Describes `rejects.parquet` of a dataset by reason; nothing if there is none."""
+    """Describes `_rejects.parquet` of a dataset by reason; nothing if there is none."""
     path = folder / REJECTS_NAME
     if not path.is_file():
         return Summary({}, [])

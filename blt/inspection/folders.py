@@ -145,7 +145,7 @@ def _describe_corpus_folder(folder: Path) -> Summary:
     except (BltError, OSError) as error:
         raise UserError(
             f"{folder}: holds nothing that blt knows; a folder that a stage of blt made (with "
-            "manifest.json or plan.json), or a folder of text, JSONL, Parquet, …, expected."
+            "_manifest.json or _plan.json), or a folder of text, JSONL, Parquet, …, expected."
         ) from error
     lines = [
         f"{visible_text(folder)}: not made by blt; as a raw corpus: {count(len(files), 'file')}, "

@@ -30,7 +30,7 @@ BIN_BITS = 0.1
 MAX_BITS = 12.0  # the last bin takes all above
 MAX_PATCH_BIN = 32  # the last bin takes all above
 
-SUMMARY_NAME = "summary.json"
+SUMMARY_NAME = "_summary.json"
 BLT, ENTROPY_MODEL = "BLT", "entropy model"
 _BASELINES = ("zlib", "xz")
 
@@ -53,7 +53,7 @@ class ScoreMeasures:
       dataset: the scores.
       label: of the model that was scored, for charts and tables.
       is_blt: whether that is a BLT.
-      summary: the figures of all documents, as `summary.json` has them.
+      summary: the figures of all documents, as `_summary.json` has them.
       score_spec: how documents were scored, as the schema's metadata says.
       num_rows, num_scored: rows read, and those of them that have a figure.
       is_sampled: whether rows were left unread.
@@ -224,7 +224,7 @@ def measure_scores(dataset: Dataset, label: str, max_rows: int = MAX_ROWS) -> Sc
 
 
 def read_summary(dataset: Dataset) -> dict[str, Any]:
-    """Returns the figures of all documents, from `summary.json`; {} if there is none."""
+    """Returns the figures of all documents, from `_summary.json`; {} if there is none."""
     path = dataset.manifest.folder / SUMMARY_NAME
     return read_json(path) if path.is_file() else {}
 

@@ -153,7 +153,7 @@ def collect(folders: Sequence[Path]) -> Artefacts:
         for kind in ("boundaries", "blt_run", "scores")
     }
     scored = sorted(of_kind["scores"], key=lambda dataset: not is_blt_scores(dataset))
-    loose = [folder for folder in folders if not (folder / "manifest.json").is_file()]
+    loose = [folder for folder in folders if not (folder / "_manifest.json").is_file()]
     return Artefacts(
         datasets=datasets,
         scores=[measure_scores(d, BLT if is_blt_scores(d) else ENTROPY_MODEL) for d in scored],

@@ -92,7 +92,7 @@ def train_blt(
     entropy_model: str | Path | None = None,
     report: Report = lambda line: None,
 ) -> dict[str, Any]:
-    """Trains a BLT and writes a run: `model.keras`, `history.jsonl` and `manifest.json`.
+    """Trains a BLT and writes a run: `model.keras`, `history.jsonl` and `_manifest.json`.
 
     Args:
       data: a dataset of training shards.

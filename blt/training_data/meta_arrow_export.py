@@ -9,6 +9,7 @@ import numpy as np
 
 from blt.dataset.joining import PatchedPart, read_patched_parts
 from blt.dataset.rejects import SAMPLE_BYTES, open_rejects
+from blt.dataset.stage import UNITS_FOLDER
 from blt.dataset.storage import atomic_path, sha256_file
 from blt.dataset.units import Progress, ShardInfo, UnitResult, no_progress
 from blt.errors import UserError
@@ -46,7 +47,7 @@ def export_meta_arrow_shard(
     metadata: Mapping[str, str] | None = None,
     progress: Progress = no_progress,
 ) -> UnitResult:
-    """Writes the Arrow file of one byte shard, and `units/UUUUU.rejects.parquet` if any.
+    """Writes the Arrow file of one byte shard, and `_units/UUUUU.rejects.parquet` if any.
 
     The parts of a document are joined. A document that is not valid UTF-8 cannot be an Arrow string
     and is rejected, named by its byte shard and the number of its first record there.
@@ -67,7 +68,7 @@ def export_meta_arrow_shard(
     """
     name = meta_arrow_name(byte_shard.name)
     counts = {"documents": 0, "bytes": 0, "tokens": 0, "records": 0, "rejects": 0}
-    rejects_path = output / "units" / f"{unit_index:05d}.rejects.parquet"
+    rejects_path = output / UNITS_FOLDER / f"{unit_index:05d}.rejects.parquet"
     with open_rejects(rejects_path) as rejects, atomic_path(output / name) as temporary:
         with contextlib.closing(MetaArrowWriter(temporary, metadata=metadata or {})) as writer:
             for document in _join(read_patched_parts(byte_shard, boundaries), boundaries):

@@ -92,7 +92,7 @@ def test_a_note_of_an_earlier_version_is_known(data, tmp_path, capsys):
 
 def test_a_file_in_place_of_a_dataset_is_called_one(data, tmp_path, capsys):
     argv = ("--output", tmp_path / "o.keras")
-    for name in ("manifest.json", "bytes-00000-000.tfrecord"):
+    for name in ("_manifest.json", "bytes-00000-000.tfrecord"):
         assert run(train_entropy, "--data", data / name, *argv) == 2
         err = capsys.readouterr().err
         assert f"{name}: is a file, but the folder of a whole dataset is expected" in err

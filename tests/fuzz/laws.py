@@ -327,7 +327,7 @@ def _check_unit(
         assert sum(len(d[1]) for d in held[:-1]) < config.target_shard_bytes
         documents += held
     assert documents == expected["documents"]
-    path = output / "units" / f"{unit.index:05d}.rejects.parquet"
+    path = output / "_units" / f"{unit.index:05d}.rejects.parquet"
     rejects = pq.read_table(path).to_pylist() if path.exists() else []
     assert [(r["source"], r["position"], r["reason"]) for r in rejects] == expected["rejects"]
     for key, value in expected["counts"].items():

@@ -141,7 +141,7 @@ def test_what_lies_in_a_store_grows_too_and_is_not_read_again(folder, tmp_path, 
     (folder / "c.txt").write_bytes(b"more")
     assert run(*argv) == 0
     assert "1 new file; the rest was planned before" in capsys.readouterr().err
-    rows = pq.read_table(tmp_path / "bytes" / "sources.parquet").to_pylist()
+    rows = pq.read_table(tmp_path / "bytes" / "_sources.parquet").to_pylist()
     assert [(row["source"], row["sha256"]) for row in rows] == [
         ("a.jsonl.gz", None),
         ("d/b.txt", None),

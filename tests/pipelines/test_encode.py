@@ -122,7 +122,7 @@ def test_killed_at_any_moment_the_same_command_ends_the_same(corpus, undisturbed
         )
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline:
-            done = list((tmp_path / "bytes" / "units").glob("0*.json"))
+            done = list((tmp_path / "bytes" / "_units").glob("0*.json"))
             if len(done) >= wait_for_units:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
@@ -244,8 +244,8 @@ def test_rejects_above_the_limit_fail_with_status_1_and_keep_the_work(tmp_path, 
     argv = ("--input", tmp_path / "in.jsonl", "--output", tmp_path / "bytes")
     assert run(*argv) == 1
     assert "lost 66.7 % of records (2 of 3), 0 % of files (0 of 1)" in capsys.readouterr().err
-    assert not (tmp_path / "bytes" / "manifest.json").exists()
-    rejects = pq.read_table(tmp_path / "bytes" / "rejects.parquet").to_pylist()
+    assert not (tmp_path / "bytes" / "_manifest.json").exists()
+    rejects = pq.read_table(tmp_path / "bytes" / "_rejects.parquet").to_pylist()
     assert [(row["position"], row["reason"]) for row in rejects] == [
         (17, "text_not_string"),
         (29, "invalid_json"),
@@ -278,7 +278,7 @@ def test_ctrl_c_ends_with_130_and_no_traceback(corpus, tmp_path):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
-    while len(list((tmp_path / "bytes" / "units").glob("0*.json"))) < 5:
+    while len(list((tmp_path / "bytes" / "_units").glob("0*.json"))) < 5:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
@@ -394,7 +394,7 @@ def test_streams_that_are_closed_or_full_are_no_bug(redirections, status, said, 
     done = subprocess.run(argv, cwd=REPO, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, said in done.stderr) == (status, True)
     assert "bug" not in done.stderr
-    assert (tmp_path / "out" / "manifest.json").exists() == (status != 2)
+    assert (tmp_path / "out" / "_manifest.json").exists() == (status != 2)
 
 
 def test_workers_without_work_are_said(tmp_path, capsys):

@@ -274,7 +274,7 @@ def test_an_input_that_people_have_is_taken_as_they_expect(name, tmp_path, capsy
         assert [(doc_id, raw.decode()) for doc_id, raw, _, _ in found] == case.documents
     if case.meta is not None:
         assert [meta and json.loads(meta) for *_, meta in found] == case.meta
-    rejects = pq.read_table(output / "rejects.parquet").to_pylist()
+    rejects = pq.read_table(output / "_rejects.parquet").to_pylist()
     assert Counter(reject["reason"] for reject in rejects) == case.rejects
 
 

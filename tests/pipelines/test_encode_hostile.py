@@ -20,9 +20,9 @@ class Encoded:
 
     def __init__(self, folder):
         self.totals = read_manifest(folder).totals
-        self.rows = {r["source"]: r for r in pq.read_table(folder / "sources.parquet").to_pylist()}
+        self.rows = {r["source"]: r for r in pq.read_table(folder / "_sources.parquet").to_pylist()}
         self.reasons = {source: [] for source in self.rows}
-        for reject in pq.read_table(folder / "rejects.parquet").to_pylist():
+        for reject in pq.read_table(folder / "_rejects.parquet").to_pylist():
             self.reasons[reject["source"]].append(reject["reason"])
         self.raws = {source: [] for source in self.rows}
         for shard in read_manifest(folder).shards:

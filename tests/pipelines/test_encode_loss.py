@@ -51,7 +51,7 @@ def test_a_corpus_of_cut_shards_fails(tmp_path, capsys):
     assert re.search(r"most in \d+\.jsonl\.gz \(1 record: damaged_input\), ", err)
     assert err.strip().count("\n") == 0
     assert list((tmp_path / "out").glob("bytes-*"))  # what is done is kept
-    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert not (tmp_path / "out" / "_manifest.json").exists()
     # Whoever comes later is told why.
     assert command.main(inspect, [str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
@@ -100,7 +100,7 @@ def test_files_that_are_not_utf8_are_named(tmp_path, capsys):
         {"source": "latin.txt", "documents": 100, "invalid_utf8": 60, "first": "latin.txt#0"},
         {"source": "logo", "documents": 4, "invalid_utf8": 2, "first": "logo#0"},
     ]
-    rows = pq.read_table(tmp_path / "out" / "sources.parquet").to_pylist()
+    rows = pq.read_table(tmp_path / "out" / "_sources.parquet").to_pylist()
     found = {row["source"]: row["invalid_utf8"] for row in rows if row["invalid_utf8"]}
     assert found == {"latin.txt": 60, "logo": 2}
     assert sum(found.values()) == manifest.totals["invalid_utf8"]
@@ -131,7 +131,7 @@ def test_inspect_names_files_with_rejects_and_counts_the_rest(tmp_path, capsys):
     assert command.main(inspect, [str(tmp_path / "out")]) == 0
     out = capsys.readouterr().out
     assert "Files with rejects, 12:\n  11.jsonl (12 records)\n" in out
-    assert "  02.jsonl (3 records)\n  … and 2 more, in sources.parquet" in out
+    assert "  02.jsonl (3 records)\n  … and 2 more, in _sources.parquet" in out
 
 
 def test_decode_says_what_does_not_come_back(tmp_path, capsys):

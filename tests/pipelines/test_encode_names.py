@@ -108,7 +108,7 @@ def test_a_name_that_no_object_has_is_said_at_the_end(tmp_path, capsys):
     assert run(tmp_path / "out", *argv, "--strict") == 1  # it is done already
     assert run(tmp_path / "strict", *argv, "--strict") == 1
     assert "--keep-fields lnag" in capsys.readouterr().err
-    assert not (tmp_path / "strict" / "manifest.json").exists()
+    assert not (tmp_path / "strict" / "_manifest.json").exists()
     assert run(tmp_path / "strict", *argv) == 0
 
 

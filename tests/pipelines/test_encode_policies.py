@@ -88,7 +88,7 @@ def test_whatever_the_order_of_the_inputs(corpus, undisturbed, tmp_path):
     paths = sorted(corpus.iterdir(), reverse=True)
     assert run("--input", *paths, "--output", tmp_path / "bytes", *FLAGS) == 0
     found, expected = files(tmp_path / "bytes"), files(undisturbed)
-    assert found.pop("manifest.json") != expected.pop("manifest.json")  # it names the inputs
+    assert found.pop("_manifest.json") != expected.pop("_manifest.json")  # it names the inputs
     assert found == expected
 
 
@@ -97,7 +97,7 @@ def test_killed_while_duplicates_are_looked_for_and_after(corpus, undisturbed, t
     argv += ["--output", tmp_path / "bytes", *FLAGS]
     environment = {**os.environ, "PYTHONPATH": str(REPO)}
     kills = 0
-    for pattern, wanted in (("duplicates/0*.json", 3), ("units/0*.json", 2)):
+    for pattern, wanted in (("_duplicates/0*.json", 3), ("_units/0*.json", 2)):
         process = subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE)
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline:
@@ -157,7 +157,7 @@ def test_the_summary_tells_where_every_record_went(tmp_path, capsys):
         "1 damaged file; dropped: cut.jsonl.gz",
     ):
         assert line in out
-    assert dict(count_rejects(tmp_path / "bytes" / "rejects.parquet")) == {
+    assert dict(count_rejects(tmp_path / "bytes" / "_rejects.parquet")) == {
         "invalid_json": 1,
         "duplicate_id": 1,
         "damaged_input": 1,
@@ -166,7 +166,7 @@ def test_the_summary_tells_where_every_record_went(tmp_path, capsys):
     summary = json.loads(capsys.readouterr().out)
     assert summary["how"] == "already done"
     assert summary["filtered_below_min_bytes"] == 1
-    rows = pq.read_table(tmp_path / "bytes" / "sources.parquet").to_pylist()
+    rows = pq.read_table(tmp_path / "bytes" / "_sources.parquet").to_pylist()
     assert [row["source"] for row in rows] == ["a.jsonl", "cut.jsonl.gz"]
     for name in ("records", "documents", "bytes", "filtered", "rejects"):
         assert sum(row[name] for row in rows) == totals[name]
@@ -217,7 +217,7 @@ def test_all_kinds_of_input_and_policies_together(tmp_path, capsys):
         f"filtered_{reason}": number for reason, number in wanted.items()
     }
     check_sums(output, ["a.tar", "b.csv", "c.warc", "d.txt"])
-    assert dict(count_rejects(output / "rejects.parquet")) == {"missing_text": 1, "bad_row": 1}
+    assert dict(count_rejects(output / "_rejects.parquet")) == {"missing_text": 1, "bad_row": 1}
 
     (corpus / "b2.csv").write_bytes(b"text\nuno\nnews\n")
     (corpus / "no.bin").write_bytes(b"left out")
@@ -226,7 +226,7 @@ def test_all_kinds_of_input_and_policies_together(tmp_path, capsys):
     assert "1 new file; the rest was planned before" in capsys.readouterr().err
     assert read(output) == [*first, ("b2.csv#9", b"news")]
     after = files(output)
-    kept = [name for name in before if name.startswith(("bytes-", "units/"))]
+    kept = [name for name in before if name.startswith(("bytes-", "_units/"))]
     assert all(after[name] == before[name] for name in kept)
     check_sums(output, ["a.tar", "b.csv", "c.warc", "d.txt", "b2.csv"])
 
@@ -241,7 +241,7 @@ def test_an_archive_through_standard_input_up_to_a_limit_and_again(tmp_path, mon
         assert run(*argv) == 0
         assert [raw for _, raw in read(output)] == [b"one", b"uno", b"first", b"second"]
         check_sums(output, ["stdin"])
-        (row,) = pq.read_table(output / "sources.parquet").to_pylist()
+        (row,) = pq.read_table(output / "_sources.parquet").to_pylist()
         assert row["sha256"] == hashlib.sha256(archive).hexdigest()
         assert not (tmp_path / "bytes.stdin").exists()
 
@@ -249,7 +249,7 @@ def test_an_archive_through_standard_input_up_to_a_limit_and_again(tmp_path, mon
 def check_sums(output, sources):
     """Documents, filtered records and rejects are all records, of each file and of the whole."""
     totals = read_manifest(output).totals
-    rows = pq.read_table(output / "sources.parquet").to_pylist()
+    rows = pq.read_table(output / "_sources.parquet").to_pylist()
     assert [row["source"] for row in rows] == sources
     for row in [*rows, totals]:
         assert row["records"] == row["documents"] + row["filtered"] + row["rejects"]
@@ -266,7 +266,7 @@ def test_a_damaged_file_can_fail_the_job_until_it_is_fixed(tmp_path, capsys, fla
     argv += ["--on-damaged-file", "fail", *flags]
     assert run(*argv) == 1
     assert "cut.jsonl.gz: ends inside its gzip data" in capsys.readouterr().err
-    assert not (tmp_path / "bytes" / "manifest.json").exists()
+    assert not (tmp_path / "bytes" / "_manifest.json").exists()
     (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 99, mtime=0))
     assert run(*argv) == status
     if status:
@@ -287,10 +287,10 @@ def test_a_limit_ends_the_reading(tmp_path, capsys):
 def test_an_altered_table_is_found(tmp_path):
     (tmp_path / "a.txt").write_text("text")
     assert run("--input", tmp_path / "a.txt", "--output", tmp_path / "bytes") == 0
-    path = tmp_path / "bytes" / "sources.parquet"
+    path = tmp_path / "bytes" / "_sources.parquet"
     path.write_bytes(path.read_bytes()[::-1])
     (problem,) = check_folder(tmp_path / "bytes")[1]
-    assert "sources.parquet: its sha256 is not the manifest's" in problem
+    assert "_sources.parquet: its sha256 is not the manifest's" in problem
 
 
 @pytest.mark.parametrize(

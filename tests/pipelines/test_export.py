@@ -129,7 +129,7 @@ def test_what_is_no_text_is_rejected_by_name_and_counted(exported, data):
     assert totals["rejects"] == len(BINARY)
     assert totals["records"] == len(TEXTS) + len(BINARY)
     assert totals["bytes"] == sum(len(text.encode()) for text in TEXTS.values())
-    rejects = pq.read_table(exported / "rejects.parquet").to_pylist()
+    rejects = pq.read_table(exported / "_rejects.parquet").to_pylist()
     assert {row["reason"] for row in rejects} == {"invalid_utf8"}
     by_id = {row["detail"].split("'")[1]: row for row in rejects}
     assert by_id.keys() == BINARY.keys()
@@ -144,7 +144,7 @@ def test_too_many_rejects_fail_and_are_kept(data, patches, tmp_path, capsys):
     assert export_to(tmp_path / "arrow", data, patches) == 1
     err = capsys.readouterr().err
     assert "lost 33.3 % of records (3 of 9), more than --max-lost-fraction 0.01 allows" in err
-    assert not (tmp_path / "arrow" / "manifest.json").exists()
+    assert not (tmp_path / "arrow" / "_manifest.json").exists()
     assert not list((tmp_path / "arrow").glob("*.complete"))
     assert export_to(tmp_path / "arrow", data, patches, "--max-lost-fraction", 0.5) == 0
 
@@ -154,7 +154,7 @@ def test_a_document_that_no_row_can_hold_is_rejected(data, patches, tmp_path, mo
     assert export_to(tmp_path / "arrow", data, patches, "--max-lost-fraction", 1) == 0
     fitting = {name: text for name, text in TEXTS.items() if len(text.encode()) + 2 <= 100}
     assert read_rows(tmp_path / "arrow").keys() == fitting.keys() < TEXTS.keys()
-    reasons = pq.read_table(tmp_path / "arrow" / "rejects.parquet")["reason"].to_pylist()
+    reasons = pq.read_table(tmp_path / "arrow" / "_rejects.parquet")["reason"].to_pylist()
     assert reasons.count("too_long") == len(TEXTS) - len(fitting) + 1  # and one that is no text
 
 

@@ -95,13 +95,13 @@ def test_killed_and_run_again_it_ends_the_same(argv, tmp_path):
     assert start("undisturbed").wait() == 0, log.read_text()
     process = start("patches")
     deadline = time.monotonic() + 60
-    while not list((tmp_path / "patches" / "units").glob("0*.json")):
+    while not list((tmp_path / "patches" / "_units").glob("0*.json")):
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (tmp_path / "patches" / "manifest.json").exists()
+    assert not (tmp_path / "patches" / "_manifest.json").exists()
     assert start("patches").wait() == 0, log.read_text()
     assert read_files(tmp_path / "patches") == read_files(tmp_path / "undisturbed")
 
@@ -115,7 +115,7 @@ def test_rules_without_a_model_need_none(small_bytes, tmp_path):
 def test_a_damaged_byte_shard_is_named_and_the_others_are_done(small_bytes, tmp_path, capsys):
     data = tmp_path / "bytes"
     shutil.copytree(small_bytes, data)
-    name = json.loads((data / "manifest.json").read_text())["shards"][1]["name"]
+    name = json.loads((data / "_manifest.json").read_text())["shards"][1]["name"]
     content = bytearray((data / name).read_bytes())
     content[40] ^= 1
     (data / name).write_bytes(content)
@@ -125,7 +125,7 @@ def test_a_damaged_byte_shard_is_named_and_the_others_are_done(small_bytes, tmp_
     assert "Traceback" not in err
     num_shards = len(list(data.glob("*.tfrecord")))
     assert len(list((tmp_path / "patches").glob("*.parquet"))) == num_shards - 1
-    assert not (tmp_path / "patches" / "manifest.json").exists()
+    assert not (tmp_path / "patches" / "_manifest.json").exists()
 
 
 MISTAKES = {

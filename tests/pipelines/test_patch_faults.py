@@ -78,7 +78,7 @@ def test_a_killed_worker_ends_the_run_and_the_same_command_finishes_it(
     line = one_line_error(capsys)
     assert "the Beam runner failed" in line
     assert "Finished units are kept; run the same command again" in line
-    assert not (tmp_path / "patches" / "manifest.json").exists()
+    assert not (tmp_path / "patches" / "_manifest.json").exists()
     assert run(*argv) == 0
     assert read_files(tmp_path / "patches") == undisturbed
 
@@ -124,7 +124,7 @@ def test_a_damaged_shard_is_named_each_time_and_once_it_is_fixed_the_run_is_fini
         assert "1 of 7 units failed: unit 1: " in line
         assert f"{data / shard.name}: {DAMAGES[damage]}" in line
         assert "Run the same command again once that is fixed; finished units are kept." in line
-        assert not (output / "manifest.json").exists()
+        assert not (output / "_manifest.json").exists()
         done = sorted(path.name for path in output.glob("*.parquet"))
         assert len(done) == 6, attempt
         assert "patches-00000-001.parquet" not in done
@@ -141,11 +141,11 @@ def test_damage_that_the_manifest_swears_to_is_found_by_the_checksum_of_the_reco
 ):
     data = tmp_path / "bytes"
     shutil.copytree(small_bytes, data)
-    manifest = json.loads((data / "manifest.json").read_text())
+    manifest = json.loads((data / "_manifest.json").read_text())
     entry = manifest["shards"][0]
     flip_a_bit(data / entry["name"])
     entry["sha256"] = sha256_file(data / entry["name"])
-    (data / "manifest.json").write_text(json.dumps(manifest))
+    (data / "_manifest.json").write_text(json.dumps(manifest))
     assert run("--data", data, "--rule", "space", "--output", tmp_path / "patches") == 1
     line = one_line_error(capsys)
     assert "1 of 7 units failed: unit 0: " in line
@@ -184,7 +184,7 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_nothing_half_written(
     assert "Make room for it." in line
     assert [path.name for path in output.glob("*.parquet")] == ["patches-00000-000.parquet"]
     assert not list(output.rglob(".tmp-*"))
-    assert not (output / "manifest.json").exists()
+    assert not (output / "_manifest.json").exists()
     assert run(*argv) == 0
     assert run("--data", uneven, "--rule", "space", "--output", tmp_path / "other") == 0
     assert read_files(output) == read_files(tmp_path / "other")

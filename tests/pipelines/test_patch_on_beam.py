@@ -98,7 +98,7 @@ def test_the_flags_reach_that_step(argv, tmp_path, monkeypatch):
 def test_workers_with_accelerators_take_bfloat16(argv, tmp_path):
     argv += ["--accelerator", ACCELERATOR, "--output", tmp_path / "patches"]
     assert run(*argv) == 0
-    assert json.loads((tmp_path / "patches/manifest.json").read_text())["config"]["precision"] == (
+    assert json.loads((tmp_path / "patches/_manifest.json").read_text())["config"]["precision"] == (
         "bfloat16"
     )
     metadata = pq.read_schema(tmp_path / "patches/patches-00000-000.parquet").metadata

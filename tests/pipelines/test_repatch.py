@@ -136,7 +136,7 @@ def test_a_damaged_shard_is_named_and_the_others_are_finished(kept, tmp_path, ca
     assert run(repatch, *argv) == 1
     assert names[0] in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "patches").glob("*.parquet")} == set(names[1:])
-    assert not (tmp_path / "patches" / "manifest.json").exists()
+    assert not (tmp_path / "patches" / "_manifest.json").exists()
     shutil.copy(kept / names[0], damaged)
     assert run(repatch, *argv) == 0
     assert len(read_manifest(tmp_path / "patches").shards) == len(names)
@@ -188,8 +188,8 @@ MISTAKES = {
 def test_a_mistake_is_one_line_and_status_2(mistake, kept, not_kept, small_bytes, tmp_path, capsys):
     other = tmp_path / "other"
     other.mkdir()
-    manifest = json.loads((small_bytes / "manifest.json").read_text())
-    (other / "manifest.json").write_text(json.dumps({**manifest, "blt_version": "0"}))
+    manifest = json.loads((small_bytes / "_manifest.json").read_text())
+    (other / "_manifest.json").write_text(json.dumps({**manifest, "blt_version": "0"}))
     (tmp_path / "t.yaml").write_text("entropy_model: abc\ntargets: [{target_patch_bytes: 4}]\n")
     text, message = MISTAKES[mistake]
     places = {"kept": kept, "not_kept": not_kept, "bytes": small_bytes, "other": other}

@@ -121,7 +121,7 @@ def test_a_wrong_config_is_one_line_before_any_work(config, tmp_path, capsys, ch
     err = capsys.readouterr().err
     assert message in err
     assert "Traceback" not in err
-    assert not (tmp_path / "out" / "bytes" / "manifest.json").exists()
+    assert not (tmp_path / "out" / "bytes" / "_manifest.json").exists()
 
 
 def test_a_config_that_is_no_yaml_or_not_there_is_named(tmp_path, capsys):

@@ -18,14 +18,14 @@ CONFIG = {
     "train": {"steps": 2, "batch_size": 2},
 }
 OUTPUTS = {
-    "encode": "bytes/manifest.json",
+    "encode": "bytes/_manifest.json",
     "train-entropy": "entropy.keras",
     "calibrate": "threshold.yaml",
-    "patch": "patches/manifest.json",
-    "pack": "train/manifest.json",
+    "patch": "patches/_manifest.json",
+    "pack": "train/_manifest.json",
     "train": "blt/model.keras",
-    "score (BLT)": "scores-blt/manifest.json",
-    "score (entropy model)": "scores-entropy/manifest.json",
+    "score (BLT)": "scores-blt/_manifest.json",
+    "score (entropy model)": "scores-entropy/_manifest.json",
 }
 AFTER_CALIBRATE = list(OUTPUTS)[2:]
 
@@ -156,7 +156,7 @@ def test_a_file_that_is_gone_is_said_and_redo_encodes_without_it(place, monkeypa
     assert "2.jsonl, no longer among the inputs. Stages to make anew: encode, train-" in err
     stop_at(monkeypatch, run.train_entropy)
     assert place.call("--redo", "changed") == 130
-    manifest = json.loads((place.output / "bytes" / "manifest.json").read_text())
+    manifest = json.loads((place.output / "bytes" / "_manifest.json").read_text())
     assert manifest["totals"]["documents"] == 40
 
 

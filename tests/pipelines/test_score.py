@@ -10,6 +10,10 @@ import sys
 import time
 from pathlib import Path
 
+import datasets
+import duckdb
+import pandas
+import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 
@@ -98,9 +102,25 @@ def test_every_byte_of_every_document_is_scored_once(blt_scores, small_bytes):
     assert max(sizes.values()) > 5000  # many windows of 128
 
 
+@pytest.mark.parametrize("made", ["blt_scores", "patches"])
+def test_a_folder_reads_as_the_table_that_it_holds(made, request):
+    """Was: Parquet magic bytes not found, in `manifest.json`."""
+    folder = request.getfixturevalue(made)
+    num_rows = read_manifest(folder).totals["documents"]
+    assert pq.read_table(folder).num_rows == num_rows
+    assert pyarrow.dataset.dataset(folder).count_rows() == num_rows
+    query = f"SELECT count(*), count(doc_id) FROM read_parquet('{folder}/*.parquet')"
+    assert duckdb.sql(query).fetchone() == (num_rows, num_rows)
+    assert len(pandas.read_parquet(folder)) == num_rows
+    loaded = datasets.load_dataset(
+        str(folder), split="train", cache_dir=folder.parent / "cache", keep_in_memory=True
+    )
+    assert loaded.num_rows == num_rows
+
+
 def test_the_corpus_figure_is_the_sum_of_bits_over_the_sum_of_bytes(blt_scores):
     rows = read_rows(blt_scores)
-    summary = json.loads((blt_scores / "summary.json").read_text())
+    summary = json.loads((blt_scores / "_summary.json").read_text())
     bits = math.fsum(row["nats"] for row in rows) / math.log(2)
     assert summary["bits_per_byte"] == pytest.approx(bits / sum(r["num_bytes"] for r in rows))
     by_lang = summary["by"]["lang"]["values"]
@@ -117,7 +137,7 @@ def test_another_grouping_makes_the_summary_anew_and_scores_nothing(
     argv = ["--data", small_bytes, "--patches", patches, "--model", small_blt, "--output", output]
     argv += PRECISION
     assert run(score, *argv) == 0
-    before, after = (json.loads((d / "summary.json").read_text()) for d in (blt_scores, output))
+    before, after = (json.loads((d / "_summary.json").read_text()) for d in (blt_scores, output))
     assert list(after["by"]) == ["source"]  # where nothing is said
     assert after["by"]["source"] == before["by"]["source"]
     assert {**after, "by": 0} == {**before, "by": 0}
@@ -190,13 +210,13 @@ def test_killed_and_run_again_it_ends_the_same(
         stderr=log.open("w"),
     )
     deadline = time.monotonic() + 90
-    while not list((tmp_path / "scores" / "units").glob("0*.json")):
+    while not list((tmp_path / "scores" / "_units").glob("0*.json")):
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (tmp_path / "scores" / "manifest.json").exists()
+    assert not (tmp_path / "scores" / "_manifest.json").exists()
     assert run(score, *argv) == 0
     assert read_rows(tmp_path / "scores") == read_rows(blt_scores)
     names = sorted(p.name for p in (tmp_path / "scores").rglob("*"))
@@ -284,7 +304,7 @@ def test_documents_that_the_model_was_trained_on_are_not_called_held_out(
         output = tmp_path / ("scores" + "".join(flags))
         capsys.readouterr()
         assert run(score, "--data", small_bytes, "--model", model, "--output", output, *flags) == 0
-        summary = json.loads((output / "summary.json").read_text())
+        summary = json.loads((output / "_summary.json").read_text())
         trained = summary["trained_on"]["documents"]
         words = capsys.readouterr().out
         assert (f"of which {trained} were trained on" in words) == (summary["split"] != "valid")
@@ -306,7 +326,7 @@ def test_held_out_by_another_seed_than_the_training_is_said(small_bytes, tmp_pat
     assert run(train_ngram, *argv, "--valid-fraction", "0.3") == 0
     argv = ("--data", small_bytes, "--model", model, "--output", tmp_path / "scores")
     assert run(score, *argv, "--split", "valid", "--seed", "8", "--valid-fraction", "0.3") == 0
-    summary = json.loads((tmp_path / "scores" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "scores" / "_summary.json").read_text())
     trained = summary["trained_on"]["documents"]
     assert 0 < trained < summary["documents"]
     words = capsys.readouterr().out
@@ -318,6 +338,6 @@ def test_of_other_byte_shards_all_documents_are_scored(small_bytes, small_corpus
     assert run(train_ngram, "--data", small_bytes, "--output", model, "--order", "2") == 0
     argv = ("--input", small_corpus, "--doc-per", "line", "--model", model)
     assert run(score, *argv, "--output", tmp_path / "scores") == 0
-    summary = json.loads((tmp_path / "scores" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "scores" / "_summary.json").read_text())
     assert (summary["split"], summary["documents"], summary["trained_on"]) == ("all", 60, None)
     assert "score: done. 60 documents, " in capsys.readouterr().out

@@ -59,7 +59,7 @@ def test_it_patches_to_the_wanted_size(patched):
 def test_it_scores_what_the_boundaries_say_it_needs(ngram, patched, small_bytes, tmp_path):
     argv = ("--data", small_bytes, "--model", ngram, "--patches", patched, "--split", "all")
     assert run(score, *argv, "--output", tmp_path / "scores") == 0
-    summary = json.loads((tmp_path / "scores" / "summary.json").read_text())
+    summary = json.loads((tmp_path / "scores" / "_summary.json").read_text())
     bits = read_manifest(patched).totals["entropy_model_bits"]
     assert summary["bits_per_byte"] * summary["bytes"] == pytest.approx(bits, abs=3)
     (path, *_) = (tmp_path / "scores").glob("*.parquet")
@@ -77,7 +77,7 @@ def test_inspect_tells_what_it_is(ngram, capsys):
 def test_a_damaged_shard_is_named_and_nothing_is_left(small_bytes, tmp_path, capsys):
     data, output = tmp_path / "bytes", tmp_path / "out"
     shutil.copytree(small_bytes, data)
-    name = json.loads((data / "manifest.json").read_text())["shards"][1]["name"]
+    name = json.loads((data / "_manifest.json").read_text())["shards"][1]["name"]
     content = bytearray((data / name).read_bytes())
     content[40] ^= 1
     (data / name).write_bytes(content)

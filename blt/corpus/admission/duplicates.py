@@ -11,7 +11,7 @@ at all units before any is encoded, in steps of which each can be done anywhere 
     read_decisions     for encoding: whether each document of a unit is one of them
 
 `find_duplicates` is all but the last, in this process. Equal bytes are looked for first, and a
-document that is dropped for its bytes does not hold its id. The files lie in `duplicates/` of the
+document that is dropped for its bytes does not hold its id. The files lie in `_duplicates/` of the
 output: `00012-000.ids.digests` (kept, so that a later run with more input need not read the old one
 again), and `.keys` and `.found`, which `remove_found` removes.
 
@@ -35,7 +35,7 @@ from blt.dataset.storage import atomic_path, read_json, write_json
 from blt.dataset.units import Progress, Unit, no_progress
 from blt.errors import UserError, WorkError
 
-DUPLICATES_FOLDER = "duplicates"
+DUPLICATES_FOLDER = "_duplicates"
 CONTENT, IDS = "content", "ids"
 RUN_DOCUMENTS = 1 << 20
 PARTITION_KEYS = 1 << 21  # about 250 MB while they are sorted

@@ -1,4 +1,4 @@
-"""`sources.parquet`: what became of each input file. One row a file, in the order of the plan.
+"""`_sources.parquet`: what became of each input file. One row a file, in the order of the plan.
 
 source       string  its name, as in the byte shards (never null)
 format       string  what it was read as
@@ -24,7 +24,7 @@ told         map     the members whose format was told by their content, or with
                      none
 
 An empty input has no records. The members of an archive are in its row. A file that several units
-read has a row in each unit's table (`units/00012.sources.parquet`), one in the whole.
+read has a row in each unit's table (`_units/00012.sources.parquet`), one in the whole.
 """
 
 import contextlib
@@ -45,10 +45,11 @@ from blt.corpus.files.filesystems import is_remote
 from blt.corpus.files.meter import Meter
 from blt.corpus.records import Filtered, Record, Reject
 from blt.dataset.loss import Findings
+from blt.dataset.stage import UNITS_FOLDER
 from blt.dataset.storage import atomic_path
 from blt.errors import WorkError
 
-SOURCES_NAME = "sources.parquet"
+SOURCES_NAME = "_sources.parquet"
 SCHEMA = pa.schema(
     [
         pa.field("source", pa.string(), nullable=False),
@@ -204,7 +205,7 @@ def digest_entry(entry: Entry) -> str | None:
 
 
 def unit_sources_path(output: Path, unit_index: int) -> Path:
-    return output / "units" / f"{unit_index:05d}.sources.parquet"
+    return output / UNITS_FOLDER / f"{unit_index:05d}.sources.parquet"
 
 
 def write_sources(path: str | os.PathLike[str], rows: Iterable[SourceRow]) -> None:
@@ -238,7 +239,7 @@ def read_sources(path: str | os.PathLike[str]) -> Iterator[SourceRow]:
 
 
 def merge_sources(output: Path, num_units: int) -> Findings:
-    """Writes `sources.parquet` from the tables of the units; memory holds a batch of rows.
+    """Writes `_sources.parquet` from the tables of the units; memory holds a batch of rows.
 
     Returns:
       How many files there are, were given up, are damaged, have rejects, and have documents that

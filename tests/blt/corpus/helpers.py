@@ -42,7 +42,7 @@ def encode(output, *inputs, **options):
         assert sum(done) == payload_bytes(payload)
         for shard in result.shards:
             documents += [read_back(parts) for parts in read_documents(output / shard.name)]
-        path = output / "units" / f"{index:05d}.rejects.parquet"
+        path = output / "_units" / f"{index:05d}.rejects.parquet"
         assert path.exists() == (result.counts["rejects"] > 0)
         rejects += pq.read_table(path).to_pylist() if path.exists() else []
         totals = {key: totals.get(key, 0) + value for key, value in result.counts.items()}
@@ -77,9 +77,9 @@ def make_dataset(output, *inputs, overwrite=False, max_units=None, **options):
         essence=payload_essence,
         shard_patterns=("bytes-*.tfrecord*",),
         reads_foreign_data=True,
-        extra_files=("sources.parquet",),
+        extra_files=("_sources.parquet",),
         find_losses=lambda folder, results: merge_sources(folder, len(results)),
-        work_folders=("duplicates",),
+        work_folders=("_duplicates",),
         grows=True,
         max_lost_fraction=1.0,
     )

@@ -32,7 +32,7 @@ def test_each_file_gives_what_its_manifest_says(name, tmp_path):
         assert document[1] == (HOSTILE / name).read_bytes()
     elif facts.get("error"):
         assert reasons & GIVEN_UP
-        (row,) = read_sources(tmp_path / "units" / "00000.sources.parquet")
+        (row,) = read_sources(tmp_path / "_units" / "00000.sources.parquet")
         assert row.given_up
         assert len(result.documents) >= facts.get("good", 0)
     else:

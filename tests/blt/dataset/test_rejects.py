@@ -13,12 +13,12 @@ def write(path, num_rows, source="s"):
 
 
 def test_no_rejects_make_no_file(tmp_path):
-    assert write(tmp_path / "units" / "r.parquet", 0).num_rejects == 0
+    assert write(tmp_path / "_units" / "r.parquet", 0).num_rejects == 0
     assert not list(tmp_path.iterdir())
 
 
 def test_rows_come_back_with_a_cut_sample(tmp_path):
-    path = tmp_path / "units" / "r.parquet"
+    path = tmp_path / "_units" / "r.parquet"
     with open_rejects(path) as writer:
         writer.add(source="ü", position=None, reason="damaged_input", detail="cut")
         writer.add(source="b", position=7, reason="too_long", detail="", sample=b"\xff" * 300)

@@ -103,7 +103,7 @@ def test_what_only_the_end_depends_on_is_made_anew_alone(tmp_path):
 def test_a_finished_unit_whose_shard_was_altered_is_done_again(tmp_path):
     stage, units = make_stage(tmp_path / "out")
     run(stage, units)
-    (stage.output / "manifest.json").unlink()
+    (stage.output / "_manifest.json").unlink()
     (stage.output / "loud-00001-000.txt").write_text("XX")
     assert [unit.index for unit in stages.start(stage, units)] == [1]
 
@@ -153,7 +153,7 @@ def test_a_failing_unit_is_named_and_the_others_are_kept(tmp_path):
     stage, units = make_stage(tmp_path / "out", texts=("a", "boom", "ccc"))
     with pytest.raises(WorkError, match=r"1 of 3 units failed: unit 1: in.txt: cannot be shouted"):
         run(stage, units)
-    assert not (tmp_path / "out" / "manifest.json").exists()
+    assert not (tmp_path / "out" / "_manifest.json").exists()
     assert [unit.index for unit in stages.start(stage, units)] == [1]
 
 
@@ -215,7 +215,7 @@ def test_a_manifest_whose_shard_is_gone_is_no_longer_trusted(tmp_path):
 def test_a_shard_name_in_a_manifest_cannot_lead_out_of_the_folder(tmp_path):
     stage, units = make_stage(tmp_path / "out")
     run(stage, units)
-    path = stage.output / "manifest.json"
+    path = stage.output / "_manifest.json"
     value = json.loads(path.read_text())
     value["shards"][0]["name"] = "../../etc/passwd"
     path.write_text(json.dumps(value))
@@ -227,7 +227,7 @@ def test_a_stage_that_grows_does_only_its_new_units_and_is_no_dataset_until_then
     run(*make_stage(tmp_path / "out", grows=True))
     stage, units = make_stage(tmp_path / "out", texts=("a", "bb", "ccc", "dddd"), grows=True)
     assert stages.finished_manifest(stage, units) is None
-    assert not (stage.output / "manifest.json").exists()
+    assert not (stage.output / "_manifest.json").exists()
     assert [unit.index for unit in stages.start(stage, units)] == [3]
     assert run(stage, units).totals["documents"] == 4
 
@@ -247,7 +247,7 @@ def test_files_beside_the_shards_are_in_the_manifest_and_made_again_when_gone(tm
     stage, units = make_stage(tmp_path / "out", extra_files=("all.txt",), before_manifest=mark)
     manifest = run(stage, units)
     assert manifest.files == {
-        name: sha256_file(stage.output / name) for name in ("rejects.parquet", "all.txt")
+        name: sha256_file(stage.output / name) for name in ("_rejects.parquet", "all.txt")
     }
     (stage.output / "all.txt").unlink()
     assert stages.finished_manifest(stage, units) is None
@@ -325,7 +325,7 @@ def test_a_plan_is_laid_out_as_json_files_are_and_read_back(tmp_path, payloads, 
     stage, _ = make_stage(tmp_path / "out", config={"any": value}, grows=True)
     units = make_units(stage, payloads, [7] * len(payloads))
     stages.start(stage, units, overwrite=True)
-    plan = tmp_path / "out/plan.json"
+    plan = tmp_path / "out/_plan.json"
     whole = {**stage.identity(), "units": [unit.to_json() for unit in units]}
     write_json(tmp_path / "whole.json", whole)
     assert plan.read_bytes() == (tmp_path / "whole.json").read_bytes()
@@ -340,11 +340,11 @@ def test_a_plan_is_laid_out_as_json_files_are_and_read_back(tmp_path, payloads, 
 def test_a_damaged_plan_is_named(tmp_path, damage):
     stage, units = make_stage(tmp_path / "out")
     stages.start(stage, units)
-    path = tmp_path / "out/plan.json"
+    path = tmp_path / "out/_plan.json"
     whole = path.read_bytes()
     for cut in (len(whole) // 2, len(whole) - 4, len(whole) - 12) if damage is None else (0,):
         path.write_bytes(whole[:cut] + (damage or b""))
-        with pytest.raises(UserError, match=r"plan.json: not a "):
+        with pytest.raises(UserError, match=r"_plan.json: not a "):
             stages.finished_manifest(stage, units)
 
 
@@ -368,14 +368,14 @@ def test_units_of_many_files_take_little_memory(tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 150 * num_files
     finally:
         tracemalloc.stop()
-    assert (stage.output / "plan.json").stat().st_size > 150 * num_files
+    assert (stage.output / "_plan.json").stat().st_size > 150 * num_files
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"units": [{"index": 0}]}', '{"units": 7}'])
 def test_a_plan_that_is_none_is_named_and_can_be_overwritten(tmp_path, content):
     stage, units = make_stage(tmp_path / "out")
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "plan.json").write_text(content)
+    (tmp_path / "out" / "_plan.json").write_text(content)
     for attempt in (stages.earlier_units, lambda stage: run(stage, units)):
         with pytest.raises(UserError, match=r"plan\.json: not a plan of this program"):
             attempt(stage)

@@ -216,13 +216,13 @@ def test_an_unfinished_folder_says_how_far_it_is(tmp_path):
 def test_single_files_are_recognised(run_folder):
     for name, words in {
         "bytes/bytes-00000-000.tfrecord": "a byte shard",
-        "bytes/rejects.parquet": "rejects: records that were refused",
+        "bytes/_rejects.parquet": "rejects: records that were refused",
         "patches/patches-00000-000.parquet": "patch boundaries",
         "scores-blt/scores-00000-000.parquet": "scores, made by",
-        "scores-blt/summary.json": "a summary of scores",
+        "scores-blt/_summary.json": "a summary of scores",
         "entropy.keras.history.jsonl": "the history of a training",
         "threshold.yaml": "a calibrated threshold",
-        "bytes/manifest.json": "byte shards, made by",
+        "bytes/_manifest.json": "byte shards, made by",
     }.items():
         assert words in lines_of(run_folder / name)[0], name
 

@@ -44,7 +44,7 @@ def write_bytes(folder: Path, documents: dict[str, bytes] = DOCUMENTS) -> Manife
         row = {"source": "in.jsonl", "reason": "invalid_json", "detail": "no \x1b]0;title"}
         writer.add(**row, position=7, sample=b"{\x1b[2J")
         writer.add(**row, position=9)
-    merge_rejects([rejects], folder / "rejects.parquet")
+    merge_rejects([rejects], folder / "_rejects.parquet")
     rejects.unlink()
     totals = {"documents": shard.documents, "bytes": shard.bytes, "tokens": shard.tokens}
     return write_manifest(
@@ -141,7 +141,7 @@ def write_scores(
             )
         )
     writer.close()
-    write_json(folder / "summary.json", summarize_scores([path], by=["source"]))
+    write_json(folder / "_summary.json", summarize_scores([path], by=["source"]))
     totals = {"documents": len(documents), "bytes": data.totals["bytes"]}
     shard = ShardInfo(name=path.name, tokens=0, sha256=sha256_file(path), **totals)
     return write_manifest(

@@ -106,7 +106,7 @@ def test_a_run_holds_a_model_that_learned_its_history_and_its_lineage(folder, en
     assert history[-1]["bits_per_byte"] < history[0]["bits_per_byte"]
 
     manifest = read_manifest(folder / "run", "blt_run")
-    assert manifest.parents == {"training_shards": sha256_file(folder / "data" / "manifest.json")}
+    assert manifest.parents == {"training_shards": sha256_file(folder / "data" / "_manifest.json")}
     assert manifest.fingerprints == {"blt": summary["fingerprint"], "entropy_model": made_by}
     assert manifest.config["steps"] == 6
     split = read_trained_split(folder / "run" / "model.keras", folder / "x", summary["fingerprint"])
@@ -116,7 +116,7 @@ def test_a_run_holds_a_model_that_learned_its_history_and_its_lineage(folder, en
 
 
 def test_the_same_seed_gives_the_same_files(folder):
-    for name in ("model.keras", "history.jsonl", "manifest.json"):
+    for name in ("model.keras", "history.jsonl", "_manifest.json"):
         assert (folder / "run" / name).read_bytes() == (folder / "again" / name).read_bytes()
 
 

@@ -298,10 +298,10 @@ def test_members_that_were_told_by_content_are_counted_and_come_back(tmp_path):
     assert (totals["documents"], totals["told_members"], totals["empty_inputs"]) == (5, 3, 1)
     assert totals["json_as_text"] == 1
     lines = "\n".join(summary_lines(read_manifest(dataset, "byte_shards")))
-    assert "3 members of archives told by content, not by name alone; sources.parquet" in lines
+    assert "3 members of archives told by content, not by name alone; _sources.parquet" in lines
     assert "1 text (files, members of archives) looks like JSON Lines, but lacks" in lines
     assert "1 empty input (files, members of archives): no records" in lines
-    (row,) = read_sources(dataset / "sources.parquet")
+    (row,) = read_sources(dataset / "_sources.parquet")
     told = {"x.tar/part-0": "jsonl", "x.tar/c.json": "text", "x.tar/none": "empty"}
     assert dict(row.told) == told
     decode_dataset(dataset, tmp_path / "out")

@@ -118,7 +118,7 @@ def test_a_file_that_changed_before_it_was_encoded_is_planned_anew(tmp_path):
     write(corpus, d="other")
     make_dataset(output, corpus, target_shard_bytes=3)
     assert documents(output) == [("b.txt", "bbb"), ("d.txt", "other")]
-    assert [len(u["payload"]["files"]) for u in read_json(output / "plan.json")["units"]] == [
+    assert [len(u["payload"]["files"]) for u in read_json(output / "_plan.json")["units"]] == [
         1,
         0,
         1,
@@ -177,7 +177,7 @@ def test_a_corpus_that_lies_elsewhere_is_the_same(move, num_done, tmp_path):
     move(tmp_path / "in", tmp_path / "elsewhere")
     make_dataset(output, tmp_path / "elsewhere", **SMALL)
     assert shards(output) == shards(unmoved)
-    for name in ("sources.parquet", "rejects.parquet"):
+    for name in ("_sources.parquet", "_rejects.parquet"):
         assert (output / name).read_bytes() == (unmoved / name).read_bytes()
     before = contents(output)
     make_dataset(output, tmp_path / "elsewhere", **SMALL)

@@ -108,6 +108,6 @@ def test_a_shard_that_comes_later_is_told_by_what_was_planned_before(tmp_path):
     make_dataset(tmp_path / "out", folder)
     (folder / "part-1").write_bytes(TABLE % 1)
     make_dataset(tmp_path / "out", folder)
-    rows = (tmp_path / "out" / "plan.json").read_text()
+    rows = (tmp_path / "out" / "_plan.json").read_text()
     assert '"format": "csv"' in rows
     assert '"format": "text"' not in rows
