@@ -93,6 +93,22 @@ shard's name as the name of the data set before it, no compression, and zero as 
 before `.shard_` if your configuration expects another.
 """
 
+FOLDERS = """## Folders as tables
+
+Shards of scores and boundaries are the only Parquet files in their folder whose names begin with no underscore; all else begins
+with one, and readers of folders pass over it:
+
+```python
+pandas.read_parquet("scores")
+pyarrow.parquet.read_table("scores")
+duckdb.sql("SELECT * FROM read_parquet('scores/*.parquet')")
+spark.read.parquet("scores")
+datasets.load_dataset("scores", data_files="*.parquet", split="train")
+```
+
+`datasets` wants `data_files`, since it passes over names with a dot alone.
+"""
+
 
 def main(root: Path) -> None:
     print(INTRO)
@@ -113,6 +129,7 @@ def main(root: Path) -> None:
     print("## Sources\n\n`_sources.parquet`, by `encode`: what became of each input file")
     print("([encode.md](encode.md#accounting)).\n")
     show_parquet(root / "bytes" / "_sources.parquet")
+    print(FOLDERS)
     print("## Manifest\n\n`_manifest.json`, written last in every dataset:\n")
     manifest = json.loads((root / "patches" / "_manifest.json").read_text())
     block(json.dumps(manifest, indent=2), "json")

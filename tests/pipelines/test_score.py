@@ -1,5 +1,6 @@
 """`blt score` on real shards, models and runners."""
 
+import functools
 import json
 import math
 import os
@@ -110,12 +111,11 @@ def test_a_folder_reads_as_the_table_that_it_holds(made, request):
     assert pq.read_table(folder).num_rows == num_rows
     assert pyarrow.dataset.dataset(folder).count_rows() == num_rows
     query = f"SELECT count(*), count(doc_id) FROM read_parquet('{folder}/*.parquet')"
-    assert duckdb.sql(query).fetchone() == (num_rows, num_rows)
+    assert duckdb.sql(query).fetchall() == [(num_rows, num_rows)]
     assert len(pandas.read_parquet(folder)) == num_rows
-    loaded = datasets.load_dataset(
-        str(folder), split="train", cache_dir=folder.parent / "cache", keep_in_memory=True
-    )
-    assert loaded.num_rows == num_rows
+    # It passes over names with a dot, but not with an underscore.
+    read = functools.partial(datasets.load_dataset, data_files="*.parquet", split="train")
+    assert read(str(folder), cache_dir=str(folder.parent / "cache")).num_rows == num_rows
 
 
 def test_the_corpus_figure_is_the_sum_of_bits_over_the_sum_of_bytes(blt_scores):
