@@ -90,6 +90,11 @@ class RunRecord:
                     "is found stage by stage."
                 ) from error
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing tells what was made with which settings."""
+        return not self._stages
+
     def changes(self, step: Step, args: argparse.Namespace) -> list[str]:
         """Returns in what a stage that is there was made otherwise: "steps (300, now 400)"."""
         old = self._stages.get(step.label)
@@ -165,6 +170,9 @@ def decide(
     Raises:
       UserError: settings changed, and it was not said that the stages are to be made anew.
     """
+    if args.overwrite and (args.redo is not None or args.from_stage is not None):
+        other = "--redo" if args.redo is not None else "--from"
+        raise UserError(f"--overwrite: makes everything anew, and {other} keeps some. Give one.")
     steps = [step for step, _ in prepared]
     changes = {step.label: found for step, its in prepared if (found := record.changes(step, its))}
     forced = {step.label for step in steps if args.overwrite}

@@ -27,7 +27,7 @@ _COMMANDS = {
     "export": ("pipelines.export", "byte shards and entropies to files for Meta's trainer"),
     "pack": ("pipelines.pack", "training shards, from byte shards and their boundaries"),
     "train": ("blt.commands.train", "a Byte Latent Transformer, from training shards"),
-    "score": ("pipelines.score", "bits per byte of every document"),
+    "score": ("pipelines.score", "bits per byte of documents"),
     "convert": ("blt.commands.convert", "models from and to the checkpoints of other libraries"),
     "report": ("blt.commands.report", "one HTML page about training runs, boundaries and scores"),
     "inspect": ("blt.commands.inspect", "what a folder or file holds, in words"),

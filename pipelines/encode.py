@@ -28,6 +28,7 @@ from blt.commands.arguments import (
     field_names,
     fraction,
     one_character,
+    whole_number,
 )
 from blt.commands.policy_arguments import add_policy_arguments
 from blt.corpus.admission.duplicates import DUPLICATES_FOLDER, duplicate_kinds, remove_found
@@ -123,7 +124,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--max-decompression-ratio",
-        type=int,
+        type=whole_number,
         default=default.max_decompression_ratio,
         metavar="N",
         help="A compressed file is given up, as a reject, where it has grown to more than N times "

@@ -10,6 +10,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,11 +25,12 @@ from blt.corpus.python_docs import write_python_docs
 from blt.dataset.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from blt.dataset.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION
 from blt.dataset.storage import prepare_output_folder, read_json, sha256_file
+from blt.dataset.trained_split import describe_documents
 from blt.dataset.units import ShardInfo
 from blt.errors import MadeOtherwiseError, UserError, near_names
 from pipelines import encode, pack, patch, score
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
-from pipelines.chain import Redo, RunRecord, Step, decide, words_of_refusal
+from pipelines.chain import RECORD_NAME, Redo, RunRecord, Step, decide, words_of_refusal
 
 NAME = "run"
 HELP = "the whole way: from a raw corpus to models, scores and a report"
@@ -47,7 +49,6 @@ what changed and which stages follow from it; --redo changed makes those anew an
 PYTHON_DOCS = "python-docs"
 _PYTHON_DOCS_NAME = "python-docs.jsonl.gz"
 _STAGES = ("encode", "train-entropy", "calibrate", "patch", "pack", "train", "score", "report")
-_TOP_LEVEL_KEYS = ("input", "output", "seed", "valid_fraction")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -120,7 +121,8 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     for step, step_args in prepared:
         step_args.overwrite = step.label in redo.forced
     if args.dry_run:
-        return _describe(steps, config, args, redo, paths.root)
+        has_no_record = record.is_empty and paths.root.is_dir()
+        return _describe(steps, config, redo, paths.root, has_no_record=has_no_record)
 
     for step, step_args in prepared:
         if hasattr(step.module, "check"):
@@ -149,7 +151,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
 
 
 def _describe(
-    steps: list[Step], config: dict[str, Any], args: argparse.Namespace, redo: Redo, root: Path
+    steps: list[Step], config: dict[str, Any], redo: Redo, root: Path, *, has_no_record: bool
 ) -> Summary:
     """Returns the summary of a dry run."""
     lines = [f"blt run would run, in {root} (nothing was written):"]
@@ -159,6 +161,10 @@ def _describe(
             argv.append("--overwrite")
         lines.append(f"  blt {' '.join(argv)}")
     lines += [f"Made anew: {label} ({redo.reason(label)})" for label in redo.expected]
+    if has_no_record:
+        lines.append(
+            f"{root} has no {RECORD_NAME}: each stage finds what changed when its turn comes."
+        )
     data = {
         "dry_run": True,
         "stages": [step.label for step in steps],
@@ -174,15 +180,15 @@ def read_config(path: Path) -> dict[str, Any]:
       UserError: it is missing, not YAML, or has a key that nothing knows (with the near ones).
     """
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a YAML file ({_yaml_problem(error)}).") from error
     sections = [stage.replace("-", "_") for stage in _STAGES]
-    known = (*_TOP_LEVEL_KEYS, *sections)
+    known = (*_TOP_LEVEL, *sections)
     if not isinstance(config, dict):
-        raise UserError(f"{path}: a mapping with keys such as {known} expected.")
+        raise UserError(f"{path}: a mapping with the keys {', '.join(known)} expected.")
     for key in config:
         if key not in known:
             raise UserError(f"{path}: unknown key {key!r}.{near_names(str(key), known)}")
@@ -190,12 +196,44 @@ def read_config(path: Path) -> dict[str, Any]:
         if not isinstance(config.setdefault(section, {}) or {}, dict):
             raise UserError(f"{path}: {section} must be a mapping of its flags.")
         config[section] = config[section] or {}
-    for key in ("input", "output"):
-        if key not in config:
-            raise UserError(f"{path}: the key {key!r} is missing.")
     config.setdefault("seed", DEFAULT_SEED)
     config.setdefault("valid_fraction", DEFAULT_VALID_FRACTION)
+    for key, (is_right, wanted) in _TOP_LEVEL.items():
+        if key not in config:
+            raise UserError(f"{path}: the key {key!r} is missing.")
+        if not is_right(config[key]):
+            raise UserError(f"{path}: {key}: {wanted} expected, got {config[key]!r}.")
     return config
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, of which YAML would take the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                problem = f"the key {key.value!r} stands there twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value if isinstance(key.value, str) else None)
+        return super().construct_mapping(node, deep)
+
+
+def _is_paths(value: Any) -> bool:
+    values = value if isinstance(value, list) else [value]
+    return bool(values) and all(isinstance(path, str) and path for path in values)
+
+
+# What is right for each key that is no section, and what to say if it is not.
+_TOP_LEVEL: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "input": (_is_paths, "a path, or a list of paths,"),
+    "output": (lambda value: isinstance(value, str) and bool(value), "the path of a folder"),
+    "seed": (lambda value: type(value) is int, "a whole number"),
+    "valid_fraction": (
+        lambda value: type(value) in (int, float) and 0 <= value <= 1,
+        "a number between 0 and 1",
+    ),
+}
 
 
 def _yaml_problem(error: Exception) -> str:
@@ -281,9 +319,11 @@ def _steps(paths: SimpleNamespace, inputs: list[str], config: dict[str, Any]) ->
 
 def _argv(step: Step, config: dict[str, Any]) -> list[str]:
     """Returns the stage's command line, as the user could have typed it."""
-    argv = [step.module.NAME]
+    argv, arities = [step.module.NAME], command.flag_arities(step.module)
     for key, value in {**step.arguments, **config[step.section]}.items():
         values = value if isinstance(value, list) else [value]
+        if isinstance(value, list) and arities.get(_flag(key)) is None and key != "folder":
+            values = [",".join(map(str, value))]
         if isinstance(value, dict):
             values = [f"{name}={of}" for name, of in value.items()]
         if value is True:
@@ -296,13 +336,20 @@ def _argv(step: Step, config: dict[str, Any]) -> list[str]:
 
 def _parse(step: Step, config: dict[str, Any], args: argparse.Namespace) -> argparse.Namespace:
     """Parses a stage's arguments by its own parser, so that they are checked before any work."""
-    known = command.flag_names(step.module)
-    for key in config[step.section]:
+    known = command.flag_arities(step.module)
+    for key, value in config[step.section].items():
         if _flag(key) not in known:
             keys = [name.lstrip("-").replace("-", "_") for name in known]
             raise UserError(
                 f"{args.config}: unknown key {key!r} in section {step.section!r}."
-                f"{near_names(key, keys)} (see blt {step.module.NAME} --help)"
+                f"{near_names(str(key), keys)} (see blt {step.module.NAME} --help)"
+            )
+        takes_value = known[_flag(key)] != 0
+        if value is not None and takes_value == isinstance(value, bool):
+            wanted = "a value" if takes_value else "true or false"
+            raise UserError(
+                f"{args.config}: section {step.section!r}: {key}: {wanted} expected, got {value!r} "
+                f"(see blt {step.module.NAME} --help)."
             )
     try:
         parsed = command.parse_arguments(step.module, _argv(step, config)[1:])
@@ -412,7 +459,7 @@ def _figure_lines(
         ]
     known = [(name, value) for name, value in figures.items() if value is not None]
     return [
-        f"Bits per byte on {score.describe_documents(scores)} ({format_bytes(scores['bytes'])}):",
+        f"Bits per byte on {describe_documents(scores)} ({format_bytes(scores['bytes'])}):",
         *(f"  {name:<14} {value:.3f}" for name, value in sorted(known, key=lambda item: item[1])),
     ]
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from blt.cli import command
 from blt.cli.command import Summary
-from blt.cli.console import Console, count, format_bytes, printable
+from blt.cli.console import Console, format_bytes, printable
 from blt.cli.quiet import import_keras, silence
 from blt.commands.arguments import (
     add_output_arguments,
@@ -34,7 +34,7 @@ from blt.dataset.manifest import Manifest, check_shard, read_manifest
 from blt.dataset.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, SPLIT_CHOICES
 from blt.dataset.stage import Stage, make_units
 from blt.dataset.storage import read_json, write_json
-from blt.dataset.trained_split import TrainedSplit, read_trained_split
+from blt.dataset.trained_split import TrainedSplit, describe_documents, read_trained_split
 from blt.dataset.units import Progress, ShardInfo, Unit, UnitResult
 from blt.errors import BltError, UserError, near_names
 from blt.ngram.model import is_ngram_path
@@ -46,7 +46,7 @@ from pipelines.run_units import describe_plan, run_stage
 from pipelines.shard_units import read_payload, shard_payloads
 
 NAME = "score"
-HELP = "bits per byte of every document"
+HELP = "bits per byte of documents"
 DESCRIPTION = """\
 Scores documents by a BLT or an entropy model: for each, the bits that the model needs for a byte,
 beside what zlib needs. The corpus figure in _summary.json is the sum of bits over the sum of bytes.
@@ -271,10 +271,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         args.seed = trained.seed if trained else DEFAULT_SEED
     split = args.split or ("valid" if trained is not None else "all")
     if args.split is None and trained is not None:
-        console.say(
-            "note: the model was trained on these byte shards, so that only held-out documents are "
-            "scored; --split all scores all."
-        )
+        console.say(_describe_default_split(trained, args.valid_fraction, args.seed))
     stage = Stage(
         kind="scores",
         output=args.output,
@@ -317,6 +314,20 @@ def _trained_on(model: Path, data: Manifest, fingerprint: str) -> TrainedSplit |
     """Returns the split of the model's training if it was on these byte shards, else None."""
     trained = read_trained_split(model, sidecar_path(model), fingerprint)
     return trained if trained is not None and trained.byte_shards == data.sha256 else None
+
+
+def _describe_default_split(trained: TrainedSplit, fraction: float, seed: int) -> str:
+    """Says which documents are scored where the user did not say."""
+    if trained.covers(fraction=fraction, seed=seed):
+        return (
+            "note: the model was trained on these byte shards, so that only held-out documents are "
+            "scored; --split all scores all."
+        )
+    return (
+        f"warning: --valid-fraction {fraction:g} --seed {seed} hold out other documents than the "
+        f"model's training did (--valid-fraction {trained.fraction:g} --seed {trained.seed}), so "
+        "that documents are scored that it was trained on. Leave both flags out."
+    )
 
 
 def _describe_other_split(args: argparse.Namespace, fingerprint: str) -> list[str]:
@@ -388,24 +399,6 @@ def _read_patches(args: argparse.Namespace, data: Manifest, loaded: Any) -> Mani
         loaded.scorer.entropy_fingerprint,
     )
     return patches
-
-
-def describe_documents(summary: dict[str, Any]) -> str:
-    """Returns what was scored, in words: "3 held-out documents", "9 documents, 5 trained on".
-
-    Args:
-      summary: as `_summary.json` has it.
-    """
-    documents, trained_on = summary["documents"], summary["trained_on"]
-    if summary["split"] == "valid" and not (trained_on and trained_on["documents"]):
-        return count(documents, "held-out document")
-    if trained_on is None:
-        return count(documents, "document")
-    share = trained_on["bytes"] / summary["bytes"] if summary["bytes"] else 0.0
-    return (
-        f"{count(documents, 'document')}, of which {trained_on['documents']:,} were trained on "
-        f"({share:.1%} of the bytes)"
-    )
 
 
 def _summarize(manifest: Manifest, how: str, known: Sequence[str]) -> Summary:

@@ -27,6 +27,7 @@ from blt.commands.arguments import (
     add_output_arguments,
     add_split_arguments,
     byte_size,
+    number,
     positive_int,
 )
 from blt.commands.sidecar import find_finished, note_finished
@@ -88,7 +89,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--max-megabytes",
-        type=float,
+        type=number,
         default=DEFAULT_MAX_MEGABYTES,
         metavar="MB",
         help="Size of the file at most; --min-count is raised until it fits.",

@@ -15,6 +15,7 @@ Results go to files, the summary to standard output, everything else to standard
 import argparse
 import dataclasses
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -99,6 +100,15 @@ def flag_names(command: CommandModule) -> set[str]:
     return {name for action in build_parser(command)._actions for name in action.option_strings}
 
 
+def flag_arities(command: CommandModule) -> dict[str, int | str | None]:
+    """Returns the flags of a command, and argparse's `nargs` of each: 0 for no value."""
+    return {
+        name: action.nargs
+        for action in build_parser(command)._actions
+        for name in action.option_strings
+    }
+
+
 def parse_arguments(command: CommandModule, argv: Sequence[str]) -> argparse.Namespace:
     """Parses a command's arguments; Beam's flags, where they are taken, are kept as `beam_flags`.
 
@@ -175,7 +185,12 @@ def main(command: CommandModule, argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     silence(verbose=verbose)
     try:
-        args = parse_arguments(command, argv)
+        # Beam is asked which flags it has, and logs as it is imported: not what a user looks for.
+        logging.disable(logging.CRITICAL)
+        try:
+            args = parse_arguments(command, argv)
+        finally:
+            logging.disable(logging.NOTSET)
         args.owns_process = True  # and is not a step of a chain
         summary = command.run(args, Console(verbose=verbose))
         _print_summary(summary, as_json=args.json)

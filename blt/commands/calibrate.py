@@ -13,6 +13,7 @@ from blt.commands.arguments import (
     add_split_arguments,
     byte_size,
     local_path,
+    number,
 )
 from blt.commands.rule_arguments import add_refinement_arguments
 from blt.commands.sidecar import find_finished, note_finished
@@ -65,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_output_arguments(parser, "the calibration", metavar="FILE.yaml")
     parser.add_argument(
         "--target-patch-bytes",
-        type=float,
+        type=number,
         nargs="+",
         default=[4.5],
         metavar="BYTES",
@@ -78,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Whose threshold; see blt patch --help.",
     )
     parser.add_argument(
-        "--threshold-add-nats", type=float, metavar="X", help="Rule combined: its other threshold."
+        "--threshold-add-nats", type=number, metavar="X", help="Rule combined: its other threshold."
     )
     add_refinement_arguments(parser)
     parser.add_argument(

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Any
 from blt.cli.command import Summary
 from blt.cli.console import Console
 from blt.cli.quiet import import_keras
-from blt.commands.arguments import local_path, positive_int
+from blt.commands.arguments import (
+    local_path,
+    number,
+    positive_int,
+)
 from blt.errors import UserError, near_names
 
 if TYPE_CHECKING:
@@ -67,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--threshold-nats",
-        type=float,
+        type=number,
         metavar="X",
         help="Of the BLT's patches; the config's patching_threshold, or 1.335442066192627, if not "
         "given.",

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from blt.commands.arguments import positive_int
+from blt.commands.arguments import number, positive_int
 from blt.errors import UserError
 from blt.patching.rules import RULES, PatchRule
 
@@ -21,11 +21,11 @@ def add_rule_arguments(parser: argparse.ArgumentParser) -> None:
         "calibration.",
     )
     group.add_argument(
-        "--threshold-nats", type=float, metavar="X", help="Threshold of the rule, in nats."
+        "--threshold-nats", type=number, metavar="X", help="Threshold of the rule, in nats."
     )
     group.add_argument(
         "--threshold-add-nats",
-        type=float,
+        type=number,
         metavar="X",
         help="Rule combined: by how much, in nats, the entropy must also rise.",
     )
@@ -39,7 +39,7 @@ def add_rule_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--target-patch-bytes",
-        type=float,
+        type=number,
         metavar="BYTES",
         help="Which of the calibration's targets; needed if it has several.",
     )

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING
 from blt.cli.command import Summary
 from blt.cli.console import Console, count
 from blt.cli.quiet import import_keras
-from blt.commands.arguments import add_data_argument, add_output_arguments, local_path, positive_int
+from blt.commands.arguments import (
+    add_data_argument,
+    add_output_arguments,
+    local_path,
+    number,
+    positive_int,
+    whole_number,
+)
 from blt.commands.sidecar import find_finished, note_finished
 from blt.commands.train_entropy import training_words
 from blt.dataset.manifest import read_manifest
@@ -50,11 +57,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--learning-rate",
-        type=float,
+        type=number,
         help="Peak of the schedule (warm-up, then cosine decay); the preset's if not given.",
     )
     group.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="Of the weights and the order of the data."
+        "--seed",
+        type=whole_number,
+        default=0,
+        metavar="N",
+        help="Of the weights and the order of the data.",
     )
 
 

@@ -11,6 +11,7 @@ from blt.commands.arguments import (
     add_data_argument,
     add_output_arguments,
     add_split_arguments,
+    number,
     positive_int,
 )
 from blt.commands.sidecar import find_finished, note_finished
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--learning-rate",
-        type=float,
+        type=number,
         help="Peak of the schedule (warm-up, then cosine decay); the preset's if not given.",
     )
 

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from blt.dataset.plan_file import PLAN_NAME
 from blt.dataset.storage import read_json, sha256_file, write_json
 from blt.dataset.units import ShardInfo
 from blt.errors import UserError
@@ -129,10 +130,7 @@ def read_manifest(folder: str | Path, kind: str | None = None) -> Manifest:
             f"called {MANIFEST_NAME.removeprefix('_')}. Make it anew with `{command}`."
         )
     if not path.is_file():
-        raise UserError(
-            f"{folder}: no {MANIFEST_NAME} in it, so it is not (yet) a whole dataset; "
-            f"{wanted} expected. Run `{command}` again to finish it."
-        )
+        raise UserError(_not_a_dataset(folder, kind))
     value = read_json(path)
     try:
         found = value["kind"]
@@ -161,6 +159,26 @@ def read_manifest(folder: str | Path, kind: str | None = None) -> Manifest:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a manifest of this program ({error!r}).") from error
+
+
+def _not_a_dataset(folder: Path, kind: str | None) -> str:
+    """Says what to give, or to do, where a folder has no manifest."""
+    wanted, command = KINDS.get(kind or "", ("a dataset", "the command that makes it"))
+    if (folder / PLAN_NAME).is_file():
+        return (
+            f"{folder}: no {MANIFEST_NAME} in it, so it is not (yet) a whole dataset; {wanted} "
+            f"expected. Run `{command}` again to finish it."
+        )
+    right = [path for path in sorted(folder.glob(f"*/{MANIFEST_NAME}")) if _is_of_kind(path, kind)]
+    hint = f"Give {right[0].parent}." if right else f"Make them with `{command}`."
+    return f"{folder}: no {MANIFEST_NAME} in it, so it is no dataset; {wanted} expected. {hint}"
+
+
+def _is_of_kind(path: Path, kind: str | None) -> bool:
+    try:
+        return kind in (None, read_json(path).get("kind"))
+    except (UserError, AttributeError):
+        return False
 
 
 def _checked_shard(shard: dict[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,10 @@
-"""Which documents a model was trained on, as the files beside it say."""
+"""Which documents a model was trained on, as the files beside it say; and in words, of scores."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
+from blt.cli.console import count
 from blt.dataset.manifest import read_manifest
 from blt.dataset.splits import is_held_out
 from blt.dataset.storage import read_json
@@ -63,3 +64,43 @@ def _read(config: dict[str, Any], parents: dict[str, Any]) -> TrainedSplit | Non
     if not isinstance(fraction, int | float) or not isinstance(seed, int):
         return None
     return TrainedSplit(float(fraction), seed, parents.get("byte_shards"))
+
+
+def trained_share(summary: dict[str, Any]) -> float | None:
+    """Returns the share of the bytes scored that the model was trained on; None if nothing tells.
+
+    Args:
+      summary: as `_summary.json` of scores has it.
+    """
+    trained_on = summary.get("trained_on")
+    if trained_on is None:
+        return None
+    return trained_on["bytes"] / summary["bytes"] if summary.get("bytes") else 0.0
+
+
+def is_of_held_out(summary: dict[str, Any]) -> bool:
+    """Tells whether scores are of documents that were held out, as far as anything tells."""
+    return summary.get("split") == "valid" and not trained_share(summary)
+
+
+def which_documents(summary: dict[str, Any]) -> str:
+    """Returns what was scored, in words: "held-out documents", "documents (90% trained on)"."""
+    share = trained_share(summary)
+    if is_of_held_out(summary):
+        return "held-out documents"
+    if share is None:
+        return "documents"
+    return f"documents ({share:.0%} of the text trained on)"
+
+
+def describe_documents(summary: dict[str, Any]) -> str:
+    """Returns how many were scored, in words: "3 held-out documents", "9 documents, of which …"."""
+    documents, share = summary["documents"], trained_share(summary)
+    if is_of_held_out(summary):
+        return count(documents, "held-out document")
+    if share is None:
+        return count(documents, "document")
+    return (
+        f"{count(documents, 'document')}, of which {summary['trained_on']['documents']:,} were "
+        f"trained on ({share:.1%} of the bytes)"
+    )

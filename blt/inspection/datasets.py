@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blt.cli.command import Summary
-from blt.cli.console import format_bytes
+from blt.cli.console import count, format_bytes
 from blt.corpus.planning.sources import SOURCES_NAME
 from blt.dataset.groups import describe_bounds
 from blt.dataset.joining import check_related
@@ -15,6 +15,7 @@ from blt.dataset.loss import describe_invalid_input, describe_lost_input
 from blt.dataset.manifest import KINDS, Manifest, read_manifest
 from blt.dataset.rejects import REASONS, count_rejects
 from blt.dataset.stage import REJECTS_NAME
+from blt.dataset.trained_split import trained_share
 from blt.formats.training_shard import read_training_shard
 from blt.inspection.artefacts import Dataset, find_by_sha256, find_parent, flatten
 from blt.inspection.documents import (
@@ -104,7 +105,7 @@ def _describe_manifest(dataset: Dataset) -> Summary:
     lines += [f"Shards: {len(manifest.shards):,}"]
     shown = manifest.shards[:_MAX_SHARDS_LISTED]
     lines += table_lines(
-        (shard.name, f"{shard.documents:,} documents, {format_bytes(shard.bytes)}")
+        (shard.name, f"{count(shard.documents, 'document')}, {format_bytes(shard.bytes)}")
         for shard in shown
     )
     if len(manifest.shards) > len(shown):
@@ -259,11 +260,14 @@ def describe_sequence(sequence: PackedSequence, name: str, num_bytes: int) -> Su
 def _describe_scores(dataset: Dataset, look: Look) -> Summary:
     measured = measure_scores(dataset, BLT if is_blt_scores(dataset) else ENTROPY_MODEL)
     lines = [f"Scores of the {measured.label}:"]
+    left_out = ("percentile_error_bits", "trained_on")
     figures = {
         name: value
         for name, value in measured.summary.items()
-        if not isinstance(value, dict) and name != "percentile_error_bits"
+        if not isinstance(value, dict) and name not in left_out
     }
+    share = trained_share(measured.summary)
+    figures["trained_on"] = "not known" if share is None else f"{share:.1%} of the bytes"
     lines += table_lines((name.replace("_", " "), _rounded(v)) for name, v in figures.items())
     percentiles = measured.summary.get("percentiles", {})
     if percentiles:
@@ -275,8 +279,9 @@ def _describe_scores(dataset: Dataset, look: Look) -> Summary:
     for name, ranked in (("Best", measured.best), ("Worst", measured.worst)):
         lines.append(f"{name}, of documents of {MIN_RANKED_BYTES} bytes or more, in bits per byte:")
         lines += table_lines((score.doc_id, _score_words(score)) for score in ranked)
-    for name, count in measured.ahead.items():
-        lines.append(f"{name} is ahead at {count:,} of {measured.num_scored:,} documents.")
+    for name, number in measured.ahead.items():
+        of = count(measured.num_scored, "document")
+        lines.append(f"{name} is ahead at {number:,} of {of}.")
     data = {
         "summary": measured.summary,
         "best": [dataclasses.asdict(score) for score in measured.best],
@@ -296,8 +301,8 @@ def _group_lines(summary: dict[str, Any]) -> list[str]:
         lines += table_lines(
             (
                 visible_text(value, MAX_VALUE_CHARACTERS) or "(none)",
-                f"{_rounded(figures['bits_per_byte'] or 0.0)}; {figures['documents']:,} documents, "
-                f"{format_bytes(figures['bytes'])}",
+                f"{_rounded(figures['bits_per_byte'] or 0.0)}; "
+                f"{count(figures['documents'], 'document')}, {format_bytes(figures['bytes'])}",
             )
             for value, figures in shown
         )

@@ -1,10 +1,13 @@
 """What a report is made from: the artefacts found in the folders that were given."""
 
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from blt.dataset.manifest import Manifest
+from blt.dataset.trained_split import is_of_held_out
 from blt.inspection.artefacts import Dataset, find_by_sha256, find_datasets, open_dataset
 from blt.inspection.history import HISTORY_SUFFIX, RUN_HISTORY, read_history
 from blt.inspection.measures import (
@@ -88,7 +91,11 @@ class Artefacts:
             return dataclasses.replace(
                 self,
                 datasets=datasets,
-                scores=_labelled([s for s in self.scores if keys[id(s.dataset)] == key]),
+                scores=_labelled(
+                    itertools.chain.from_iterable(
+                        same_documents([s for s in self.scores if keys[id(s.dataset)] == key])
+                    )
+                ),
                 patches=[p for p in self.patches if keys[id(p.dataset)] == key],
                 histories=[h for h in self.histories if is_of(h.folder)],
                 model_paths=[path for path in self.model_paths if is_of(path.parent)],
@@ -98,7 +105,13 @@ class Artefacts:
 
         groups = [*known, *([None] if None in keys.values() or not known else [])]
         found = [of(key) for key in groups]
-        return found if len(found) > 1 else [dataclasses.replace(found[0], name="")]
+        if len(found) == 1:
+            return [dataclasses.replace(found[0], name="")]
+        names = _apart([corpus.name for corpus in found])
+        return [
+            dataclasses.replace(corpus, name=name)
+            for corpus, name in zip(found, names, strict=True)
+        ]
 
     def _key(self, dataset: Dataset) -> str | None:
         """Returns the sha256 of the manifest of the byte shards that a dataset comes from."""
@@ -175,8 +188,23 @@ def collect(folders: Sequence[Path]) -> Artefacts:
     )
 
 
-def _labelled(scores: list[ScoreMeasures]) -> list[ScoreMeasures]:
+def same_documents(scores: Sequence[ScoreMeasures]) -> list[list[ScoreMeasures]]:
+    """Returns scores in groups that are of the same documents; those of held-out ones come first.
+
+    Args:
+      scores: of one corpus.
+    """
+    groups: dict[Any, list[ScoreMeasures]] = {}
+    for measured in scores:
+        config = measured.dataset.manifest.config
+        names = ("split",) if config.get("split") == "all" else ("split", "valid_fraction", "seed")
+        groups.setdefault(tuple(config.get(name) for name in names), []).append(measured)
+    return sorted(groups.values(), key=lambda group: not is_of_held_out(group[0].summary))
+
+
+def _labelled(found: Iterable[ScoreMeasures]) -> list[ScoreMeasures]:
     """Names scores by their model; by their folders too, where that is not enough."""
+    scores = list(found)
     labels = [measured.label for measured in scores]
     for depth in (1, 2, 3):
         labels = [
@@ -192,12 +220,21 @@ def _with_folder(measured: ScoreMeasures, depth: int) -> str:
 
 
 def _corpus_name(datasets: Sequence[Dataset], key: str | None) -> str:
-    """Returns what the corpus of datasets is called: its byte shards' folder, or theirs."""
+    """Returns the path of what a corpus is called by: its byte shards' folder, or theirs."""
     if key is None:
         return "of a corpus that nothing tells of"
     folders = [d.manifest.folder.resolve() for d in datasets if d.manifest.sha256 == key]
     folders += [dataset.manifest.folder.resolve() for dataset in datasets]
-    return "/".join(folders[0].parts[-2:])
+    return str(folders[0])
+
+
+def _apart(paths: Sequence[str]) -> list[str]:
+    """Returns the last parts of paths: two, or as many as tell them apart."""
+    for depth in range(2, max(len(Path(path).parts) for path in paths)):
+        names = ["/".join(Path(path).parts[-depth:]) for path in paths]
+        if len({*names}) == len({*paths}):
+            return names
+    return list(paths)
 
 
 def _entropy_histories(folders: Sequence[Path]) -> list[History]:

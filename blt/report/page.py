@@ -11,16 +11,23 @@ from typing import Any
 from blt.cli.console import count, format_bytes
 from blt.dataset.manifest import describe_kind
 from blt.dataset.storage import atomic_path
+from blt.dataset.trained_split import trained_share, which_documents
 from blt.inspection.measures import MAX_POINTS, ScoreMeasures
 from blt.patching.words import inside_characters_words
 from blt.report.charts import draw_distributions, draw_losses, draw_patch_lengths, draw_sizes
-from blt.report.collect import Artefacts
+from blt.report.collect import Artefacts, same_documents
 from blt.report.examples import render_examples
 from blt.report.made import render_made
 from blt.report.markup import MAX_ID_CHARACTERS, escape, paragraph, table
 from blt.report.style import STYLE
 
 _IDENTIFIER = re.compile(r'(\bid="|href="#|url\(#)')
+_OTHERS = ("zlib", "xz")
+_SPLITS = {
+    "valid": "the held-out split",
+    "train": "the split for training",
+    "all": "all documents",
+}
 _HEAD = """\
 <!DOCTYPE html>
 <html lang="en">
@@ -101,27 +108,29 @@ def _figures_of(found: Artefacts) -> dict[str, Any]:
         totals = measured.dataset.manifest.totals
         if totals.get("patches"):
             figures["mean_patch_bytes"] = totals["bytes"] / totals["patches"]
-    figures["bits_per_byte"] = {
-        scores.label: scores.summary["bits_per_byte"]
-        for scores in found.scores
-        if scores.summary.get("bits_per_byte") is not None
-    }
-    for scores in found.scores[:1]:
-        for name in ("zlib", "xz"):
-            if scores.summary.get(f"{name}_bits_per_byte") is not None:
-                figures["bits_per_byte"][name] = scores.summary[f"{name}_bits_per_byte"]
+    figures["bits_per_byte"] = {}
+    for group in same_documents(found.scores)[:1]:
+        figures["bits_per_byte"] = _bits_of(group)
+    figures["scores"] = [_figures_of_scores(scores) for scores in found.scores]
     return figures
 
 
-def which_documents(scores: ScoreMeasures) -> str:
-    """Returns what was scored, in words: "held-out documents", "documents (90 % trained on)"."""
-    manifest = scores.dataset.manifest
-    trained_on = scores.summary.get("trained_on")
-    if manifest.config.get("split") == "valid" and not (trained_on and trained_on["documents"]):
-        return "held-out documents"
-    if not trained_on or not scores.summary.get("bytes"):
-        return "documents"
-    return f"documents ({trained_on['bytes'] / scores.summary['bytes']:.0%} of the text trained on)"
+def _bits_of(group: Sequence[ScoreMeasures]) -> dict[str, float]:
+    """Returns the bits per byte of models, and of compressors, over the same documents."""
+    bits = {scores.label: scores.summary.get("bits_per_byte") for scores in group}
+    for name in _OTHERS:
+        bits[name] = group[0].summary.get(f"{name}_bits_per_byte")
+    return {name: value for name, value in bits.items() if value is not None}
+
+
+def _figures_of_scores(scores: ScoreMeasures) -> dict[str, Any]:
+    """Returns the figures of one dataset of scores, with the documents that they are of."""
+    summary = scores.summary
+    names = ("split", "documents", "bytes", "trained_on", "bits_per_byte")
+    compressors = {
+        f"{name}_bits_per_byte": summary.get(f"{name}_bits_per_byte") for name in _OTHERS
+    }
+    return {"model": scores.label, **{name: summary.get(name) for name in names}, **compressors}
 
 
 def _headline(found: Artefacts) -> str:
@@ -135,12 +144,11 @@ def _headline(found: Artefacts) -> str:
     bits = figures["bits_per_byte"]
     for scores in found.scores[:1]:
         if scores.label in bits:
-            words = f"bits per byte, {scores.label}, {which_documents(scores)}"
+            words = f"bits per byte, {scores.label}, {which_documents(scores.summary)}"
             cards.append((f"{bits[scores.label]:.3f}", words))
     items = [f"<li><b>{escape(value)}</b><span>{escape(name)}</span></li>" for value, name in cards]
     parts = [f'<ul class="figures">{"".join(items)}</ul>'] if items else []
-    if bits:
-        parts.append(_comparison(found.scores, bits))
+    parts += [_comparison(group) for group in same_documents(found.scores) if _bits_of(group)]
     kinds = dict.fromkeys(describe_kind(d.manifest.kind) for d in found.datasets)
     if kinds:
         made_of = f'Made from {escape(", ".join(kinds))}; <a href="#made">how they were made</a>.'
@@ -148,31 +156,30 @@ def _headline(found: Artefacts) -> str:
     return "\n".join(parts)
 
 
-def _comparison(scores: Sequence[ScoreMeasures], bits: dict[str, float]) -> str:
-    documents = {
-        measured.label: (measured.summary.get("documents"), measured.summary.get("bytes"))
-        for measured in scores
-    }
-    first = scores[0]
+def _comparison(group: Sequence[ScoreMeasures]) -> str:
+    """Returns the table of models and compressors over the same documents."""
+    bits, summaries = _bits_of(group), {scores.label: scores.summary for scores in group}
     rows = []
     for name, value in sorted(bits.items(), key=lambda item: item[1]):
-        count, size = documents.get(name, documents[first.label])
+        summary = summaries.get(name)
         against = f"{value - bits['zlib']:+.3f}" if "zlib" in bits and name != "zlib" else ""
+        trained_on = "" if summary is None else _share_words(trained_share(summary))
+        of = group[0].summary if summary is None else summary
+        size = "" if of.get("bytes") is None else format_bytes(of["bytes"])
         rows.append(
-            (
-                name,
-                f"{value:.3f}",
-                against,
-                "" if count is None else f"{count:,}",
-                "" if size is None else format_bytes(size),
-            )
+            (name, f"{value:.3f}", against, f"{of.get('documents', 0):,}", size, trained_on)
         )
+    split = group[0].summary.get("split")
     return table(
-        ("", "bits per byte", "against zlib", "documents", "text"),
+        ("", "bits per byte", "against zlib", "documents", "text", "of it trained on"),
         rows,
-        caption=f"Bits per byte of {which_documents(first)}: all bits over all bytes. "
+        caption=f"Bits per byte of {_SPLITS.get(split, 'documents')}: all bits over all bytes. "
         "Compressors get each document alone.",
     )
+
+
+def _share_words(share: float | None) -> str:
+    return "not known" if share is None else f"{share:.0%}"
 
 
 def _losses(found: Artefacts) -> str:
@@ -229,7 +236,8 @@ def _patch_lengths(found: Artefacts) -> str:
 
 
 def _distributions(found: Artefacts) -> str:
-    measured = [scores for scores in found.scores if scores.num_scored]
+    groups = same_documents([scores for scores in found.scores if scores.num_scored])
+    measured = groups[0] if groups else []
     if not measured:
         return ""
     first = measured[0]
@@ -242,7 +250,7 @@ def _distributions(found: Artefacts) -> str:
         for scores in measured
         if scores.is_sampled
     )
-    over = f"{first.num_scored:,} {which_documents(first)}"
+    over = f"{first.num_scored:,} {which_documents(first.summary)}"
     count = min(first.num_scored, MAX_POINTS)
     some = "Every" if count == first.num_scored else f"A random sample of {count:,}: every"
     charts = [

@@ -24,7 +24,7 @@ from blt.model.serialization import fingerprint, load_entropy_model, save_model
 from blt.patching.rules import PatchRule
 from blt.training.common import HistoryWriter, Report, TrainingReporter
 from blt.training.fitting import check_learning_rate, fit_language_model
-from blt.training_data import training_dataset
+from blt.training_data.training_dataset import training_dataset
 
 MODEL_NAME = "model.keras"
 HISTORY_NAME = "history.jsonl"

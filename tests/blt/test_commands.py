@@ -1,5 +1,8 @@
 """Mistakes with the commands that write a single file or need no Beam: one line, status 2."""
 
+import subprocess
+import sys
+
 import pytest
 
 from blt.cli import command
@@ -129,3 +132,34 @@ def test_ctrl_c_says_what_is_kept(module, words, monkeypatch, capsys):
     monkeypatch.setattr(module, "run", stop)
     assert command.main(module, ["--data", "x", "--output", "y"]) == 130
     assert words in capsys.readouterr().err
+
+
+def test_a_folder_of_datasets_is_no_dataset(data, capsys):
+    """Was: "run `blt encode` again to finish it"."""
+    argv = ("--output", data.parent / "o.keras", "--steps", "1")
+    assert run(train_entropy, "--data", data.parent, *argv) == 2
+    assert f"so it is no dataset; byte shards expected. Give {data}." in capsys.readouterr().err
+    (data.parent / "other").mkdir()
+    assert run(train_entropy, "--data", data.parent / "other", *argv) == 2
+    assert "byte shards expected. Make them with `blt encode`." in capsys.readouterr().err
+
+
+def test_numbers_that_are_none_are_said_in_words(data, capsys):
+    """Was: "invalid float value"."""
+    argv = ("--data", data, "--entropy-model", "e.keras", "--output", "t.yaml")
+    assert run(calibrate, *argv, "--target-patch-bytes", "abc") == 2
+    assert "--target-patch-bytes: must be a number, got abc" in capsys.readouterr().err
+    assert run(calibrate, *argv, "--seed", "1.5") == 2
+    assert "--seed: must be a whole number, got 1.5" in capsys.readouterr().err
+
+
+def test_wrong_use_is_one_line_with_verbose_too():
+    """Was: Beam's warnings, as it was asked for its flags."""
+    program = "import sys; from pipelines.cli import main; sys.exit(main(sys.argv[1:]))"
+    files = ("--input", "x", "--output", "y")
+    argv = [sys.executable, "-c", program, "encode", *files, "--verbose", "--nope"]
+    finished = subprocess.run(argv, capture_output=True, text=True)
+    assert finished.returncode == 2
+    lines = finished.stderr.splitlines()
+    assert not [line for line in lines if line.startswith(("WARNING", "INFO"))]
+    assert "blt encode: unknown argument '--nope'." in lines[-1]

@@ -113,6 +113,12 @@ def test_formats_by_pattern_are_a_list_or_a_mapping(config, capsys, rules):
         ({"train": {"preset": "tinny"}}, "large. Did you mean 'tiny'?"),
         ({"pack": ["seq_len"]}, "pack must be a mapping"),
         ({"input": "/no/such/corpus"}, "/no/such/corpus: no such file or folder"),
+        ({"output": 7}, "config.yaml: output: the path of a folder expected, got 7"),
+        ({"input": []}, "config.yaml: input: a path, or a list of paths, expected, got []"),
+        ({"seed": "abc"}, "config.yaml: seed: a whole number expected, got 'abc'"),
+        ({"valid_fraction": 2}, "valid_fraction: a number between 0 and 1 expected, got 2"),
+        ({"train": {"steps": True}}, "section 'train': steps: a value expected, got True"),
+        ({"encode": {"strict": 3}}, "section 'encode': strict: true or false expected, got 3"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -122,6 +128,30 @@ def test_a_wrong_config_is_one_line_before_any_work(config, tmp_path, capsys, ch
     assert message in err
     assert "Traceback" not in err
     assert not (tmp_path / "out" / "bytes" / "_manifest.json").exists()
+
+
+def test_a_list_is_written_as_its_flag_wants_it(config, capsys):
+    """Was: unknown argument 'xz'."""
+    changes = {"score": {"baselines": ["zlib", "xz"]}, "calibrate": {"target_patch_bytes": [4, 6]}}
+    assert call(config(**changes), "--dry-run") == 0
+    out = capsys.readouterr().out
+    assert "--baselines zlib,xz" in out
+    assert "--target-patch-bytes 4 6" in out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "a mapping with the keys input, output, seed, valid_fraction, encode,"),
+        ("- a", "a mapping with the keys input, output,"),
+        ("input: a\nseed: 1\nseed: 2", "line 3, column 1: the key 'seed' stands there twice"),
+        ("train: {steps: 1, steps: 2}", "the key 'steps' stands there twice"),
+    ],
+)
+def test_a_config_of_another_shape_is_named(tmp_path, capsys, text, message):
+    (tmp_path / "c.yaml").write_text(text)
+    assert call(tmp_path / "c.yaml") == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_config_that_is_no_yaml_or_not_there_is_named(tmp_path, capsys):

@@ -180,6 +180,21 @@ def test_without_a_record_each_stage_finds_what_changed(place, monkeypatch, caps
     assert place.made_since(before) == ["calibrate", "patch", "pack"]
 
 
+def test_a_dry_run_without_a_record_says_so(place, capsys):
+    (place.output / RECORD_NAME).unlink()
+    assert place.call("--redo", "changed", "--dry-run", **CHANGE) == 0
+    assert f"has no {RECORD_NAME}: each stage finds what changed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [("--redo", "changed"), ("--from", "pack")])
+def test_overwrite_goes_with_nothing_that_keeps(place, capsys, flags):
+    """Was: everything made anew, trained models too."""
+    before = place.made()
+    assert place.call(*flags, "--overwrite") == 2
+    assert f"--overwrite: makes everything anew, and {flags[0]} keeps" in capsys.readouterr().err
+    assert place.made() == before
+
+
 def test_a_record_that_is_none_is_named(place, capsys):
     for text in ("[]", "{}", '{"stages": 3}', "{"):
         (place.output / RECORD_NAME).write_text(text)

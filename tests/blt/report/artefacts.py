@@ -121,6 +121,8 @@ def write_scores(
     role: str = "blt",
     bits: float = 4.0,
     documents: dict[str, bytes] = DOCUMENTS,
+    split: str = "valid",
+    trained_on: dict[str, int] | None = None,
 ) -> Manifest:
     """Writes scores in which each document takes `bits` per byte, and its place in 1/100 more."""
     folder.mkdir(parents=True)
@@ -141,13 +143,14 @@ def write_scores(
             )
         )
     writer.close()
-    write_json(folder / "_summary.json", summarize_scores([path], by=["source"]))
+    summary = summarize_scores([path], by=["source"])
+    write_json(folder / "_summary.json", {"split": split, "trained_on": trained_on, **summary})
     totals = {"documents": len(documents), "bytes": data.totals["bytes"]}
     shard = ShardInfo(name=path.name, tokens=0, sha256=sha256_file(path), **totals)
     return write_manifest(
         folder,
         kind="scores",
-        config={"split": "valid"},
+        config={"split": split, "valid_fraction": 0.1, "seed": 0},
         fingerprints={role: "a" * 64},
         parents={"byte_shards": data.sha256, "boundaries": patches.sha256},
         totals=totals,

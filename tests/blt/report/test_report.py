@@ -1,6 +1,7 @@
 import html.parser
 import re
 import types
+import zlib
 
 import numpy as np
 import pytest
@@ -154,6 +155,44 @@ def test_two_models_of_one_corpus_have_names_of_their_own(tmp_path):
     (figures,) = headline_figures(collect([tmp_path / "a", tmp_path / "b"]))
     labels = ["BLT (a/scores-blt)", "BLT (b/scores-blt)", "zlib"]
     assert list(figures["bits_per_byte"]) == labels
+
+
+def test_scores_of_other_documents_of_one_corpus_are_not_compared(tmp_path):
+    """Was: one table; "against zlib" of one was taken from the documents of another."""
+    data = write_bytes(tmp_path / "bytes")
+    patches = write_patches(tmp_path / "patches", data)
+    some = {"repeats": DOCUMENTS["repeats"]}
+    size = len(some["repeats"])
+    write_scores(
+        tmp_path / "a",
+        data,
+        patches,
+        bits=2.0,
+        documents=some,
+        split="train",
+        trained_on={"documents": 1, "bytes": size},
+    )
+    write_scores(tmp_path / "b", data, patches, bits=3.0, role="entropy_model")
+    found = collect([tmp_path / "a", tmp_path / "b"])
+    (figures,) = headline_figures(found)
+    assert list(figures["bits_per_byte"]) == ["entropy model", "zlib"]  # held out
+    by_model = {scores["model"]: scores for scores in figures["scores"]}
+    assert by_model["BLT"]["split"] == "train"
+    assert by_model["BLT"]["trained_on"] == {"documents": 1, "bytes": size}
+    page = render_page(found)
+    tables = re.findall(r"<table[^>]*>.*?</table>", page, re.DOTALL)
+    first, second = (table for table in tables if "Bits per byte of" in table)
+    assert "the held-out split" in first and "not known" in first and "BLT" not in first
+    assert "the split for training" in second and "100%" in second
+    zlib_bits = 8 * len(zlib.compress(some["repeats"], 6)) / size
+    assert f"{2.0 - zlib_bits:+.3f}" in second
+
+
+def test_corpora_of_like_named_folders_are_told_apart(tmp_path):
+    for name in ("x", "y"):
+        write_run(tmp_path / name / "run", documents={name: name.encode() * 300})
+    names = [found.name for found in collect([tmp_path / n / "run" for n in "xy"]).corpora()]
+    assert names == ["x/run/bytes", "y/run/bytes"]
 
 
 def test_patches_that_begin_inside_characters_are_said_with_the_flag(page):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from blt.formats.training_shard import PackedSequence, TrainingShardWriter
-from blt.training_data import training_dataset
+from blt.training_data.training_dataset import training_dataset
 
 
 def write(path, sequences):
