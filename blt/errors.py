@@ -27,11 +27,12 @@ class MadeOtherwiseError(UserError):
       output: where it lies.
       differs: in what, in words.
       advice: what the user of a single command can do.
+      is_known: whether it is known how it was made; else it may be the user's own.
     """
 
-    def __init__(self, output: object, differs: str, advice: str) -> None:
+    def __init__(self, output: object, differs: str, advice: str, *, is_known: bool = True) -> None:
         super().__init__(f"--output {output}: {differs}. {advice}")
-        self.output, self.differs = output, differs
+        self.output, self.differs, self.is_known = output, differs, is_known
 
 
 class ConfigError(UserError, ValueError):

@@ -199,6 +199,11 @@ def _words_of_changes(root: Path, steps: Sequence[Step], changes: Mapping[str, l
 
 def words_of_refusal(steps: Sequence[Step], step: Step, error: MadeOtherwiseError) -> UserError:
     """Returns what to raise where a stage finds that it was made otherwise, and may not redo it."""
+    if not error.is_known:
+        return UserError(
+            f"{step.label}: {error.output}: {error.differs}. Delete it to have it made anew, or "
+            f"give --from {step.module.NAME}."
+        )
     anew = with_followers(steps, [step.label])
     return UserError(
         f"{step.label}: {error.output}: {error.differs}. Stages to make anew: {', '.join(anew)}. "

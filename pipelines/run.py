@@ -138,7 +138,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         try:
             summary = step.module.run(step_args, console)
         except MadeOtherwiseError as error:
-            if not redo.if_changed:
+            if not redo.if_changed or not error.is_known:
                 raise words_of_refusal(steps, step, error) from error
             console.say(f"      made anew: {error.differs}")
             step_args.overwrite = True

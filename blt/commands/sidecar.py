@@ -11,6 +11,13 @@ from blt.dataset.stage import describe_changes
 from blt.dataset.storage import read_json, sha256_file, sha256_json, write_json
 from blt.errors import MadeOtherwiseError, UserError
 
+# Parts of an identity beside its config, in words.
+_OTHERS = {
+    "command": "the command",
+    "fingerprints": "the entropy model",
+    "parents": "the data that it was made from",
+}
+
 
 def sidecar_path(output: Path) -> Path:
     return output.with_name(output.name + ".json")
@@ -25,9 +32,9 @@ def find_finished(output: Path, identity: dict[str, Any], *, overwrite: bool) ->
       overwrite: make it anew whatever is there.
 
     Raises:
-      MadeOtherwiseError: the file is there, but was made from something else.
-      UserError: it was not made by this program, is a folder, or where its note goes lies another
-        file.
+      MadeOtherwiseError: the file is there, but was made from something else, or nothing says from
+        what.
+      UserError: it is a folder, or where its note goes lies another file.
     """
     if output.is_dir():
         raise UserError(f"--output {output}: is a folder; give the name of a file.")
@@ -38,9 +45,11 @@ def find_finished(output: Path, identity: dict[str, Any], *, overwrite: bool) ->
         older = output.with_suffix(".json")
         note = _read_note(older) if older.is_file() and _is_note(older) else {}
     if not note:
-        raise UserError(
-            f"--output {output}: exists, and was not made by this command. Choose another name, "
-            "or give --overwrite to replace it."
+        raise MadeOtherwiseError(
+            output,
+            f"exists, and {sidecar_path(output).name} does not say how it was made",
+            "Choose another name, or give --overwrite to replace it.",
+            is_known=False,
         )
     if sha256_json(note["identity"]) != sha256_json(identity):
         changed = _changed(note["identity"] or {}, identity)
@@ -84,5 +93,5 @@ def _changed(old: dict[str, Any], new: dict[str, Any]) -> str:
     for key in new_config:
         if key in old_config:
             changes += describe_changes(key.replace("_", " "), old_config[key], new_config[key])
-    changes += [key for key in new if key != "config" and old.get(key) != new[key]]
+    changes += [what for key, what in _OTHERS.items() if old.get(key) != new.get(key)]
     return f" ({', '.join(changes)})" if changes and old else ""

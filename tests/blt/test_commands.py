@@ -50,7 +50,8 @@ def test_a_file_that_is_not_ours_is_not_overwritten(data, tmp_path, capsys):
     output = tmp_path / "entropy.keras"
     output.write_bytes(b"precious")
     assert run(train_entropy, "--data", data, "--output", output, "--steps", "1") == 2
-    assert "exists, and was not made by this command" in capsys.readouterr().err
+    expected = "exists, and entropy.keras.json does not say how it was made"
+    assert expected in capsys.readouterr().err
     assert output.read_bytes() == b"precious"
 
 

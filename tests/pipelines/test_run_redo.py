@@ -139,13 +139,15 @@ def test_a_corpus_that_grew_stops_the_chain_before_any_training(place, monkeypat
     before = place.made()
     assert place.call() == 2
     err = capsys.readouterr().err
-    assert "train-entropy: " in err and "(parents" in err
+    assert "train-entropy: " in err and "(the data that it was made from)" in err
     assert "Give --redo changed to make them anew and keep the rest" in err
     assert place.made_since(before) == ["encode"]
     with monkeypatch.context() as patched:
         patched.setattr("blt.training.entropy.train_entropy_model", interrupt)
         assert place.call("--redo", "changed") == 130
-    assert "made anew: exists, made with other settings or data (parents" in capsys.readouterr().err
+    assert "made anew: exists, made with other settings or data (the data" in (
+        capsys.readouterr().err
+    )
 
 
 def test_a_file_that_is_gone_is_said_and_redo_encodes_without_it(place, monkeypatch, capsys):
@@ -178,6 +180,18 @@ def test_without_a_record_each_stage_finds_what_changed(place, monkeypatch, caps
     stop_at(monkeypatch, run.train)
     assert place.call("--redo", "changed", **CHANGE) == 130
     assert place.made_since(before) == ["calibrate", "patch", "pack"]
+
+
+def test_a_file_of_which_nothing_says_how_it_was_made_is_kept(place, capsys):
+    """Was: advice to give --overwrite, which makes everything anew."""
+    (place.output / "threshold.yaml.json").unlink()
+    before = place.made()
+    for flags in ((), ("--redo", "changed")):
+        assert place.call(*flags) == 2
+        err = capsys.readouterr().err
+        assert "threshold.yaml.json does not say how it was made. Delete it" in err
+        assert "give --from calibrate." in err
+    assert place.made() == before
 
 
 def test_a_dry_run_without_a_record_says_so(place, capsys):
