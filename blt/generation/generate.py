@@ -11,6 +11,7 @@ batch with.
 import codecs
 import dataclasses
 import functools
+import numbers
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -59,14 +60,28 @@ class GenerationConfig:
     use_cache: bool = True
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 0:
-            raise ConfigError(f"max_new_tokens must be at least 0, got {self.max_new_tokens}.")
-        if not self.temperature >= 0:
-            raise ConfigError(f"temperature must be at least 0, got {self.temperature}.")
-        if self.top_k is not None and self.top_k < 1:
-            raise ConfigError(f"top_k must be at least 1, or None, got {self.top_k}.")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ConfigError(f"top_p must be in (0, 1], or None, got {self.top_p}.")
+        seeds = self.seed if isinstance(self.seed, list | tuple | np.ndarray) else [self.seed]
+        for name, is_right, wanted in (
+            ("max_new_tokens", _is_whole(self.max_new_tokens), "at least 0"),
+            ("temperature", _is_real(self.temperature), "at least 0"),
+            ("top_k", self.top_k is None or _is_whole(self.top_k, 1), "at least 1, or None"),
+            ("top_p", self.top_p is None or _is_share(self.top_p), "in (0, 1], or None"),
+            ("seed", all(map(_is_whole, seeds)), "at least 0, or such for each prompt"),
+        ):
+            if not is_right:
+                raise ConfigError(f"{name} must be {wanted}, got {getattr(self, name)!r}.")
+
+
+def _is_whole(value: Any, least: int = 0) -> bool:
+    return isinstance(value, numbers.Integral) and value >= least
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and value >= 0
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and 0 < value <= 1
 
 
 Prompt = str | bytes | bytearray
@@ -97,7 +112,9 @@ def generate(
     raw = [_raw_bytes("prompts", prompts)] if is_one else _raw_prompts(prompts)
     if not raw:
         raise ConfigError("generate: there are no prompts; give at least one, if an empty one.")
-    seeds = [config.seed] * len(raw) if isinstance(config.seed, int) else list(config.seed)
+    seeds = (
+        [config.seed] * len(raw) if isinstance(config.seed, numbers.Integral) else list(config.seed)
+    )
     if len(seeds) != len(raw):
         raise ConfigError(f"seed: {len(seeds)} seeds for {len(raw)} prompts; give one for each.")
     new_bytes = _run(model, raw, config, seeds)
@@ -128,7 +145,13 @@ def _raw_prompts(prompts: Any) -> list[bytes]:
 def _raw_bytes(name: str, prompt: Any) -> bytes:
     """Returns the bytes of a prompt; raises ConfigError if it is neither text nor bytes."""
     if isinstance(prompt, str):
-        return prompt.encode()
+        try:
+            return prompt.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(
+                f"generate: {name} holds an unpaired surrogate ({prompt[error.start]!a}), which is "
+                "no text. Give bytes."
+            ) from error
     if isinstance(prompt, bytes | bytearray):
         return bytes(prompt)
     raise ConfigError(

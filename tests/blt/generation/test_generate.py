@@ -254,6 +254,9 @@ def test_bytes_that_are_no_text_are_shown_and_kept():
         ({"top_k": 0}, "top_k must be at least 1, or None, got 0"),
         ({"top_p": 0.0}, r"top_p must be in \(0, 1\], or None, got 0.0"),
         ({"seed": [1, 2]}, "2 seeds for 1 prompts"),
+        ({"seed": "a"}, "seed must be at least 0, or such for each prompt, got 'a'"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens must be at least 0, got 2.5"),
+        ({"temperature": None}, "temperature must be at least 0, got None"),
     ],
 )
 def test_wrong_options_are_refused(options, match):
@@ -287,6 +290,11 @@ def test_what_the_message_says_makes_a_prompt_of_ids_and_of_bytes():
     assert generate(tokens_to_bytes([1, 70, 71])) == expected
     assert generate(bytes([66, 67])) == generate(bytearray([66, 67])) == expected
     assert generate(iter(["BC"])) == generate(np.array(["BC"])) == [expected]
+
+
+def test_a_surrogate_is_no_text():
+    with pytest.raises(ConfigError, match=r"prompts\[1\] holds an unpaired surrogate \('.ud800'\)"):
+        make("space").generate(["a", "b\ud800"])
 
 
 def test_what_cannot_generate_says_so():
