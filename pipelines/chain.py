@@ -6,13 +6,15 @@ can say, before any work, what changed and which stages follow from it.
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from blt.cli.command import CommandModule
+from blt.dataset.manifest import MANIFEST_NAME
 from blt.dataset.stage import describe_changes
-from blt.dataset.storage import read_json, write_json
+from blt.dataset.storage import sha256_file, write_json
 from blt.errors import MadeOtherwiseError, UserError
 
 RECORD_NAME = "_run.json"
@@ -75,16 +77,20 @@ class RunRecord:
 
     Args:
       root: the output folder of the run.
+      is_new: whether to begin a new one, whatever is there.
+
+    Raises:
+      UserError: what is there is no record.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, is_new: bool = False) -> None:
         self._path = root / RECORD_NAME
         self._root = root
         self._stages: dict[str, Any] = {}
-        if self._path.is_file():
+        if self._path.is_file() and not is_new:
             try:
-                self._stages = dict(read_json(self._path)["stages"])
-            except (KeyError, TypeError, ValueError) as error:
+                self._stages = dict(json.loads(self._path.read_bytes())["stages"])
+            except (OSError, KeyError, TypeError, ValueError) as error:
                 raise UserError(
                     f"{self._path}: is not a record of blt run. Delete it; then what changed since "
                     "is found stage by stage."
@@ -95,22 +101,39 @@ class RunRecord:
         """Whether nothing tells what was made with which settings."""
         return not self._stages
 
-    def changes(self, step: Step, args: argparse.Namespace) -> list[str]:
-        """Returns in what a stage that is there was made otherwise: "steps (300, now 400)"."""
-        old = self._stages.get(step.label)
-        if not isinstance(old, dict) or not Path(args.output).exists():
-            return []
-        new = self._settings(args)
-        # A flag that is not in the record is newer than it.
-        return [
-            change
-            for name in sorted(old.keys() & new.keys())
-            for change in describe_changes(name, old[name], new[name])
-        ]
+    def changes(
+        self, step: Step, args: argparse.Namespace, outputs: Mapping[str, Path]
+    ) -> list[str]:
+        """Returns in what a stage that is there was made otherwise: "steps (300, now 400)".
 
-    def note(self, step: Step, args: argparse.Namespace) -> None:
-        """Writes that a stage is done with these arguments."""
-        self._stages[step.label] = self._settings(args)
+        Args:
+          step: the stage.
+          args: its arguments now.
+          outputs: where the result of each stage lies, by label.
+        """
+        old = self._stages.get(step.label)
+        if not isinstance(old, dict) or not outputs[step.label].exists():
+            return []
+        before, now = old.get("settings", {}), self._settings(args)
+        # A flag that is not in the record is newer than it.
+        changes = [
+            change
+            for name in sorted(before.keys() & now.keys())
+            for change in describe_changes(name, before[name], now[name])
+        ]
+        read = old.get("read", {})
+        for label in step.needs:
+            result = _digest(outputs[label])  # None: it is not whole, and may become what it was
+            if label in read and result not in (None, read[label]):
+                changes.append(f"another result of {label}")
+        return changes
+
+    def note(self, step: Step, args: argparse.Namespace, outputs: Mapping[str, Path]) -> None:
+        """Writes that a stage is done with these arguments, from what the others gave."""
+        self._stages[step.label] = {
+            "settings": self._settings(args),
+            "read": {label: _digest(outputs[label]) for label in step.needs},
+        }
         write_json(self._path, {"stages": self._stages})
 
     def _settings(self, args: argparse.Namespace) -> dict[str, Any]:
@@ -128,6 +151,12 @@ class RunRecord:
         if isinstance(value, list | tuple):
             return [self._plain(item) for item in value]
         return value if isinstance(value, str | int | float | None) else str(value)
+
+
+def _digest(output: Path) -> str | None:
+    """Returns the sha256 of what tells a stage's result apart; None if it is not whole."""
+    path = output / MANIFEST_NAME if output.is_dir() else output
+    return sha256_file(path) if path.is_file() else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,7 +203,10 @@ def decide(
         other = "--redo" if args.redo is not None else "--from"
         raise UserError(f"--overwrite: makes everything anew, and {other} keeps some. Give one.")
     steps = [step for step, _ in prepared]
-    changes = {step.label: found for step, its in prepared if (found := record.changes(step, its))}
+    outputs = {step.label: its.output for step, its in prepared}
+    changes = {
+        step.label: found for step, its in prepared if (found := record.changes(step, its, outputs))
+    }
     forced = {step.label for step in steps if args.overwrite}
     if args.from_stage is not None:
         first = [step.label for step in steps if args.from_stage == step.module.NAME]
@@ -192,7 +224,7 @@ def _words_of_changes(root: Path, steps: Sequence[Step], changes: Mapping[str, l
     what = "; ".join(f"{label}: {', '.join(found)}" for label, found in changes.items())
     stays = f" To keep: {', '.join(kept)}." if kept else ""
     return (
-        f"--output {root}: was made with other settings. {what}. Stages to make anew: "
+        f"--output {root}: was made otherwise. {what}. Stages to make anew: "
         f"{', '.join(anew)}.{stays} {_HOW_TO_GO_ON}"
     )
 

@@ -6,6 +6,7 @@ if it was made with other settings (`pipelines.chain`).
 """
 
 import argparse
+import glob
 import os
 import shutil
 import sys
@@ -115,8 +116,9 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     inputs = args.input or config["input"]
     inputs = [inputs] if isinstance(inputs, str) else list(inputs)
     steps = _steps(paths, inputs, config)
+    _keep_output_out(steps[0], paths.root, inputs, config)
     prepared = [(step, _parse(step, config, args)) for step in steps]
-    record = RunRecord(paths.root)
+    record = RunRecord(paths.root, is_new=args.overwrite or args.from_stage == _STAGES[0])
     redo = decide(prepared, record, args, paths.root)
     for step, step_args in prepared:
         step_args.overwrite = step.label in redo.forced
@@ -131,6 +133,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     start = time.monotonic()
     if inputs == [PYTHON_DOCS]:
         _make_python_docs(paths.corpus, console)
+    outputs = {step.label: step_args.output for step, step_args in prepared}
     seconds: dict[str, float] = {}
     for number, (step, step_args) in enumerate(prepared, 1):
         console.say(f"[{number}/{len(steps)}] {step.label}")
@@ -143,11 +146,32 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
             console.say(f"      made anew: {error.differs}")
             step_args.overwrite = True
             summary = step.module.run(step_args, console)
-        record.note(step, step_args)
+        record.note(step, step_args, outputs)
         seconds[step.label] = time.monotonic() - stage_start
         for line in summary.lines:
             console.say(f"      {line}")
     return _summarize(paths, seconds, time.monotonic() - start)
+
+
+def _keep_output_out(step: Step, root: Path, inputs: list[str], config: dict[str, Any]) -> None:
+    """Keeps what a run makes from being its own input, where it lies below an input folder.
+
+    Raises:
+      UserError: it is the input folder itself.
+    """
+    patterns = []
+    for path in map(Path, inputs):
+        if not path.is_dir():
+            continue
+        below = os.path.relpath(root.resolve(), path.resolve())
+        if below == os.curdir:
+            raise UserError(f"--output {root}: is what is read as --input. Choose another folder.")
+        if not below.startswith(os.pardir):
+            patterns.append(glob.escape(below))
+    if patterns:
+        given = config["encode"].get("exclude") or []
+        given = given if isinstance(given, list) else [given]
+        config["encode"] = {**config["encode"], "exclude": [*given, *patterns]}
 
 
 def _describe(
@@ -435,8 +459,8 @@ def _summarize(paths: SimpleNamespace, seconds: dict[str, float], total_sec: flo
         "",
         f"Look at {paths.report} in a browser. Then try:",
         f"  {_program()} inspect {paths.patches}",
-        f"  {_program()} score --input README.md --model {paths.blt_run / 'model.keras'} "
-        f"--output {paths.root / 'scores-readme'}",
+        f"  {_program()} score --input SOME.txt --model {paths.blt_run / 'model.keras'} "
+        f"--output {paths.root / 'scores-some'}",
         "",
     ]
     return Summary(data, lines)

@@ -17,6 +17,7 @@ import dataclasses
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
@@ -54,6 +55,10 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
+        counted = re.fullmatch(r"argument (-\S+): expected \d+ arguments", message)
+        action = counted and self._option_string_actions.get(counted[1])
+        if action and isinstance(action.metavar, tuple):
+            message = f"argument {counted[1]}: {' '.join(action.metavar)} expected"
         raise UserError(f"{message[:1].lower()}{message[1:]} (see {self.prog} --help)")
 
 

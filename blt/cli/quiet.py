@@ -47,13 +47,11 @@ def import_keras(*, verbose: bool = False) -> ModuleType:
     if "keras" not in sys.modules:
         _check_backend()
     if "keras" in sys.modules or verbose:
-        import keras
-
+        keras = _import_or_refuse()
         _settle(keras)
         return keras
     with redirect_stderr(replay_on_error=True):
-        import keras
-
+        keras = _import_or_refuse()
         _settle(keras)
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
@@ -61,6 +59,21 @@ def import_keras(*, verbose: bool = False) -> ModuleType:
             tf.get_logger().setLevel(logging.ERROR)
             tf.constant(0)  # the first operation starts the devices, and says so
     return keras
+
+
+def _import_or_refuse() -> ModuleType:
+    try:
+        import keras
+    except (AttributeError, TypeError, ValueError) as error:
+        if not os.path.isfile(path := _config_path()):
+            raise
+        raise UserError(f"{path}: Keras cannot use it ({error}). Fix it, or delete it.") from error
+    return keras
+
+
+def _config_path() -> str:
+    home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
+    return os.path.join(home, "keras.json")
 
 
 def _check_backend() -> None:
@@ -82,8 +95,7 @@ def _check_backend() -> None:
 
 def _configured_backend() -> tuple[str, str]:
     """Returns the backend of the user's `keras.json`, and where it is said; Keras's own else."""
-    home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
-    path = os.path.join(home, "keras.json")
+    path = _config_path()
     try:
         with open(path, encoding="utf-8") as file:
             return json.load(file)["backend"], f"{path}: backend"

@@ -18,14 +18,14 @@ from blt.commands.arguments import (
 )
 from blt.commands.sidecar import find_finished, note_finished
 from blt.commands.train_entropy import training_words
-from blt.dataset.manifest import read_manifest
+from blt.dataset.manifest import MANIFEST_NAME, read_manifest
 
 if TYPE_CHECKING:
     from blt.training.blt import BltTrainingConfig
 
 NAME = "train"
 HELP = "a Byte Latent Transformer, from training shards"
-IF_INTERRUPTED = "Nothing is kept of a training that is not finished; the same command begins anew."
+IF_INTERRUPTED = "A training that is not finished leaves no model; the same command begins anew."
 DESCRIPTION = """\
 Trains a BLT on packed sequences, whose patches were made beforehand. The folder gets the model
 (model.keras), its history and a manifest. Training ends after a number of steps, so that the same
@@ -105,6 +105,8 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     _check_folder(args.output)
     how = "already done"
     result = find_finished(model, identity, overwrite=args.overwrite)
+    if not (args.output / MANIFEST_NAME).is_file():
+        result = None  # stopped before the run was whole
     if args.dry_run:
         lines = [f"train would train {args.preset} for {count(config.steps, 'step')} (dry run)."]
         return Summary({"dry_run": True, "outputs": [str(model)]}, lines)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 NAME = "train-entropy"
 HELP = "an entropy model, from byte shards"
-IF_INTERRUPTED = "Nothing is kept of a training that is not finished; the same command begins anew."
+IF_INTERRUPTED = "A training that is not finished leaves no model; the same command begins anew."
 DESCRIPTION = """\
 Trains a small byte language model. Its uncertainty about the next byte is what patch boundaries
 are made from. Held-out documents are never trained on; the figure at the end, in bits per byte, is

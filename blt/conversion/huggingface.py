@@ -114,6 +114,7 @@ def _read_blt(
     checkpoint: Checkpoint, fields: Fields, compat: str | None
 ) -> tuple[keras.Model, list[str]]:
     fields.only("patching_mode", ("entropy",), "entropy")
+    _check_rope_sections(fields)
     embedding = f"{HUGGING_FACE.model}local_encoder.{_EMBEDDING}"
     arguments = {
         **_blt_arguments(fields),
@@ -211,20 +212,23 @@ def _norm(fields: Fields) -> dict[str, Any]:
     return rms_norm(fields.positive("rms_norm_eps"))
 
 
+def _check_rope_sections(fields: Fields) -> list[Fields]:
+    """Returns the sections on rotary positions, which must be the plain ones of a whole head."""
+    sections = [fields.section(name) for name in _ROPE_SECTIONS if fields.has(name)]
+    for section in sections:
+        for kind in ("rope_type", "type"):  # the second is of older configs
+            section.only(kind, ("default",), "default")
+        section.only("partial_rotary_factor", (1,), 1)
+    return sections
+
+
 def _rope_theta(fields: Fields) -> float:
     """Returns the base of rotary positions; older configs have it as a field of its own.
 
     Raises:
       UserError: positions are scaled, turn a part of a head alone, or have two bases.
     """
-    holders = [fields]
-    for name in _ROPE_SECTIONS:
-        if fields.has(name):
-            section = fields.section(name)
-            for kind in ("rope_type", "type"):  # the second is of older configs
-                section.only(kind, ("default",), "default")
-            section.only("partial_rotary_factor", (1,), 1)
-            holders.append(section)
+    holders = [fields, *_check_rope_sections(fields)]
     found = [holder.positive("rope_theta") for holder in holders if holder.has("rope_theta")]
     if len(set(found)) > 1:
         both = " and ".join(map(str, found))

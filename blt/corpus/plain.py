@@ -10,7 +10,6 @@ reads; where JSON, or a double, has no such value it is changed, and the kind of
                          \\ud800); bytes that are not UTF-8 become words like \\xff
 """
 
-import datetime
 import decimal
 import json
 import math
@@ -158,7 +157,4 @@ def _words(value: Any, changed: set[str]) -> Any:
         return value.digits
     if isinstance(value, decimal.Decimal):
         return format(value, "f")  # never with an exponent
-    if isinstance(value, datetime.timedelta) and type(value) is not datetime.timedelta:
-        # Of pandas, which pyarrow uses where it is installed: the result must not depend on that.
-        return f"{value.value} ns" if value.value % 1000 else str(value.to_pytimedelta())
     return str(value)

@@ -110,9 +110,8 @@ def make_block_mask(
     batch = -1 if batch is None else batch
     queries = ops.reshape(segment_ids, (batch, num_blocks, block_size, 1))
     keys = ops.expand_dims(_past_and_own(keys, num_past, block_size), 2)
-    distance = (num_past + ops.arange(block_size))[:, None] - ops.arange(num_past + block_size)[
-        None, :
-    ]
+    places = ops.arange(num_past + block_size, dtype="int32")
+    distance = places[num_past:, None] - places[None, :]
     near = distance >= 0
     if window is not None:
         near = ops.logical_and(near, distance < window)

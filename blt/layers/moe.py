@@ -130,7 +130,8 @@ class MixtureOfExperts(keras.layers.Layer):
             capacity = min(num_tokens, math.ceil(share * num_tokens))
         # The chosen tokens in order, then the others, whose weight is 0.
         order = ops.argsort(
-            ops.cast(weight[:, 0] == 0, "int32") * num_tokens + ops.arange(num_tokens)
+            ops.cast(weight[:, 0] == 0, "int32") * num_tokens
+            + ops.arange(num_tokens, dtype="int32")
         )
         taken = order[:capacity]
         y = ops.take(weight, taken, axis=0) * expert(ops.take(flat, taken, axis=0))

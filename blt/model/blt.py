@@ -322,7 +322,9 @@ class ByteLatentTransformer(ByteLanguageModel):
         patch_lengths = ops.cast(patch_lengths, "int32")
         if segment_ids is None:
             total = ops.minimum(ops.sum(patch_lengths, axis=1, keepdims=True), num_tokens)
-            segment_ids = ops.cast(ops.arange(tokens.shape[1])[None] < total, "int32")
+            segment_ids = ops.cast(
+                ops.arange(tokens.shape[1], dtype="int32")[None] < total, "int32"
+            )
         if self.compat == "hf" and closes is None:
             next_token = ops.one_hot(patch_lengths.shape[1] - 1, patch_lengths.shape[1])
             patch_lengths = patch_lengths + ops.cast(next_token, "int32")

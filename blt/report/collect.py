@@ -228,9 +228,9 @@ def _corpus_name(datasets: Sequence[Dataset], key: str | None) -> str:
     return str(folders[0])
 
 
-def _apart(paths: Sequence[str]) -> list[str]:
-    """Returns the last parts of paths: two, or as many as tell them apart."""
-    for depth in range(2, max(len(Path(path).parts) for path in paths)):
+def _apart(paths: Sequence[str], least: int = 2) -> list[str]:
+    """Returns the last parts of paths: `least`, or as many as tell them apart."""
+    for depth in range(least, max(len(Path(path).parts) for path in paths)):
         names = ["/".join(Path(path).parts[-depth:]) for path in paths]
         if len({*names}) == len({*paths}):
             return names
@@ -239,24 +239,28 @@ def _apart(paths: Sequence[str]) -> list[str]:
 
 def _entropy_histories(folders: Sequence[Path]) -> list[History]:
     paths = [path for folder in folders for path in sorted(folder.glob(f"*{HISTORY_SUFFIX}"))]
-    several = len(paths) > 1
     return [
-        History(
-            f"Entropy model{f' ({path.name})' if several else ''}", read_history(path), path.parent
-        )
-        for path in paths
+        History(title, read_history(path), path.parent)
+        for title, path in zip(_titles("Entropy model", paths), paths, strict=True)
     ]
 
 
 def _blt_histories(runs: Sequence[Dataset]) -> list[History]:
-    several = len(runs) > 1
+    titles = _titles("BLT", [run.manifest.folder for run in runs])
     return [
         History(
-            f"BLT{f' ({run.name})' if several else ''}",
+            title,
             read_history(run.manifest.folder / RUN_HISTORY),
             run.manifest.folder,
             run.manifest.fingerprints.get("blt"),
         )
-        for run in runs
+        for title, run in zip(titles, runs, strict=True)
         if (run.manifest.folder / RUN_HISTORY).is_file()
     ]
+
+
+def _titles(title: str, paths: Sequence[Path]) -> list[str]:
+    """Returns the title for each path; with the end of the path, where there are several."""
+    if len(paths) < 2:
+        return [title] * len(paths)
+    return [f"{title} ({name})" for name in _apart([str(path.resolve()) for path in paths], 1)]

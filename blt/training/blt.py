@@ -119,8 +119,6 @@ def train_blt(
         )
     kept = _load_matching_entropy_model(data, entropy_model)
     output = prepare_output_folder(output)
-    (output / MANIFEST_NAME).unlink(missing_ok=True)  # until it is whole again
-
     keras.utils.set_random_seed(config.seed)
     model = create_blt(
         config.preset,
@@ -134,15 +132,18 @@ def train_blt(
         },
     )
     report(f"BLT {config.preset}: {model.count_params():,} parameters")
+    history = HistoryWriter(output / HISTORY_NAME)
     reporter = TrainingReporter(
-        history=HistoryWriter(output / HISTORY_NAME),
+        history=history,
         report=report,
         num_steps=config.steps,
         tokens_per_step=config.batch_size * model.max_sequence_length,
     )
     training, held_out = _datasets(train_paths, valid_paths, config, model)
     fit_language_model(model, training, held_out, config, reporter)
+    (output / MANIFEST_NAME).unlink(missing_ok=True)  # until it is whole again
     save_model(model, output / MODEL_NAME)
+    history.finish()
     summary = {
         "parameters": model.count_params(),
         "steps": config.steps,

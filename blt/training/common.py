@@ -111,16 +111,22 @@ def record_every(steps: int, num_records: int) -> int:
 class HistoryWriter:
     """Writes the course of a training as JSON lines; no times in it, so that runs compare.
 
-    Each record is in the file at once: a run that was stopped has its history too.
+    Each record is at once in a file that ends with `.part`, so that a training that was stopped has
+    a history too, and what lies at `path` stays with the model that it is of.
     """
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
-        self._path.write_text("", encoding="utf-8")
+        self._part = self._path.with_name(self._path.name + ".part")
+        self._part.write_text("", encoding="utf-8")
 
     def write(self, record: Mapping[str, Any]) -> None:
-        with open(self._path, "a", encoding="utf-8") as file:
+        with open(self._part, "a", encoding="utf-8") as file:
             file.write(json.dumps(record, sort_keys=True, allow_nan=False) + "\n")
+
+    def finish(self) -> None:
+        """Puts the history in its place, once its model is."""
+        self._part.replace(self._path)
 
 
 class TrainingReporter(keras.callbacks.Callback):

@@ -227,14 +227,16 @@ def train_entropy_model(
     keras.utils.set_random_seed(config.seed)
     model = create_entropy_model(config.preset, **config.model)
     report(f"entropy model {config.preset}: {model.count_params():,} parameters")
+    history = HistoryWriter(output.with_name(output.name + ".history.jsonl"))
     reporter = TrainingReporter(
-        history=HistoryWriter(output.with_name(output.name + ".history.jsonl")),
+        history=history,
         report=report,
         num_steps=config.steps,
         tokens_per_step=config.batch_size * config.seq_len,
     )
     fit_language_model(model, corpus.training_batches(), corpus.valid_batches(), config, reporter)
     save_model(model, output)
+    history.finish()
     return {
         "parameters": model.count_params(),
         "steps": config.steps,

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from blt.cli import command
-from blt.commands import calibrate, decode, report, train, train_entropy
+from blt.commands import calibrate, convert, decode, report, train, train_entropy
 from pipelines import score, train_ngram
 from tests.blt.datasets import write_byte_dataset
 
@@ -124,7 +124,10 @@ def test_a_report_replaces_a_page_and_nothing_else(data, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("module", "words"),
-    [(decode, "What is finished is kept"), (train, "Nothing is kept of a training")],
+    [
+        (decode, "What is finished is kept"),
+        (train, "A training that is not finished leaves no model"),
+    ],
 )
 def test_ctrl_c_says_what_is_kept(module, words, monkeypatch, capsys):
     def stop(args, console):
@@ -164,3 +167,9 @@ def test_wrong_use_is_one_line_with_verbose_too():
     lines = finished.stderr.splitlines()
     assert not [line for line in lines if line.startswith(("WARNING", "INFO"))]
     assert "blt encode: unknown argument '--nope'." in lines[-1]
+
+
+def test_a_flag_of_two_words_says_which(capsys):
+    """Was: "expected 2 arguments"."""
+    assert run(convert, "--from", "hf", "--to", "keras", "x.keras") == 2
+    assert "argument --from: FORMAT PATH expected" in capsys.readouterr().err

@@ -101,7 +101,7 @@ def test_redo_changed_makes_anew_what_follows_and_keeps_the_rest(place, capsys):
     assert place.made() == after
 
 
-def interrupt(*_):
+def interrupt(*_, **__):
     raise KeyboardInterrupt
 
 
@@ -210,10 +210,41 @@ def test_overwrite_goes_with_nothing_that_keeps(place, capsys, flags):
 
 
 def test_a_record_that_is_none_is_named(place, capsys):
-    for text in ("[]", "{}", '{"stages": 3}', "{"):
+    for text in ("[]", "{}", '{"stages": 3}', "{", "", "\0"):
         (place.output / RECORD_NAME).write_text(text)
         assert place.call() == 2
-        assert RECORD_NAME in capsys.readouterr().err
+        assert f"{RECORD_NAME}: is not a record of blt run. Delete it" in capsys.readouterr().err
+    for flags in (("--overwrite",), ("--from", "encode")):
+        assert place.call(*flags, "--dry-run") == 0
+
+
+def test_a_stage_that_read_an_earlier_result_is_said_before_any_work(place, monkeypatch, capsys):
+    """Was: said by the sixth stage, after a kill in `--redo changed`."""
+    with monkeypatch.context() as patched:
+        stop_at(patched, run.train)
+        assert place.call("--redo", "changed", **CHANGE) == 130
+    capsys.readouterr()
+    assert place.call(**CHANGE) == 2
+    err = capsys.readouterr().err
+    assert "train: another result of pack; score (BLT): another result of patch;" in err
+    assert "[1/9]" not in err
+
+
+def test_a_training_run_without_its_manifest_is_made_anew(place, monkeypatch, capsys):
+    """Was: "already done", and scores that knew nothing of the training."""
+    (place.output / "blt" / "_manifest.json").unlink()
+    monkeypatch.setattr("blt.training.blt.train_blt", interrupt)
+    assert place.call() == 130
+
+
+def test_what_a_run_makes_is_not_its_input(place, tmp_path, capsys):
+    """Was: taken for a part of the corpus by the second run."""
+    assert place.call(input=str(tmp_path), output=str(tmp_path)) == 2
+    assert "is what is read as --input. Choose another folder." in capsys.readouterr().err
+    made = str(tmp_path / "corpus" / "runs" / "[1]")
+    changes = {"input": str(tmp_path / "corpus"), "encode": {"exclude": ["*.md"]}}
+    assert place.call("--dry-run", output=made, **changes) == 0
+    assert "--exclude *.md runs/[[]1]" in capsys.readouterr().out
 
 
 def test_what_does_not_change_results_is_no_change(place):
@@ -232,6 +263,5 @@ def test_relative_paths_are_taken_from_the_folder_of_the_start(
     assert place.call("--dry-run", input="../corpus", output="made") == 0
     shown = capsys.readouterr().out
     assert "--input ../corpus --output made/bytes" in shown
-    assert place.call("--dry-run", input="../nowhere", output="made") == 0
     assert place.call(input="corpus", output="made") == 2
     assert f"it is taken from {tmp_path / 'start'}" in capsys.readouterr().err

@@ -221,10 +221,20 @@ def _values(batch: pa.RecordBatch, name: str) -> list[Any]:
     column = _column(batch, name)
     # Text may hold what is not UTF-8, so that it is decoded value by value.
     column = column.cast(pa.large_binary()) if _is_text(column.type) else column
-    try:
-        return column.to_pylist()
-    except _NO_PYTHON_VALUE:
-        return [_value(scalar) for scalar in column]
+    if not _has_nanoseconds(column.type):
+        try:
+            return column.to_pylist()
+        except _NO_PYTHON_VALUE:
+            pass
+    return [_value(scalar) for scalar in column]
+
+
+def _has_nanoseconds(kind: pa.DataType) -> bool:
+    """Tells whether values are or hold times in nanoseconds, which pyarrow gives as pandas' if that
+    is installed, and cuts to microseconds where pandas has none either.
+    """
+    inside = (kind.field(index).type for index in range(kind.num_fields))
+    return getattr(kind, "unit", None) == "ns" or any(map(_has_nanoseconds, inside))
 
 
 class _Written:
@@ -239,10 +249,15 @@ class _Written:
 
 def _value(scalar: pa.Scalar) -> Any:
     """Returns a value as Python has it, else in words; bytes for text that is not UTF-8."""
-    try:
-        return scalar.as_py()
-    except _NO_PYTHON_VALUE:
-        pass
+    if getattr(scalar.type, "unit", None) == "ns" and scalar.is_valid:
+        if scalar.value % 1000:
+            return _Written(_words(scalar))
+        scalar = scalar.cast(_in_microseconds(scalar.type))
+    if not _has_nanoseconds(scalar.type) or not scalar.is_valid:
+        try:
+            return scalar.as_py()
+        except _NO_PYTHON_VALUE:
+            pass
     if isinstance(scalar, pa.StructScalar):
         return {name: _value(scalar[index]) for index, name in enumerate(scalar)}
     if isinstance(scalar, pa.ListScalar):
@@ -250,6 +265,12 @@ def _value(scalar: pa.Scalar) -> Any:
     if _is_text(scalar.type):
         return scalar.as_buffer().to_pybytes()
     return _Written(_words(scalar))
+
+
+def _in_microseconds(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp("us", tz=kind.tz)
+    return pa.duration("us") if pa.types.is_duration(kind) else pa.time64("us")
 
 
 def _words(scalar: pa.Scalar) -> str:

@@ -64,6 +64,16 @@ def test_a_backend_that_is_none_is_wrong_use(environment, words, files, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("text", ["[]", '{"floatx": "float8"}', '{"epsilon": "x"}'])
+def test_a_keras_json_that_keras_cannot_use_is_named(text, files, tmp_path):
+    """Was: "stopped by AttributeError. This looks like a bug"."""
+    (tmp_path / "keras.json").write_text(text)
+    done = score(tmp_path / "out", *files, KERAS_HOME=str(tmp_path))
+    assert done.returncode == 2
+    assert f"{tmp_path / 'keras.json'}: Keras cannot use it" in done.stderr
+    assert "Fix it, or delete it." in done.stderr
+
+
 def test_a_backend_that_is_not_installed_is_wrong_use(monkeypatch):
     from blt.cli import quiet
     from blt.errors import UserError

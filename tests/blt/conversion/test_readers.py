@@ -239,6 +239,11 @@ def test_what_does_not_go_with_a_model_of_the_authors_is_refused(tmp_path):
             "decoder_config.rope_scaling.rope_type: is 'dynamic', but only 'default'",
         ),
         (
+            {"rope_scaling": {"type": "linear", "factor": 2.0}},
+            "rope_scaling.type: is 'linear', but only 'default'",
+        ),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters.rope_type: is 'yarn'"),
+        (
             {"encoder_config.rope_parameters.partial_rotary_factor": 0.5},
             "rope_parameters.partial_rotary_factor: is 0.5, but only 1",
         ),
@@ -291,7 +296,6 @@ def test_fields_that_nobody_looks_at_are_named(tmp_path):
         {"global_config.sliding_window": 5},
         {"hidden_act": "gelu"},
         {"head_dim": 6},
-        {"rope_parameters": {"rope_type": "yarn"}},
         {"rope_theta": 7.0},
         {"decoder_config.rope_parameters.factor": 2.0},
     ],

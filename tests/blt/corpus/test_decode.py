@@ -138,7 +138,7 @@ def test_an_output_that_holds_something_is_refused(tmp_path):
     data = make_dataset(tmp_path / "data", write(tmp_path / "in", {"a.txt": b"x"}))
     with pytest.raises(UserError, match=r"--output .*in: is not empty"):
         decode_dataset(data, tmp_path / "in")
-    with pytest.raises(UserError, match="no manifest"):
+    with pytest.raises(UserError, match="so it is no dataset"):
         decode_dataset(tmp_path / "in", tmp_path / "out")
 
 

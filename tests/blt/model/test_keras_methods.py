@@ -340,3 +340,16 @@ def test_hdf5_files_are_refused(model, tmp_path):
     with pytest.raises(ConfigError, match=r"m.h5: .* Save it as .*m.keras; `save_weights`"):
         model.save(tmp_path / "m.h5")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_floatx_of_the_user_changes_no_integer(model):
+    """Was: no kernel of `range` for int16, under `floatx: float16` in `keras.json`."""
+    inputs = inputs_of(model)
+    expected = ops.convert_to_numpy(model(inputs))
+    keras.config.set_floatx("float16")
+    try:
+        np.testing.assert_array_equal(ops.convert_to_numpy(model(inputs)), expected)
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        model.train_on_batch(inputs, TARGETS)
+    finally:
+        keras.config.set_floatx("float32")

@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import keras
 import pytest
@@ -118,6 +119,22 @@ def test_a_run_holds_a_model_that_learned_its_history_and_its_lineage(folder, en
 def test_the_same_seed_gives_the_same_files(folder):
     for name in ("model.keras", "history.jsonl", "_manifest.json"):
         assert (folder / "run" / name).read_bytes() == (folder / "again" / name).read_bytes()
+
+
+def test_a_training_that_is_stopped_leaves_the_run_that_was_there(folder, tmp_path, monkeypatch):
+    """Was: no manifest, an empty history, and the old model."""
+    shutil.copytree(folder / "run", tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("blt.training.blt.fit_language_model", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_blt(folder / "data", tmp_path / "run", CONFIG)
+    after = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    assert after.pop("history.jsonl.part") == b""
+    assert after == before
 
 
 def test_another_entropy_model_is_refused(tmp_path):

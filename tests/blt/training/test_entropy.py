@@ -129,8 +129,24 @@ def test_a_training_that_diverges_fails_and_writes_no_model(data, tmp_path):
     with pytest.raises(WorkError, match=r"step \d: the loss .*is nan.* a lower --learning-rate"):
         train_entropy_model(data, tmp_path / "e.keras", config)
     assert not (tmp_path / "e.keras").exists()
-    lines = (tmp_path / "e.keras.history.jsonl").read_text().splitlines()
-    assert "NaN" not in "".join(lines)
+    assert "NaN" not in (tmp_path / "e.keras.history.jsonl.part").read_text()
+
+
+def test_a_training_that_is_stopped_leaves_what_was_there(data, tmp_path, monkeypatch):
+    """Was: the old model with the history of the stopped training."""
+    files = {"e.keras": b"model", "e.keras.history.jsonl": b"history"}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+
+    def stop(model, training, held_out, config, reporter):
+        reporter._history.write({"step": 1})
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("blt.training.entropy.fit_language_model", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train_entropy_model(data, tmp_path / "e.keras", EntropyTrainingConfig(**SMALL))
+    assert {name: (tmp_path / name).read_bytes() for name in files} == files
+    assert (tmp_path / "e.keras.history.jsonl.part").read_text() == '{"step": 1}\n'
 
 
 def test_held_out_documents_without_a_byte_give_no_figure(tmp_path):

@@ -324,6 +324,16 @@ def test_times_that_python_does_not_have_are_no_damage(tmp_path, values, ids):
         assert doc_id.endswith(wanted)
 
 
+def test_times_inside_fields_are_the_same_with_pandas_and_without(tmp_path):
+    """Was: cut to microseconds, 00:00:00, where pandas is installed."""
+    times = pa.array([[1, None], [1000]], pa.list_(pa.time64("ns")))
+    result = encode_table(tmp_path, {"text": ["a", "b"], "x": times}, keep_fields=("x",))
+    assert [json.loads(meta)["x"] for _, _, _, meta in result.documents] == [
+        ["00:00:00.000000001", None],
+        ["00:00:00.000001"],
+    ]
+
+
 def test_kept_fields_may_hold_text_that_is_not_utf8_at_any_depth(tmp_path):
     inner = pa.array([b"ok", b"\xff", b"z"]).view(pa.string())
     lists = pa.ListArray.from_arrays(pa.array([0, 1, 3], pa.int32()), inner)
