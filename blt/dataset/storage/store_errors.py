@@ -1,0 +1,107 @@
+"""What stores and their client say when they fail, as errors of one line.
+
+Their own words are long, name URLs (which may be signed), and seldom say what to do.
+"""
+
+import errno
+import os
+import re
+
+from blt.dataset.storage.stored import changed, scheme_of
+
+_STATUS = re.compile(r"status code: (\d{3}[A-Za-z \-]*)")
+_CODE = re.compile(r"<Code>(\w+)</Code>|\"code\": *\"(\w+)\"")
+_REGION = re.compile(r"<Region>([\w-]+)</Region>|expecting '([\w-]+)'")
+_RETRIES = re.compile(r"after (\d+) retries")
+_URL = re.compile(r"\w+://\S+")
+_NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist", re.IGNORECASE)
+_NO_CREDENTIALS = re.compile(
+    r"/latest/(?:api/token|meta-data)|computeMetadata|metadata\.google|/metadata/identity"
+    r"|169\.254\.|metadata endpoint|missing credential|must be specified",
+    re.IGNORECASE,
+)
+_EXPIRED = re.compile(
+    r"Expired ?Token|TokenRefreshRequired|RequestExpired|token (?:is|has) expired"
+)
+_ELSEWHERE = re.compile(
+    r"redirect|AuthorizationHeaderMalformed|IllegalLocationConstraint", re.IGNORECASE
+)
+_BAD_NAME = re.compile(r"Could not parse path|invalid path|Error parsing Path|empty path segment")
+
+_CREDENTIALS = {
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS, or log in by gcloud auth application-default login",
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or run where an instance role gives some",
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY (or another of AZURE_*)",
+}
+
+
+def as_os_error(error: Exception, place: str, *, is_listing: bool = False) -> OSError:
+    """Returns the OSError that says what went wrong at a place.
+
+    Args:
+      error: what the client raised.
+      place: a URL.
+      is_listing: a listing was asked for, of which only a missing bucket is not found.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error  # it is such a one already
+    scheme = scheme_of(place)
+    family = scheme if scheme in _CREDENTIALS else "az"
+    text = str(error).partition("Debug source:")[0].strip()
+    bucket = "/".join(place.split("/")[:3])
+    kind = type(error).__name__
+    status = (_STATUS.search(text) or ["", ""])[1].strip()
+    if isinstance(error, ModuleNotFoundError):
+        return OSError(
+            errno.ENOTSUP,
+            f"{scheme}:// needs the package {error.name}: pip install 'blt[stores]'",
+            place,
+        )
+    if _NO_BUCKET.search(text) or (is_listing and status.startswith("404")):
+        return _error(errno.ENXIO, f"there is no bucket {bucket}, check its name", place)
+    if _EXPIRED.search(text):
+        return _error(errno.EACCES, f"the credentials have expired, renew them{_code(text)}", place)
+    if _ELSEWHERE.search(text):
+        region = _REGION.search(text)
+        name = next(filter(None, region.groups())) if region else "its region"
+        return _error(
+            errno.EREMOTE, f"{bucket} lies in another region, set AWS_REGION to {name}", place
+        )
+    if _NO_CREDENTIALS.search(text):
+        return _error(errno.EACCES, f"no credentials were found, set {_CREDENTIALS[family]}", place)
+    if kind in ("PermissionDeniedError", "UnauthenticatedError", "PermissionError") or (
+        status[:3] in ("401", "403")
+    ):
+        reason = f"no permission{_code(text)}: let the account in use at {bucket}, or use another"
+        return _error(errno.EACCES, reason, place)
+    if isinstance(error, FileNotFoundError):
+        return _error(errno.ENOENT, os.strerror(errno.ENOENT), place)
+    if kind == "AlreadyExistsError":
+        return _error(errno.EEXIST, os.strerror(errno.EEXIST), place)
+    if kind == "PreconditionError":
+        return changed(place)
+    if _BAD_NAME.search(text):
+        reason = f"names with empty parts, . or .. cannot be read ({_words(text)})"
+        return _error(errno.EINVAL, reason, place)
+    retries = _RETRIES.search(text)
+    tried = f" after {retries[1]} more attempts" if retries else ""
+    reason = f"HTTP {status}{_code(text)}" if status else _words(text)
+    return _error(errno.EIO, reason + tried, place)
+
+
+def _error(number: int, reason: str, place: str) -> OSError:
+    return OSError(number, reason, place)
+
+
+def _code(text: str) -> str:
+    """Returns the store's own code of an error, in brackets."""
+    code = _CODE.search(text)
+    status = _STATUS.search(text)
+    word = next(filter(None, code.groups())) if code else status and status[1].strip()
+    return f" ({word})" if word else ""
+
+
+def _words(text: str) -> str:
+    """Returns the last cause that a message names, without URLs."""
+    first = _URL.sub("…", text).partition("\n")[0]
+    return first.rpartition(" - ")[2][:200]
