@@ -25,8 +25,7 @@ class StoredFile:
       size: in bytes.
       mtime_ns: when it was last changed; of a store in whole seconds, since more is not told
         everywhere.
-      version: says of which content this holds; another one once the file is replaced. Opaque: an
-        etag, or a generation.
+      version: another one once the file is replaced by other bytes; of a store, its etag.
     """
 
     path: str

@@ -81,7 +81,7 @@ def _next_page(pages: Iterator[Any], folder: str) -> list[Any]:
 
 def read_range(place: str, start: int, length: int) -> bytes:
     """Returns a range of a file's bytes."""
-    return _fetch(place, start, length, {})
+    return _fetch(place, start, length)
 
 
 def create(place: str, data: bytes) -> str:
@@ -99,7 +99,14 @@ def replace(place: str, data: bytes, if_version: str | None) -> str:
     if if_version is None:
         return _put(place, data, "overwrite")
     try:
-        return _put(place, data, {_version_key(place): if_version})
+        with _client(place) as (obstore, client, key):
+            condition = {"e_tag": if_version}
+            if scheme_of(place) == "gs":  # which takes the generation alone as a condition
+                seen = obstore.head(client, key)
+                if seen["e_tag"] != if_version:
+                    raise changed(place)
+                condition = {"version": seen["version"]}
+        return _put(place, data, condition)
     except (ChangedError, FileNotFoundError) as error:
         if (version := _version_if_equal(place, data)) is None:
             raise changed(place) from error
@@ -110,14 +117,14 @@ def _put(place: str, data: bytes, mode: Any) -> str:
     with _client(place) as (obstore, client, key):
         # In one request: others have no conditions.
         done = obstore.put(client, key, data, mode=mode, use_multipart=False)
-        return done[_version_key(place)]
+        return done["e_tag"]
 
 
 def _version_if_equal(place: str, data: bytes) -> str | None:
     """Returns the version of a file that holds `data`, None of one that does not."""
     try:
         file = stat(place)
-        if file.size != len(data) or _fetch(place, 0, len(data), _pinned(file)) != data:
+        if file.size != len(data) or _fetch(place, 0, len(data), file.version) != data:
             return None
     except (FileNotFoundError, ChangedError):
         return None
@@ -190,7 +197,7 @@ class StoreReader(io.RawIOBase):
         size = min(2 * self._block_bytes, _MAX_BLOCK_BYTES) if follows else _FIRST_BLOCK_BYTES
         self._block_bytes, self._block = size, b""
         length = min(size, self._file.size - self._offset)
-        self._block = _fetch(self._file.path, self._offset, length, _pinned(self._file))
+        self._block = _fetch(self._file.path, self._offset, length, self._file.version)
         self._block_start = self._offset
 
     def close(self) -> None:
@@ -213,18 +220,16 @@ class _Sink(io.RawIOBase):
             return self._upload.write(bytes(data))
 
 
-def _fetch(place: str, start: int, length: int, options: dict[str, str]) -> bytes:
+def _fetch(place: str, start: int, length: int, version: str | None = None) -> bytes:
     """Reads a range; one that breaks off is taken up again where it did."""
     data = bytearray()
     pauses = iter(PAUSES)
+    condition = {} if version is None else {"if_match": version}
     while len(data) < length:
         num_before = len(data)
-        try:
-            with _client(place) as (obstore, client, key):
-                wanted = {**options, "range": (start + num_before, start + length)}
-                blocks = obstore.get(client, key, options=wanted).stream()
-        except FileNotFoundError as error:
-            raise (changed(place) if options else error) from None
+        with _client(place) as (obstore, client, key):
+            wanted = {"range": (start + num_before, start + length), **condition}
+            blocks = obstore.get(client, key, options=wanted).stream()
         try:
             with _translated(place):
                 for block in blocks:
@@ -239,21 +244,10 @@ def _fetch(place: str, start: int, length: int, options: dict[str, str]) -> byte
     return bytes(data)
 
 
-def _pinned(file: StoredFile) -> dict[str, str]:
-    """Returns the options of a request that gets this version of a file and no other."""
-    is_generation = _version_key(file.path) == "version"
-    return {"version" if is_generation else "if_match": file.version}
-
-
-def _version_key(place: str) -> str:
-    """Names the field of obstore's answers that tells versions apart."""
-    return "version" if scheme_of(place) == "gs" else "e_tag"
-
-
 def _stored(place: str, meta: Any) -> StoredFile:
     seconds = int(meta["last_modified"].timestamp())
     url = f"{_split(place)[0]}/{meta['path']}"
-    return StoredFile(url, meta["size"], seconds * 10**9, meta[_version_key(place)])
+    return StoredFile(url, meta["size"], seconds * 10**9, meta["e_tag"])
 
 
 def _split(url: str) -> tuple[str, str]:
