@@ -46,7 +46,7 @@ class FaultProxy:
     def __init__(self, upstream):
         self.upstream = urlsplit(upstream)
         self.faults = []
-        self.requests = []  # (method, path)
+        self.requests = []  # (method, path, the Range header)
         self.stopped = threading.Event()
         self._lock = threading.Lock()
         handler = type("Handler", (_Handler,), {"proxy": self})
@@ -60,10 +60,10 @@ class FaultProxy:
     def add(self, kind, method, match="", **options):
         self.faults.append(Fault(kind, method, match, **options))
 
-    def take(self, method, path):
+    def take(self, method, path, asked_range):
         """Returns the fault of a request, None if it is spared."""
         with self._lock:
-            self.requests.append((method, path))
+            self.requests.append((method, path, asked_range))
             for fault in self.faults:
                 if fault.times and fault.method == method and re.search(fault.match, path):
                     fault.times -= 1
@@ -81,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        fault = self.proxy.take(self.command, self.path)
+        fault = self.proxy.take(self.command, self.path, self.headers.get("Range"))
         kind = fault.kind if fault else None
         if kind == "stall":
             self.proxy.stopped.wait(30)

@@ -36,9 +36,9 @@ class Bucket:
 
     def num_uploads(self):
         """Counts the uploads that were begun, and neither completed nor aborted."""
-        if self.url.startswith("gs"):
-            return len(self.server.uploads)
         name = self.url.partition("://")[2]
+        if self.url.startswith("gs"):
+            return sum(upload[0] == name for upload in self.server.uploads.values())
         return len(self.server.client.list_multipart_uploads(Bucket=name).get("Uploads", []))
 
 

@@ -27,6 +27,7 @@ _ELSEWHERE = re.compile(
     r"redirect|AuthorizationHeaderMalformed|IllegalLocationConstraint", re.IGNORECASE
 )
 _BAD_NAME = re.compile(r"Could not parse path|invalid path|Error parsing Path|empty path segment")
+_BROKEN = re.compile(r"error sending request|timed out|connection (?:closed|reset)", re.IGNORECASE)
 
 _CREDENTIALS = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS, or log in by gcloud auth application-default login",
@@ -85,8 +86,10 @@ def as_os_error(error: Exception, place: str, *, is_listing: bool = False) -> OS
         return _error(errno.EINVAL, reason, place)
     retries = _RETRIES.search(text)
     tried = f" after {retries[1]} more attempts" if retries else ""
-    reason = f"HTTP {status}{_code(text)}" if status else _words(text)
-    return _error(errno.EIO, reason + tried, place)
+    if status:
+        return _error(errno.EIO, f"HTTP {status}{_code(text)}{tried}", place)
+    is_broken = _BROKEN.search(text)
+    return _error(errno.ECONNRESET if is_broken else errno.EIO, _words(text) + tried, place)
 
 
 def _error(number: int, reason: str, place: str) -> OSError:

@@ -11,9 +11,9 @@ import io
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from blt.dataset.storage.store_errors import as_os_error
 from blt.dataset.storage.stored import ChangedError, StoredFile, changed, scheme_of
@@ -28,7 +28,10 @@ _RETRY = {
 }
 _PART_BYTES = 10 << 20  # of a multipart upload: 100 GB in the 10,000 parts that there may be
 _NUM_PARTS = 4  # on their way at a time
+_CHUNK_BYTES = 1 << 16  # that a read which breaks off may lose
 _FIRST_BLOCK_BYTES, _MAX_BLOCK_BYTES = 1 << 20, 16 << 20
+
+_Result = TypeVar("_Result")
 
 _clients: dict[str, Any] = {}
 _clients_lock = threading.Lock()
@@ -114,10 +117,26 @@ def replace(place: str, data: bytes, if_version: str | None) -> str:
 
 
 def _put(place: str, data: bytes, mode: Any) -> str:
-    with _client(place) as (obstore, client, key):
-        # In one request: others have no conditions.
-        done = obstore.put(client, key, data, mode=mode, use_multipart=False)
-        return done["e_tag"]
+    def attempt() -> str:
+        with _client(place) as (obstore, client, key):
+            # In one request, since others take no conditions.
+            done = obstore.put(client, key, data, mode=mode, use_multipart=False)
+            return done["e_tag"]
+
+    return _asked_again(attempt)
+
+
+def _asked_again(attempt: Callable[[], _Result]) -> _Result:
+    """Returns what a request gives; for those that obstore asks once if they get no answer.
+
+    It leaves it to us whether a request may be asked twice that may have been carried out.
+    """
+    for pause in PAUSES:
+        try:
+            return attempt()
+        except ConnectionError:
+            time.sleep(pause)
+    return attempt()
 
 
 def _version_if_equal(place: str, data: bytes) -> str | None:
@@ -151,8 +170,13 @@ def open_write(place: str) -> Iterator[BinaryIO]:
 
 def delete(place: str) -> None:
     """Removes a file."""
-    with contextlib.suppress(FileNotFoundError), _client(place) as (obstore, client, key):
-        obstore.delete(client, key)
+
+    def attempt() -> None:
+        with _client(place) as (obstore, client, key):
+            obstore.delete(client, key)
+
+    with contextlib.suppress(FileNotFoundError):
+        _asked_again(attempt)
 
 
 class StoreReader(io.RawIOBase):
@@ -229,7 +253,7 @@ def _fetch(place: str, start: int, length: int, version: str | None = None) -> b
         num_before = len(data)
         with _client(place) as (obstore, client, key):
             wanted = {"range": (start + num_before, start + length), **condition}
-            blocks = obstore.get(client, key, options=wanted).stream()
+            blocks = obstore.get(client, key, options=wanted).stream(_CHUNK_BYTES)
         try:
             with _translated(place):
                 for block in blocks:
@@ -297,4 +321,5 @@ def _translated(place: str, *, is_listing: bool = False) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise as_os_error(error, place, is_listing=is_listing) from error
+        # Not from it: its text may hold a signed URL.
+        raise as_os_error(error, place, is_listing=is_listing) from None
