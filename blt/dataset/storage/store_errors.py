@@ -73,7 +73,7 @@ def as_os_error(error: Exception, place: str, *, is_listing: bool = False) -> OS
     if kind in ("PermissionDeniedError", "UnauthenticatedError", "PermissionError") or (
         status[:3] in ("401", "403")
     ):
-        reason = f"no permission{_code(text)}: let the account in use at {bucket}, or use another"
+        reason = f"no permission{_code(text, status)}: let the account in use at {bucket}, or use another"
         return _error(errno.EACCES, reason, place)
     if isinstance(error, FileNotFoundError):
         return _error(errno.ENOENT, os.strerror(errno.ENOENT), place)
@@ -96,11 +96,10 @@ def _error(number: int, reason: str, place: str) -> OSError:
     return OSError(number, reason, place)
 
 
-def _code(text: str) -> str:
-    """Returns the store's own code of an error, in brackets."""
+def _code(text: str, default: str = "") -> str:
+    """Returns the store's own word for an error in brackets, or `default`."""
     code = _CODE.search(text)
-    status = _STATUS.search(text)
-    word = next(filter(None, code.groups())) if code else status and status[1].strip()
+    word = next(filter(None, code.groups())) if code else default
     return f" ({word})" if word else ""
 
 

@@ -284,13 +284,6 @@ def _split(url: str) -> tuple[str, str]:
 @contextlib.contextmanager
 def _client(place: str, *, is_listing: bool = False) -> Iterator[tuple[ModuleType, Any, str]]:
     """Yields obstore, the client of a URL's bucket, and the key; raises what fails as OSError."""
-    if _is_forked:
-        raise OSError(
-            errno.ENOTSUP,
-            "this process was forked from one that had used a store, and cannot use one itself; "
-            "start it by spawn or as a program of its own",
-            place,
-        )
     scheme = scheme_of(place)
     if scheme not in SCHEMES:
         raise OSError(
@@ -318,6 +311,13 @@ def _client(place: str, *, is_listing: bool = False) -> Iterator[tuple[ModuleTyp
 
 @contextlib.contextmanager
 def _translated(place: str, *, is_listing: bool = False) -> Iterator[None]:
+    if _is_forked:
+        raise OSError(
+            errno.ENOTSUP,
+            "this process was forked from one that had used a store, and cannot use one itself; "
+            "start it by spawn or as a program of its own",
+            place,
+        )
     try:
         yield
     except Exception as error:
