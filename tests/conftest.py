@@ -8,6 +8,8 @@ import os
 from hypothesis import settings
 
 from tests.emulators.fixtures import (  # noqa: F401 (pytest finds them here)
+    azure_bucket,
+    azure_server,
     bucket,
     gcs_bucket,
     gcs_server,

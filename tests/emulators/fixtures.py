@@ -1,8 +1,16 @@
 """Stores on loopback, for tests: what stands before them spoils requests as it is told."""
 
+import base64
 import dataclasses
+import email.utils
+import hmac
 import itertools
 import logging
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
 
 import pytest
 
@@ -62,6 +70,56 @@ class MotoS3:
         self.stop = self._server.stop
 
 
+class Azurite:
+    """Azurite's blob server, in a process of its own."""
+
+    account = "devstoreaccount1"  # and its key, both well known
+    key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+
+    def __init__(self, folder):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{port}/{self.account}"
+        flags = ["--silent", "--skipApiVersionCheck", "--disableTelemetry"]
+        flags += ["--location", str(folder), "--blobPort", str(port)]
+        self._process = subprocess.Popen(["azurite-blob", *flags])
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except ConnectionError:
+                time.sleep(0.1)
+
+    def stop(self):
+        self._process.terminate()
+        self._process.wait()
+
+    def make_container(self, name):
+        """Makes a container, by a request that is signed as Azure asks for."""
+        headers = {
+            "x-ms-date": email.utils.formatdate(usegmt=True),
+            "x-ms-version": "2021-12-02",
+        }
+        lines = ["PUT", *[""] * 11, *[f"{name}:{value}" for name, value in headers.items()]]
+        lines += [f"/{self.account}/{self.account}/{name}", "restype:container"]
+        digest = hmac.digest(base64.b64decode(self.key), "\n".join(lines).encode(), "sha256")
+        signature = base64.b64encode(digest).decode()
+        headers["Authorization"] = f"SharedKey {self.account}:{signature}"
+        url = f"{self.url}/{name}?restype=container"
+        request = urllib.request.Request(url, method="PUT", headers=headers)
+        urllib.request.urlopen(request).close()
+
+
+@pytest.fixture(scope="session")
+def azure_server(tmp_path_factory):
+    if not shutil.which("azurite-blob"):
+        pytest.skip("azurite is not installed")
+    server = Azurite(tmp_path_factory.mktemp("azurite"))
+    yield server
+    server.stop()
+
+
 @pytest.fixture(scope="session")
 def gcs_server():
     server = FakeGcs()
@@ -103,15 +161,28 @@ def s3_bucket(s3_server, monkeypatch):
     proxy.stop()
 
 
+@pytest.fixture
+def azure_bucket(azure_server, monkeypatch):
+    proxy = FaultProxy(azure_server.url)
+    monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", f"{proxy.url}/{azure_server.account}")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", azure_server.account)
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", azure_server.key)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    name = f"bucket-{next(_NUMBERS)}"
+    azure_server.make_container(name)
+    yield Bucket(f"az://{name}", proxy, azure_server)
+    proxy.stop()
+
+
 @pytest.fixture(params=["s3", "gcs"])
 def bucket(request):
     """A bucket of each kind of store."""
     return request.getfixturevalue(f"{request.param}_bucket")
 
 
-@pytest.fixture(params=["local", "s3", "gcs"])
+@pytest.fixture(params=["local", "s3", "gcs", "azure"])
 def root(request, tmp_path):
-    """An empty folder here, and in a bucket of each kind of store."""
+    """An empty folder here, and in a bucket of each kind of store; Azure's where Azurite is."""
     if request.param == "local":
         return str(tmp_path / "root")
     return request.getfixturevalue(f"{request.param}_bucket").url + "/root"

@@ -44,7 +44,7 @@ def read_range(place: str, start: int, length: int) -> bytes:
         file.seek(start)
         data = file.read(length)
     if len(data) < length:
-        raise OSError(errno.EIO, f"ends before byte {start + length}", place)
+        raise OSError(errno.EIO, "ends before the bytes that were asked for", place)
     return data
 
 

@@ -28,6 +28,7 @@ _ELSEWHERE = re.compile(
 )
 _BAD_NAME = re.compile(r"Could not parse path|invalid path|Error parsing Path|empty path segment")
 _BROKEN = re.compile(r"error sending request|timed out|connection (?:closed|reset)", re.IGNORECASE)
+_TOO_FAR = re.compile(r"status code: 416|Wanted range starting at")
 
 _CREDENTIALS = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS, or log in by gcloud auth application-default login",
@@ -46,54 +47,55 @@ def as_os_error(error: Exception, place: str, *, is_listing: bool = False) -> OS
     """
     if isinstance(error, OSError) and error.errno is not None:
         return error  # it is such a one already
-    scheme = scheme_of(place)
-    family = scheme if scheme in _CREDENTIALS else "az"
-    text = str(error).partition("Debug source:")[0].strip()
-    bucket = "/".join(place.split("/")[:3])
-    kind = type(error).__name__
-    status = (_STATUS.search(text) or ["", ""])[1].strip()
     if isinstance(error, ModuleNotFoundError):
-        return OSError(
-            errno.ENOTSUP,
-            f"{scheme}:// needs the package {error.name}: pip install 'blt[stores]'",
-            place,
-        )
+        reason = f"{scheme_of(place)}:// needs the package {error.name}: pip install 'blt[stores]'"
+        return OSError(errno.ENOTSUP, reason, place)
+    text = str(error).partition("Debug source:")[0].strip()
+    status = (_STATUS.search(text) or ["", ""])[1].strip()
+    if refusal := _refusal(text, status, place, is_listing):
+        return OSError(*refusal, place)
+    kind = type(error).__name__
+    if kind == "PreconditionError":
+        return changed(place)
+    if kind == "AlreadyExistsError":
+        return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), place)
+    if isinstance(error, FileNotFoundError):
+        return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place)
+    return OSError(*_failure(text, status), place)
+
+
+def _refusal(text: str, status: str, place: str, is_listing: bool) -> tuple[int, str] | None:
+    """Returns what the user can mend: a wrong place, or credentials."""
+    bucket = "/".join(place.split("/")[:3])
     if _NO_BUCKET.search(text) or (is_listing and status.startswith("404")):
-        return _error(errno.ENXIO, f"there is no bucket {bucket}, check its name", place)
+        return errno.ENXIO, f"there is no bucket {bucket}, check its name"
     if _EXPIRED.search(text):
-        return _error(errno.EACCES, f"the credentials have expired, renew them{_code(text)}", place)
+        return errno.EACCES, f"the credentials have expired, renew them{_code(text)}"
     if _ELSEWHERE.search(text):
         region = _REGION.search(text)
         name = next(filter(None, region.groups())) if region else "its region"
-        return _error(
-            errno.EREMOTE, f"{bucket} lies in another region, set AWS_REGION to {name}", place
-        )
+        return errno.EREMOTE, f"{bucket} lies in another region, set AWS_REGION to {name}"
     if _NO_CREDENTIALS.search(text):
-        return _error(errno.EACCES, f"no credentials were found, set {_CREDENTIALS[family]}", place)
-    if kind in ("PermissionDeniedError", "UnauthenticatedError", "PermissionError") or (
-        status[:3] in ("401", "403")
-    ):
-        reason = f"no permission{_code(text, status)}: let the account in use at {bucket}, or use another"
-        return _error(errno.EACCES, reason, place)
-    if isinstance(error, FileNotFoundError):
-        return _error(errno.ENOENT, os.strerror(errno.ENOENT), place)
-    if kind == "AlreadyExistsError":
-        return _error(errno.EEXIST, os.strerror(errno.EEXIST), place)
-    if kind == "PreconditionError":
-        return changed(place)
+        variables = _CREDENTIALS.get(scheme_of(place), _CREDENTIALS["az"])
+        return errno.EACCES, f"no credentials were found, set {variables}"
+    if status[:3] in ("401", "403"):
+        reason = f"no permission{_code(text, status)}: "
+        return errno.EACCES, f"{reason}let the account in use at {bucket}, or use another"
     if _BAD_NAME.search(text):
         reason = f"names with empty parts, . or .. cannot be read ({_words(text)})"
-        return _error(errno.EINVAL, reason, place)
+        return errno.EINVAL, reason
+    return None
+
+
+def _failure(text: str, status: str) -> tuple[int, str]:
+    """Returns what went on failing, or may be asked again."""
+    if _TOO_FAR.search(text):
+        return errno.EIO, "ends before the bytes that were asked for"
     retries = _RETRIES.search(text)
     tried = f" after {retries[1]} more attempts" if retries else ""
     if status:
-        return _error(errno.EIO, f"HTTP {status}{_code(text)}{tried}", place)
-    is_broken = _BROKEN.search(text)
-    return _error(errno.ECONNRESET if is_broken else errno.EIO, _words(text) + tried, place)
-
-
-def _error(number: int, reason: str, place: str) -> OSError:
-    return OSError(number, reason, place)
+        return errno.EIO, f"HTTP {status}{_code(text)}{tried}"
+    return errno.ECONNRESET if _BROKEN.search(text) else errno.EIO, _words(text) + tried
 
 
 def _code(text: str, default: str = "") -> str:

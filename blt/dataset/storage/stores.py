@@ -106,7 +106,7 @@ def replace(place: str, data: bytes, if_version: str | None) -> str:
             condition = {"e_tag": if_version}
             if scheme_of(place) == "gs":  # which takes the generation alone as a condition
                 seen = obstore.head(client, key)
-                if seen["e_tag"] != if_version:
+                if _version(seen) != if_version:
                     raise changed(place)
                 condition = {"version": seen["version"]}
         return _put(place, data, condition)
@@ -121,7 +121,7 @@ def _put(place: str, data: bytes, mode: Any) -> str:
         with _client(place) as (obstore, client, key):
             # In one request, since others take no conditions.
             done = obstore.put(client, key, data, mode=mode, use_multipart=False)
-            return done["e_tag"]
+            return _version(done)
 
     return _asked_again(attempt)
 
@@ -259,7 +259,7 @@ def _fetch(place: str, start: int, length: int, version: str | None = None) -> b
                 for block in blocks:
                     data += block
             if len(data) < length:
-                raise OSError(errno.EIO, f"ends before byte {start + length}", place)
+                raise OSError(errno.EIO, "ends before the bytes that were asked for", place)
         except OSError:
             pauses = iter(PAUSES) if len(data) > num_before else pauses
             if (pause := next(pauses, None)) is None:
@@ -271,7 +271,12 @@ def _fetch(place: str, start: int, length: int, version: str | None = None) -> b
 def _stored(place: str, meta: Any) -> StoredFile:
     seconds = int(meta["last_modified"].timestamp())
     url = f"{_split(place)[0]}/{meta['path']}"
-    return StoredFile(url, meta["size"], seconds * 10**9, meta["e_tag"])
+    return StoredFile(url, meta["size"], seconds * 10**9, _version(meta))
+
+
+def _version(meta: Any) -> str:
+    # Azure's listings leave out the quotes.
+    return '"' + meta["e_tag"].strip('"') + '"'
 
 
 def _split(url: str) -> tuple[str, str]:

@@ -170,7 +170,7 @@ def test_ranges_are_exact(root):
     for start, length in ((0, 1), (5, 1000), (len(DATA) - 3, 3), (1, len(DATA) - 1), (9, 0)):
         assert storage.read_range(place, start, length) == DATA[start : start + length]
     for start in (len(DATA) - 3, len(DATA), len(DATA) + 10):
-        with pytest.raises(OSError, match=r"ends before byte|416"):
+        with pytest.raises(OSError, match="ends before the bytes that were asked for"):
             storage.read_range(place, start, 4)
     with pytest.raises(FileNotFoundError):
         storage.read_range(f"{root}/none", 0, 1)
