@@ -11,7 +11,7 @@ import pytest
 from blt.corpus import EncodeConfig, build_plan, discover_inputs, encode_unit
 from blt.corpus.files import filesystems
 from blt.corpus.files.filesystems import open_input, size_of
-from blt.dataset.storage import stores
+from blt.dataset.storage import store_client
 from blt.errors import UserError, WorkError
 from tests.blt.corpus.helpers import encode
 from tests.blt.corpus.readers.test_arrow import write_file
@@ -22,9 +22,9 @@ NOTHING_LISTED = b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucke
 @pytest.fixture
 def store(bucket, tmp_path, monkeypatch):
     """A bucket with files of several formats below `in`."""
-    monkeypatch.setattr(stores, "_clients", {})
+    monkeypatch.setattr(store_client, "_clients", {})
     backoff = {"init_backoff": datetime.timedelta(milliseconds=5)}
-    monkeypatch.setattr(stores, "_RETRY", {"max_retries": 2, "backoff": backoff})
+    monkeypatch.setattr(store_client, "_RETRY", {"max_retries": 2, "backoff": backoff})
     rows = {"text": ["p"] * 3}
     sink = io.BytesIO()
     pq.write_table(pa.table(rows), sink)

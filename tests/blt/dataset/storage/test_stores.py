@@ -11,7 +11,7 @@ import threading
 import pytest
 
 from blt.dataset import storage
-from blt.dataset.storage import ChangedError, stores
+from blt.dataset.storage import ChangedError, store_client, store_reader
 
 DATA = bytes(range(256)) * 20_000
 SECRET = "do-not-show-this"
@@ -21,9 +21,10 @@ SECRET = "do-not-show-this"
 def few_retries(monkeypatch):
     """Clients of their own for each test, which give up after three attempts and wait little."""
     backoff = {"init_backoff": datetime.timedelta(milliseconds=5)}
-    monkeypatch.setattr(stores, "_RETRY", {"max_retries": 2, "backoff": backoff})
-    monkeypatch.setattr(stores, "_clients", {})
-    monkeypatch.setattr(stores, "PAUSES", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(store_client, "_RETRY", {"max_retries": 2, "backoff": backoff})
+    monkeypatch.setattr(store_client, "_clients", {})
+    for module in (store_client, store_reader):
+        monkeypatch.setattr(module, "PAUSES", (0.01, 0.01, 0.01))
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
 
 
@@ -44,7 +45,7 @@ ACTIONS = {
 @pytest.mark.parametrize("kind", ["503", "429", "reset", "late", "stall"])
 @pytest.mark.parametrize("action", ACTIONS)
 def test_requests_that_fail_for_a_while_are_tried_again(bucket, monkeypatch, action, kind):
-    monkeypatch.setattr(stores, "REQUEST_SECONDS", 1.0)
+    monkeypatch.setattr(store_client, "REQUEST_SECONDS", 1.0)
     storage.create(f"{bucket.url}/in/a", b"one")
     method, match, act = ACTIONS[action]
     if kind.isdigit():
@@ -256,7 +257,7 @@ def test_threads_share_a_client(bucket):
     for thread in threads:
         thread.join()
     assert results == [True] * 8
-    assert len(stores._clients) == 1
+    assert len(store_client._clients) == 1
 
 
 def test_errors_travel_between_processes(bucket):
