@@ -2,6 +2,7 @@
 
 import datetime
 import errno
+import importlib.metadata
 import pickle
 import subprocess
 import sys
@@ -129,12 +130,16 @@ def test_uploads_in_parts_are_whole_or_not_there(bucket, kind, step):
     assert listed == [] or read(place) == data
 
 
-def test_an_upload_whose_parts_fail_is_aborted(bucket):
-    bucket.proxy.add("fail", "PUT", "partNumber=2", times=100)
+@pytest.mark.parametrize(
+    ("method", "match"), [("PUT", "partNumber=2"), ("POST", "uploadId")], ids=["part", "complete"]
+)
+def test_an_upload_that_fails_leaves_nothing(bucket, method, match):
+    bucket.proxy.add("fail", method, match, times=100)
     with pytest.raises(OSError, match="HTTP 503"), storage.open_write(f"{bucket.url}/big") as file:
         file.write(DATA * 5)
     assert list(storage.list_below(bucket.url)) == []
-    assert bucket.num_uploads() == 0
+    if not importlib.metadata.version("obstore").startswith("0.11."):  # which aborts none of these
+        assert bucket.num_uploads() == 0
 
 
 @pytest.mark.parametrize(
