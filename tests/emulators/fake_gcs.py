@@ -7,6 +7,7 @@ multipart upload is seen before it is complete.
 import base64
 import dataclasses
 import email.utils
+import functools
 import hashlib
 import itertools
 import re
@@ -35,7 +36,7 @@ class Blob:
     generation: int
     changed: float
 
-    @property
+    @functools.cached_property
     def etag(self):
         return '"' + hashlib.md5(self.data).hexdigest() + '"'
 

@@ -3,6 +3,8 @@
 import datetime
 import errno
 import importlib.metadata
+import itertools
+import os
 import pickle
 import subprocess
 import sys
@@ -60,11 +62,13 @@ def test_requests_that_fail_for_a_while_are_tried_again(bucket, monkeypatch, act
 def test_a_read_that_breaks_off_goes_on_where_it_stopped(bucket):
     place = f"{bucket.url}/data"
     storage.create(place, DATA)
-    bucket.proxy.add("cut", "GET", "data", times=4)
+    bucket.proxy.add("cut", "GET", "data", times=15)  # more than may fail without any progress
     assert storage.read_range(place, 0, len(DATA)) == DATA
     starts = [int(asked[6:].split("-")[0]) for method, _, asked in bucket.proxy.requests if asked]
-    assert len(starts) >= 5
-    assert starts[1] > len(DATA) // 4 and starts == sorted(starts)
+    assert len(starts) >= 16
+    assert starts[1] > len(DATA) // 4
+    steps = itertools.pairwise(starts)
+    assert all(following >= start - (1 << 16) for start, following in steps)
     bucket.proxy.add("cut", "GET", "data", times=3)
     assert read(place) == DATA
 
@@ -186,8 +190,9 @@ def test_a_bucket_that_is_not_there_is_said_to_be_missing(bucket):
 
 
 def test_no_credentials_are_said_to_be_missing(s3_bucket, monkeypatch):
-    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
-    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        if name not in ("AWS_ENDPOINT_URL", "AWS_REGION"):
+            monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(OSError, match="no credentials were found, set AWS_ACCESS_KEY_ID"):
         storage.stat(f"{s3_bucket.url}/a")
