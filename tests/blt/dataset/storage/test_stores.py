@@ -257,6 +257,7 @@ def test_a_forked_process_is_told_and_does_not_hang(gcs_bucket):
 
 def test_threads_share_a_client(bucket):
     storage.create(f"{bucket.url}/a", DATA)
+    client = store_client._clients[bucket.url]
     results = []
     threads = [
         threading.Thread(target=lambda: results.append(read(f"{bucket.url}/a") == DATA))
@@ -267,7 +268,7 @@ def test_threads_share_a_client(bucket):
     for thread in threads:
         thread.join()
     assert results == [True] * 8
-    assert len(store_client._clients) == 1
+    assert store_client._clients[bucket.url] is client
 
 
 def test_errors_travel_between_processes(bucket):
