@@ -198,6 +198,14 @@ def test_no_credentials_are_said_to_be_missing(s3_bucket, monkeypatch):
         storage.stat(f"{s3_bucket.url}/a")
 
 
+def test_an_account_that_is_not_named_is_said_to_be_missing(monkeypatch):
+    for name in [name for name in os.environ if name.startswith("AZURE_")]:
+        monkeypatch.delenv(name)
+    message = "no credentials were found, set AZURE_STORAGE_ACCOUNT_NAME and"
+    with pytest.raises(OSError, match=message):
+        storage.stat("az://container/a")
+
+
 @pytest.mark.parametrize("scheme", ["hf", "hdfs", "file", "https"])
 def test_a_scheme_that_is_not_read_is_named_at_once(scheme):
     with pytest.raises(
