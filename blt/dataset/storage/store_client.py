@@ -42,7 +42,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextlib.contextmanager
-def store_client(place: str, *, is_listing: bool = False) -> Iterator[tuple[ModuleType, Any, str]]:
+def store_client(place: str) -> Iterator[tuple[ModuleType, Any, str]]:
     """Yields obstore, the client of a URL's bucket, and the key; raises what fails as OSError."""
     scheme = scheme_of(place)
     if scheme not in _SCHEMES:
@@ -52,7 +52,7 @@ def store_client(place: str, *, is_listing: bool = False) -> Iterator[tuple[Modu
             place,
         )
     base, key = split_url(place)
-    with translated(place, is_listing=is_listing):
+    with translated(place):
         import obstore
         import obstore.store
 
@@ -70,7 +70,7 @@ def store_client(place: str, *, is_listing: bool = False) -> Iterator[tuple[Modu
 
 
 @contextlib.contextmanager
-def translated(place: str, *, is_listing: bool = False) -> Iterator[None]:
+def translated(place: str) -> Iterator[None]:
     if _is_forked:
         raise OSError(
             errno.ENOTSUP,
@@ -82,7 +82,7 @@ def translated(place: str, *, is_listing: bool = False) -> Iterator[None]:
         yield
     except Exception as error:
         # Not from it: its text may hold a signed URL.
-        raise as_os_error(error, place, is_listing=is_listing) from None
+        raise as_os_error(error, place) from None
 
 
 def asked_again(attempt: Callable[[], _Result]) -> _Result:

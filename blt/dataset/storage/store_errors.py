@@ -6,6 +6,7 @@ Their own words are long, name URLs (which may be signed), and seldom say what t
 import errno
 import os
 import re
+from urllib.parse import unquote
 
 from blt.dataset.storage.stored import changed, scheme_of
 
@@ -14,12 +15,12 @@ _CODE = re.compile(r"<Code>(\w+)</Code>|\"code\": *\"(\w+)\"")
 _REGION = re.compile(r"<Region>([\w-]+)</Region>|expecting '([\w-]+)'")
 _RETRIES = re.compile(r"after (\d+) retries")
 _URL = re.compile(r"\w+://\S+")
+_NAMES = re.compile(r"<(Key|Resource|Details)>.*?</\1>")
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist", re.IGNORECASE)
-_NO_CREDENTIALS = re.compile(
-    r"/latest/(?:api/token|meta-data)|computeMetadata|metadata\.google|/metadata/identity"
-    r"|169\.254\.|metadata endpoint|missing credential|must be specified",
-    re.IGNORECASE,
+_GIVES_CREDENTIALS = re.compile(
+    r"/latest/(?:api/token|meta-data)|computeMetadata|metadata\.google|/metadata/identity|//169\.254\."
 )
+_NO_CREDENTIALS = re.compile(r"missing credential|Account must be specified", re.IGNORECASE)
 _EXPIRED = re.compile(
     r"Expired ?Token|TokenRefreshRequired|RequestExpired|token (?:is|has) expired"
 )
@@ -37,13 +38,12 @@ _CREDENTIALS = {
 }
 
 
-def as_os_error(error: Exception, place: str, *, is_listing: bool = False) -> OSError:
+def as_os_error(error: Exception, place: str) -> OSError:
     """Returns the OSError that says what went wrong at a place.
 
     Args:
       error: what the client raised.
       place: a URL.
-      is_listing: a listing was asked for, of which only a missing bucket is not found.
     """
     if isinstance(error, OSError) and error.errno is not None:
         return error  # it is such a one already
@@ -51,8 +51,16 @@ def as_os_error(error: Exception, place: str, *, is_listing: bool = False) -> OS
         reason = f"{scheme_of(place)}:// needs the package {error.name}: pip install 'blt[stores]'"
         return OSError(errno.ENOTSUP, reason, place)
     text = str(error).partition("Debug source:")[0].strip()
+    bucket, _, key = place.partition("://")[2].partition("/")
+    urls = [url for url in _URL.findall(text) if bucket not in unquote(url)]
+    if _GIVES_CREDENTIALS.search(" ".join(urls)):  # and does not answer
+        return OSError(errno.EACCES, _no_credentials(place), place)
+    # Names in it are the user's, and may be like any word that is looked for.
+    text = _NAMES.sub("", _URL.sub("…", text))
+    for end in " :" if key else "":
+        text = text.replace(f" {key}{end}", f" …{end}")
     status = (_STATUS.search(text) or ["", ""])[1].strip()
-    if refusal := _refusal(text, status, place, is_listing):
+    if refusal := _refusal(text, status, place):
         return OSError(*refusal, place)
     kind = type(error).__name__
     if kind == "PreconditionError":
@@ -64,10 +72,10 @@ def as_os_error(error: Exception, place: str, *, is_listing: bool = False) -> OS
     return OSError(*_failure(text, status), place)
 
 
-def _refusal(text: str, status: str, place: str, is_listing: bool) -> tuple[int, str] | None:
+def _refusal(text: str, status: str, place: str) -> tuple[int, str] | None:
     """Returns what the user can mend: a wrong place, or credentials."""
     bucket = "/".join(place.split("/")[:3])
-    if _NO_BUCKET.search(text) or (is_listing and status.startswith("404")):
+    if _NO_BUCKET.search(text):
         return errno.ENXIO, f"there is no bucket {bucket}, check its name"
     if _EXPIRED.search(text):
         return errno.EACCES, f"the credentials have expired, renew them{_code(text)}"
@@ -76,8 +84,7 @@ def _refusal(text: str, status: str, place: str, is_listing: bool) -> tuple[int,
         name = next(filter(None, region.groups())) if region else "its region"
         return errno.EREMOTE, f"{bucket} lies in another region, set AWS_REGION to {name}"
     if _NO_CREDENTIALS.search(text):
-        variables = _CREDENTIALS.get(scheme_of(place), _CREDENTIALS["az"])
-        return errno.EACCES, f"no credentials were found, set {variables}"
+        return errno.EACCES, _no_credentials(place)
     if status[:3] in ("401", "403"):
         reason = f"no permission{_code(text, status)}: "
         return errno.EACCES, f"{reason}let the account in use at {bucket}, or use another"
@@ -85,6 +92,11 @@ def _refusal(text: str, status: str, place: str, is_listing: bool) -> tuple[int,
         reason = f"names with empty parts, . or .. cannot be read ({_words(text)})"
         return errno.EINVAL, reason
     return None
+
+
+def _no_credentials(place: str) -> str:
+    variables = _CREDENTIALS.get(scheme_of(place), _CREDENTIALS["az"])
+    return f"no credentials were found, set {variables}"
 
 
 def _failure(text: str, status: str) -> tuple[int, str]:
@@ -106,6 +118,5 @@ def _code(text: str, default: str = "") -> str:
 
 
 def _words(text: str) -> str:
-    """Returns the last cause that a message names, without URLs."""
-    first = _URL.sub("…", text).partition("\n")[0]
-    return first.rpartition(" - ")[2][:200]
+    """Returns the last cause that a message names."""
+    return text.partition("\n")[0].rpartition(" - ")[2][:200]

@@ -26,7 +26,7 @@ _NUM_PARTS = 4  # on their way at a time
 
 def list_below(folder: str) -> Iterator[StoredFile]:
     """Yields all files below a URL."""
-    with store_client(folder, is_listing=True) as (obstore, client, key):
+    with store_client(folder) as (obstore, client, key):
         pages = obstore.list(client, prefix=key or None)
     empty = []
     while page := _next_page(pages, folder):
@@ -40,7 +40,7 @@ def list_below(folder: str) -> Iterator[StoredFile]:
     for meta in empty:
         parent = meta["path"].rpartition("/")[0]
         if parent not in names:
-            with store_client(folder, is_listing=True) as (obstore, client, _):
+            with store_client(folder) as (obstore, client, _):
                 listed = obstore.list_with_delimiter(client, parent or None)["objects"]
             names[parent] = {file["path"] for file in listed}
         if meta["path"] in names[parent]:
@@ -49,7 +49,7 @@ def list_below(folder: str) -> Iterator[StoredFile]:
 
 
 def _next_page(pages: Iterator[Any], folder: str) -> list[Any]:
-    with translated(folder, is_listing=True):
+    with translated(folder):
         return next(pages, [])
 
 

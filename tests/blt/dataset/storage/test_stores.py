@@ -189,6 +189,19 @@ def test_a_bucket_that_is_not_there_is_said_to_be_missing(bucket):
             act()
 
 
+def test_names_are_not_taken_for_the_words_of_a_store(bucket):
+    name = "redirect NoSuchBucket ExpiredToken status code: 403 computeMetadata"
+    with pytest.raises(FileNotFoundError):
+        storage.stat(f"{bucket.url}/{name}/latest/api/token")
+    body = f"<Error><Code>NoSuchKey</Code><Key>{name}</Key></Error>".encode()
+    bucket.proxy.add("fail", "GET", "computeMetadata", status=404, body=body)
+    with pytest.raises(FileNotFoundError):
+        storage.read_range(f"{bucket.url}/{name}", 0, 1)
+    storage.create(f"{bucket.url}/{name}", b"1")
+    with pytest.raises(FileExistsError):
+        storage.create(f"{bucket.url}/{name}", b"2")
+
+
 def test_no_credentials_are_said_to_be_missing(s3_bucket, monkeypatch):
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         if name not in ("AWS_ENDPOINT_URL", "AWS_REGION"):
