@@ -35,7 +35,6 @@ from blt.corpus.admission.duplicates import DUPLICATES_FOLDER, duplicate_kinds, 
 from blt.corpus.config import COMPRESSIONS, CSV_QUOTING, DOC_PER, FORMATS, EncodeConfig
 from blt.corpus.encode import encode_unit
 from blt.corpus.files.discover import Discovery, InputFile, discover_inputs
-from blt.corpus.files.filesystems import use_remote
 from blt.corpus.files.standard_input import keep_standard_input
 from blt.corpus.format_rules import unmatched_rules
 from blt.corpus.left_out import UNREADABLE, left_out_line
@@ -52,11 +51,8 @@ from blt.dataset.plan_file import read_plan
 from blt.dataset.stage import REJECTS_NAME, Stage, earlier_units, make_units
 from blt.dataset.units import Progress, Unit, UnitResult
 from blt.errors import UserError, WorkError
-from pipelines.beam_files import BeamFiles
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
 from pipelines.run_units import describe_plan, run_stage
-
-use_remote(BeamFiles())  # here, since workers import this module too
 
 NAME = "encode"
 HELP = "raw corpora to byte shards"

@@ -7,6 +7,17 @@ import os
 
 from hypothesis import settings
 
+from tests.emulators.fixtures import (  # noqa: F401 (pytest finds them here)
+    azure_bucket,
+    azure_server,
+    bucket,
+    gcs_bucket,
+    gcs_server,
+    root,
+    s3_bucket,
+    s3_server,
+)
+
 settings.register_profile("same", deadline=None, derandomize=True, database=None, print_blob=True)
 settings.register_profile("explore", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))

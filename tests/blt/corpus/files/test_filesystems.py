@@ -1,5 +1,6 @@
 """Inputs in a store: one that lists late, breaks off and fails, as object stores do."""
 
+import datetime
 import gzip
 import io
 
@@ -7,71 +8,42 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from blt.corpus import EncodeConfig, build_plan, discover_inputs, encode_unit
 from blt.corpus.files import filesystems
-from blt.corpus.files.filesystems import StoredFile, open_input, size_of, use_remote
+from blt.corpus.files.filesystems import open_input, size_of
+from blt.dataset.storage import store_client
 from blt.errors import UserError, WorkError
 from tests.blt.corpus.helpers import encode
 from tests.blt.corpus.readers.test_arrow import write_file
 
-
-class Store:
-    """Objects in memory, at most `every` bytes a read, with faults as they are told."""
-
-    def __init__(self, objects, every=7000):
-        self.objects, self.every = objects, every
-        self.num_unlisted = self.num_unseen = 0  # answers that do not show what is there yet
-        self.faults = []  # of the next reads: an error, or b"" for a stream that breaks off
-        self.num_opened = 0
-
-    def find(self, argument):
-        if self.num_unlisted:
-            self.num_unlisted -= 1
-            return []
-        below = argument.rstrip("/*") + "/"
-        return [self.stat(path) for path in self.objects if (path + "/").startswith(below)]
-
-    def stat(self, path):
-        if self.num_unseen or path not in self.objects:
-            self.num_unseen = max(0, self.num_unseen - 1)
-            raise FileNotFoundError(2, "No such object", path)
-        return StoredFile(path, len(self.objects[path]), 1_700_000_000_000_000_000)
-
-    def open(self, path):
-        store = self
-        self.num_opened += 1
-        if path not in self.objects:
-            raise FileNotFoundError(2, "No such object", path)
-
-        class Stream(io.BytesIO):
-            def read(self, size=-1):
-                fault = store.faults.pop(0) if store.faults else None
-                if isinstance(fault, OSError):
-                    raise fault
-                return b"" if fault == b"" else super().read(min(size, store.every))
-
-        return Stream(self.objects[path])
+NOTHING_LISTED = b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
 
 
 @pytest.fixture
-def store(monkeypatch, tmp_path):
-    pauses = []
-    monkeypatch.setattr(filesystems.time, "sleep", pauses.append)
+def store(bucket, tmp_path, monkeypatch):
+    """A bucket with files of several formats below `in`."""
+    monkeypatch.setattr(store_client, "_clients", {})
+    backoff = {"init_backoff": datetime.timedelta(milliseconds=5)}
+    monkeypatch.setattr(store_client, "_RETRY", {"max_retries": 2, "backoff": backoff})
     rows = {"text": ["p"] * 3}
     sink = io.BytesIO()
     pq.write_table(pa.table(rows), sink)
-    objects = {
-        "st://b/in/a.jsonl.gz": gzip.compress(b'{"text": "a"}\n' * 5000),
-        "st://b/in/b.txt": b"b" * 50_000,
-        "st://b/in/c.parquet": sink.getvalue(),
-        "st://b/in/d/e.arrow": write_file(tmp_path / "w", pa.table(rows)).read_bytes(),
-        "st://b/in/d/.hidden": b"x",
-        "st://b/in/_SUCCESS": b"",
-    }
-    store = Store(objects)
-    store.pauses = pauses
-    monkeypatch.setattr(filesystems, "_remote", None)  # and put back what was there
-    use_remote(store)
-    return store
+    bucket.put("in/a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 5000))
+    bucket.put("in/b.txt", b"b" * 50_000)
+    bucket.put("in/c.parquet", sink.getvalue())
+    bucket.put("in/d/e.arrow", write_file(tmp_path / "w", pa.table(rows)).read_bytes())
+    bucket.put("in/d/.hidden", b"x")
+    bucket.put("in/_SUCCESS", b"")
+    bucket.put("in/d/", b"")
+    return bucket
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    """Seconds that were waited, without waiting."""
+    waited = []
+    monkeypatch.setattr(filesystems.time, "sleep", waited.append)
+    return waited
 
 
 def counts(result):
@@ -85,59 +57,70 @@ WHOLE = {"a.jsonl.gz": 5000, "b.txt": 1, "c.parquet": 3, "d/e.arrow": 3}
 
 
 def test_a_folder_in_a_store_is_read_as_one_here(store, tmp_path):
-    result = encode(tmp_path / "out", "st://b/in", max_document_bytes=1000)
+    result = encode(tmp_path / "out", f"{store.url}/in", max_document_bytes=1000)
     assert counts(result) == WHOLE
     assert result.documents[5000][1] == b"b" * 50_000
-    single = encode(tmp_path / "one", "st://b/in/d/e.arrow")
+    single = encode(tmp_path / "one", f"{store.url}/in/d/e.arrow")
     assert counts(single) == {"e.arrow": 3}
-    pieces = encode(tmp_path / "split", "st://b/in/b.txt", target_shard_bytes=900, doc_per="line")
+    options = {"target_shard_bytes": 900, "doc_per": "line"}
+    pieces = encode(tmp_path / "split", f"{store.url}/in/b.txt", **options)
     assert counts(pieces) == {"b.txt": 1}
 
 
-def test_reads_that_fail_or_break_off_go_on_where_they_stopped(store, tmp_path):
-    broken = OSError(5, "connection reset")
-    store.faults = [None, broken, b"", None, broken, None, b"", broken, None, None, b"", None]
-    result = encode(tmp_path / "out", "st://b/in")
+def test_reads_that_fail_or_break_off_go_on_where_they_stopped(store, tmp_path, pauses):
+    for name in ("a.jsonl.gz", "b.txt", "c.parquet", "d(/|%2F)e.arrow"):
+        for kind in ("cut", "fail", "reset", "cut"):
+            store.proxy.add(kind, "GET", name.replace(".", "(.|%2E)") + "$")
+    result = encode(tmp_path / "out", f"{store.url}/in")
     assert counts(result) == WHOLE
-    assert not store.faults
+    assert not any(fault.times for fault in store.proxy.faults)
     assert not result.rejects
 
 
-def test_a_listing_that_lags_is_asked_again(store, tmp_path):
-    store.num_unlisted, store.num_unseen = 2, 2
-    assert counts(encode(tmp_path / "out", "st://b/in")) == WHOLE
-    assert store.pauses[:2] == [0.2, 1.0]
-    with pytest.raises(UserError, match="st://b/none: no such file or folder"):
-        encode(tmp_path / "none", "st://b/none")
-    with pytest.raises(UserError, match=r"st://b/\*\*: matches no file"):
-        store.objects.clear()
-        encode(tmp_path / "none", "st://b/**")
+def test_what_a_store_shows_late_is_asked_for_again(store, tmp_path, pauses):
+    store.proxy.add("fail", "GET", "list-type", times=2, status=200, body=NOTHING_LISTED)
+    store.proxy.add("fail", "HEAD", "b(.|%2E)txt", times=2, status=404)
+    assert counts(encode(tmp_path / "out", f"{store.url}/in")) == WHOLE
+    assert not any(fault.times for fault in store.proxy.faults)
+    assert pauses == [0.2, 1.0] * 2
+    with pytest.raises(UserError, match=f"{store.url}/none: no such file or folder"):
+        encode(tmp_path / "none", f"{store.url}/none")
+    with pytest.raises(UserError, match=r"none/\*\*: matches no file"):
+        encode(tmp_path / "none", f"{store.url}/none/**")
 
 
-def test_a_store_that_stays_broken_is_named(store, tmp_path):
-    store.faults = [None] + [OSError(5, "no route to host")] * 100
-    with pytest.raises(WorkError, match=r"st://b/in/b\.txt: cannot be read \(no route to host\)"):
-        encode(tmp_path / "out", "st://b/in/b.txt")
-    assert len(store.faults) == 96
+def test_a_store_that_stays_broken_is_named(store, tmp_path, pauses):
+    config = EncodeConfig()
+    [payload] = build_plan(discover_inputs([f"{store.url}/in/b.txt"]).files, config)
+    store.proxy.add("fail", "GET", "b(.|%2E)txt", times=100)
+    message = (
+        rf"{store.url}/in/b\.txt: cannot be read "
+        r"\(HTTP 503 Service Unavailable after 2 more attempts\)"
+    )
+    with pytest.raises(WorkError, match=message):
+        encode_unit(payload, config, tmp_path / "out", 0)
+    assert store.proxy.faults[0].times == 97
+    with pytest.raises(UserError, match=message):
+        encode(tmp_path / "out", f"{store.url}/in/b.txt")
+    store.proxy.add("fail", "GET", "list-type", times=100, status=403)
+    message = rf"--input {store.url}/in: cannot be looked for \(no permission \(403 Forbidden\)"
+    with pytest.raises(UserError, match=message):
+        encode(tmp_path / "out", f"{store.url}/in")
 
 
-def test_a_path_with_a_scheme_needs_a_store(tmp_path, monkeypatch):
-    monkeypatch.setattr(filesystems, "_remote", None)
-    with pytest.raises(UserError, match=r"st://x/y: cannot be looked for \(nothing here opens"):
-        encode(tmp_path / "out", "st://x/y")
+def test_a_scheme_that_is_not_read_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"hdfs://x/y: cannot be looked for \(hdfs:// is not read"):
+        encode(tmp_path / "out", "hdfs://x/y")
 
 
 def test_files_of_a_store_can_be_sought_in(store):
-    data = bytes(range(256)) * 100
-    store.objects["st://x"] = data
-    assert size_of("st://x") == len(data)
-    with open_input("st://x") as file:
+    path, data = f"{store.url}/x", bytes(range(256)) * 100
+    store.put("x", data)
+    assert size_of(path) == len(data)
+    with open_input(path) as file:
         file.seek(-100, 2)
         assert file.read() == data[-100:]
         file.seek(5)
         assert file.read(10_000) == data[5:10_005]
-        assert file.tell() == 10_005
-        file.seek(10**6)
-        assert file.read(1) == b""
-    with open_input("st://x", buffering=0) as raw:
-        assert raw.read(100_000) == data[: store.every]
+    with open_input(path, buffering=0) as raw:
+        assert raw.read(100_000) == data

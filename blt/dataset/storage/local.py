@@ -22,6 +22,13 @@ _COPY_BYTES = 1 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def temporary_beside(path: str | os.PathLike[str]) -> Path:
+    """Returns a new temporary name for what shall be called `path`."""
+    path = Path(path)
+    # The suffix stays last: some writers choose a compression by it.
+    return path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{path.name}")
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path beside `path` that takes its name when the block ends well.
@@ -29,9 +36,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     The file is flushed to disk before the rename. When the block raises, the temporary file is
     removed and `path` is as it was.
     """
-    path = Path(path)
-    # The suffix stays last: some writers choose a compression by it.
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid.uuid4().hex[:12]}-{path.name}")
+    path, temporary = Path(path), temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
