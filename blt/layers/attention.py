@@ -260,7 +260,8 @@ class CausalAttention(keras.layers.Layer):
         block_mask = ops.reshape(block_mask, (-1, 1, 1, *block_mask.shape[2:]))
         # b block, q query, k key, h key-value head, g query head in its group, d head_dim
         scores = ops.cast(ops.einsum("bqhgd,bkhd->bhgqk", q, k), "float32")
-        scores = ops.where(block_mask, scores, _MASKED)
+        # As a tensor: else PyTorch's backend makes it one of `floatx`, which may not hold it.
+        scores = ops.where(block_mask, scores, ops.convert_to_tensor(_MASKED, scores.dtype))
         weights = ops.cast(ops.softmax(scores, axis=-1), v.dtype)
         return ops.einsum("bhgqk,bkhd->bqhgd", weights, v)
 

@@ -166,7 +166,8 @@ class DecoderCrossAttention(_PatchCrossAttention):
         queries = self._queries(byte_states)[:, :, None]
         scores = _dot(queries, keys)  # [batch, token, slice, head]
         exists = ops.repeat(exists, num_slices, axis=2)[..., None]
-        scores = ops.where(exists, scores, _NOTHING)
+        # As a tensor: else PyTorch's backend makes it one of `floatx`, which may not hold it.
+        scores = ops.where(exists, scores, ops.convert_to_tensor(_NOTHING, scores.dtype))
         # Not Keras's softmax, which warns where a patch is one slice.
         weights = ops.exp(scores - ops.max(scores, axis=2, keepdims=True))
         weights = weights / ops.sum(weights, axis=2, keepdims=True)

@@ -260,7 +260,9 @@ def test_quantized_models_come_near_and_come_back(model, mode, tmp_path):
     model.quantize(mode)
     found = logits_of(model)
     error = np.sqrt(np.mean((found - expected) ** 2)) / np.std(expected)
-    assert 0 < error < {"int8": 0.05, "int4": 0.5}[mode]
+    # Of experts, the router may give a token to another one.
+    has_experts = getattr(model, "_options", {}).get("global_moe_config") is not None
+    assert 0 < error < (0.5 if has_experts else {"int8": 0.05, "int4": 0.5}[mode])
     assert model.quantized_mode == mode
     assert fingerprint(model) != known
     save_model(model, tmp_path / "small.keras")
