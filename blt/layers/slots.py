@@ -80,6 +80,7 @@ def _is_dense(num_slots: int, slots: Any) -> bool:
 
 def _flat(slots: Any, num_slots: int) -> Any:
     """[batch, places] -> [batch * places], in one axis over the slots of all rows."""
+    slots = ops.convert_to_tensor(slots)  # PyTorch adds no tensor to an array
     rows = ops.arange(ops.shape(slots)[0], dtype="int32")
     return ops.reshape(slots + ops.expand_dims(rows, 1) * num_slots, (-1,))
 

@@ -89,7 +89,9 @@ def test_context_is_cut_at_newlines_as_the_line_engine_cuts_it():
     segments = np.repeat([1, 2, 3, 0], [*map(len, documents), 5]).astype("int32")
     read, read_segments = cut_context(row[None], segments[None], rule)
     assert np.asarray(read_segments)[0, -5:].tolist() == [0] * 5
-    entropies = model.compute_entropy(model(read, segment_ids=read_segments))
+    entropies = keras.ops.convert_to_numpy(
+        model.compute_entropy(model(read, segment_ids=read_segments))
+    )
     expected = LineEngine(EntropyEngine(model)).run(enumerate(documents))
     start = 0
     for tokens, result in zip(documents, expected, strict=True):
