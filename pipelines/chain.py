@@ -102,17 +102,17 @@ class RunRecord:
         return not self._stages
 
     def changes(
-        self, step: Step, args: argparse.Namespace, outputs: Mapping[str, Path]
+        self, step: Step, args: argparse.Namespace, digests: Mapping[str, str | None]
     ) -> list[str]:
         """Returns in what a stage that is there was made otherwise: "steps (300, now 400)".
 
         Args:
           step: the stage.
           args: its arguments now.
-          outputs: where the result of each stage lies, by label.
+          digests: of the result of each stage, by label; see `result_digest`.
         """
         old = self._stages.get(step.label)
-        if not isinstance(old, dict) or not outputs[step.label].exists():
+        if not isinstance(old, dict) or not args.output.exists():
             return []
         before, now = old.get("settings", {}), self._settings(args)
         # A flag that is not in the record is newer than it.
@@ -123,16 +123,16 @@ class RunRecord:
         ]
         read = old.get("read", {})
         for label in step.needs:
-            result = _digest(outputs[label])  # None: it is not whole, and may become what it was
+            result = digests[label]  # None: it is not whole, and may become what it was
             if label in read and result not in (None, read[label]):
                 changes.append(f"another result of {label}")
         return changes
 
-    def note(self, step: Step, args: argparse.Namespace, outputs: Mapping[str, Path]) -> None:
+    def note(self, step: Step, args: argparse.Namespace, digests: Mapping[str, str | None]) -> None:
         """Writes that a stage is done with these arguments, from what the others gave."""
         self._stages[step.label] = {
             "settings": self._settings(args),
-            "read": {label: _digest(outputs[label]) for label in step.needs},
+            "read": {label: digests[label] for label in step.needs},
         }
         write_json(self._path, {"stages": self._stages})
 
@@ -153,7 +153,7 @@ class RunRecord:
         return value if isinstance(value, str | int | float | None) else str(value)
 
 
-def _digest(output: Path) -> str | None:
+def result_digest(output: Path) -> str | None:
     """Returns the sha256 of what tells a stage's result apart; None if it is not whole."""
     path = output / MANIFEST_NAME if output.is_dir() else output
     return sha256_file(path) if path.is_file() else None
@@ -168,12 +168,14 @@ class Redo:
       if_changed: the others are, too, where they were made with other settings or data.
       changes: by label, in what the stages that are there were made otherwise.
       expected: labels of all that will be, as far as can be known before the work.
+      digests: of the result of each stage that is there, by label.
     """
 
     forced: frozenset[str]
     if_changed: bool
     changes: Mapping[str, list[str]]
     expected: tuple[str, ...]
+    digests: Mapping[str, str | None]
 
     def reason(self, label: str) -> str:
         """Says why a stage is made anew."""
@@ -203,9 +205,9 @@ def decide(
         other = "--redo" if args.redo is not None else "--from"
         raise UserError(f"--overwrite: makes everything anew, and {other} keeps some. Give one.")
     steps = [step for step, _ in prepared]
-    outputs = {step.label: its.output for step, its in prepared}
+    digests = {step.label: result_digest(its.output) for step, its in prepared}
     changes = {
-        step.label: found for step, its in prepared if (found := record.changes(step, its, outputs))
+        step.label: found for step, its in prepared if (found := record.changes(step, its, digests))
     }
     forced = {step.label for step in steps if args.overwrite}
     if args.from_stage is not None:
@@ -215,7 +217,7 @@ def decide(
         raise UserError(_words_of_changes(root, steps, left))
     anew = forced.union(with_followers(steps, changes))
     expected = tuple(step.label for step in steps if step.label in anew)
-    return Redo(frozenset(forced), args.redo is not None, changes, expected)
+    return Redo(frozenset(forced), args.redo is not None, changes, expected, digests)
 
 
 def _words_of_changes(root: Path, steps: Sequence[Step], changes: Mapping[str, list[str]]) -> str:

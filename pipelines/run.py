@@ -11,12 +11,9 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-
-import yaml
 
 from blt.cli import command
 from blt.cli.command import Summary
@@ -24,14 +21,22 @@ from blt.cli.console import Console, count, format_bytes, format_seconds
 from blt.commands import calibrate, report, train, train_entropy
 from blt.corpus.python_docs import write_python_docs
 from blt.dataset.manifest import MANIFEST_NAME, read_manifest, write_manifest
-from blt.dataset.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION
 from blt.dataset.storage import prepare_output_folder, read_json, sha256_file
 from blt.dataset.trained_split import describe_documents
 from blt.dataset.units import ShardInfo
 from blt.errors import MadeOtherwiseError, UserError, near_names
 from pipelines import encode, pack, patch, score
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
-from pipelines.chain import RECORD_NAME, Redo, RunRecord, Step, decide, words_of_refusal
+from pipelines.chain import (
+    RECORD_NAME,
+    Redo,
+    RunRecord,
+    Step,
+    decide,
+    result_digest,
+    words_of_refusal,
+)
+from pipelines.run_config import STAGES, read_config
 
 NAME = "run"
 HELP = "the whole way: from a raw corpus to models, scores and a report"
@@ -49,7 +54,6 @@ what changed and which stages follow from it; --redo changed makes those anew an
 
 PYTHON_DOCS = "python-docs"
 _PYTHON_DOCS_NAME = "python-docs.jsonl.gz"
-_STAGES = ("encode", "train-entropy", "calibrate", "patch", "pack", "train", "score", "report")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,10 +78,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--from",
         dest="from_stage",
-        choices=_STAGES,
+        choices=STAGES,
         metavar="STAGE",
         help="Make this stage anew, and what follows from it; keep the rest. One of "
-        f"{', '.join(_STAGES)}.",
+        f"{', '.join(STAGES)}.",
     )
     parser.add_argument(
         "--overwrite",
@@ -118,7 +122,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     steps = _steps(paths, inputs, config)
     _keep_output_out(steps[0], paths.root, inputs, config)
     prepared = [(step, _parse(step, config, args)) for step in steps]
-    record = RunRecord(paths.root, is_new=args.overwrite or args.from_stage == _STAGES[0])
+    record = RunRecord(paths.root, is_new=args.overwrite or args.from_stage == STAGES[0])
     redo = decide(prepared, record, args, paths.root)
     for step, step_args in prepared:
         step_args.overwrite = step.label in redo.forced
@@ -133,7 +137,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     start = time.monotonic()
     if inputs == [PYTHON_DOCS]:
         _make_python_docs(paths.corpus, console)
-    outputs = {step.label: step_args.output for step, step_args in prepared}
+    digests = dict(redo.digests)
     seconds: dict[str, float] = {}
     for number, (step, step_args) in enumerate(prepared, 1):
         console.say(f"[{number}/{len(steps)}] {step.label}")
@@ -146,7 +150,8 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
             console.say(f"      made anew: {error.differs}")
             step_args.overwrite = True
             summary = step.module.run(step_args, console)
-        record.note(step, step_args, outputs)
+        digests[step.label] = result_digest(step_args.output)
+        record.note(step, step_args, digests)
         seconds[step.label] = time.monotonic() - stage_start
         for line in summary.lines:
             console.say(f"      {line}")
@@ -163,11 +168,10 @@ def _keep_output_out(step: Step, root: Path, inputs: list[str], config: dict[str
     for path in map(Path, inputs):
         if not path.is_dir():
             continue
-        below = os.path.relpath(root.resolve(), path.resolve())
-        if below == os.curdir:
+        if root.resolve() == path.resolve():
             raise UserError(f"--output {root}: is what is read as --input. Choose another folder.")
-        if not below.startswith(os.pardir):
-            patterns.append(glob.escape(below))
+        if root.resolve().is_relative_to(path.resolve()):
+            patterns.append(glob.escape(str(root.resolve().relative_to(path.resolve()))))
     if patterns:
         given = config["encode"].get("exclude") or []
         given = given if isinstance(given, list) else [given]
@@ -195,77 +199,6 @@ def _describe(
         "anew": {label: redo.reason(label) for label in redo.expected},
     }
     return Summary(data, lines)
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Reads and checks the YAML file of a run.
-
-    Raises:
-      UserError: it is missing, not YAML, or has a key that nothing knows (with the near ones).
-    """
-    try:
-        config = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a YAML file ({_yaml_problem(error)}).") from error
-    sections = [stage.replace("-", "_") for stage in _STAGES]
-    known = (*_TOP_LEVEL, *sections)
-    if not isinstance(config, dict):
-        raise UserError(f"{path}: a mapping with the keys {', '.join(known)} expected.")
-    for key in config:
-        if key not in known:
-            raise UserError(f"{path}: unknown key {key!r}.{near_names(str(key), known)}")
-    for section in sections:
-        if not isinstance(config.setdefault(section, {}) or {}, dict):
-            raise UserError(f"{path}: {section} must be a mapping of its flags.")
-        config[section] = config[section] or {}
-    config.setdefault("seed", DEFAULT_SEED)
-    config.setdefault("valid_fraction", DEFAULT_VALID_FRACTION)
-    for key, (is_right, wanted) in _TOP_LEVEL.items():
-        if key not in config:
-            raise UserError(f"{path}: the key {key!r} is missing.")
-        if not is_right(config[key]):
-            raise UserError(f"{path}: {key}: {wanted} expected, got {config[key]!r}.")
-    return config
-
-
-class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in a mapping, of which YAML would take the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                problem = f"the key {key.value!r} stands there twice"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            seen.add(key.value if isinstance(key.value, str) else None)
-        return super().construct_mapping(node, deep)
-
-
-def _is_paths(value: Any) -> bool:
-    values = value if isinstance(value, list) else [value]
-    return bool(values) and all(isinstance(path, str) and path for path in values)
-
-
-# What is right for each key that is no section, and what to say if it is not.
-_TOP_LEVEL: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "input": (_is_paths, "a path, or a list of paths,"),
-    "output": (lambda value: isinstance(value, str) and bool(value), "the path of a folder"),
-    "seed": (lambda value: type(value) is int, "a whole number"),
-    "valid_fraction": (
-        lambda value: type(value) in (int, float) and 0 <= value <= 1,
-        "a number between 0 and 1",
-    ),
-}
-
-
-def _yaml_problem(error: Exception) -> str:
-    """Returns where a YAML file is wrong, and how, in a few words."""
-    mark = getattr(error, "problem_mark", None)
-    if mark is None:
-        return str(error).replace("\n", " ")
-    return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
 
 
 def _steps(paths: SimpleNamespace, inputs: list[str], config: dict[str, Any]) -> list[Step]:

@@ -102,7 +102,7 @@ def build_parser(command: CommandModule) -> Parser:
 
 def flag_names(command: CommandModule) -> set[str]:
     """Returns the flags of a command: "--output", "-h", …"""
-    return {name for action in build_parser(command)._actions for name in action.option_strings}
+    return set(flag_arities(command))
 
 
 def flag_arities(command: CommandModule) -> dict[str, int | str | None]:

@@ -146,6 +146,7 @@ def test_a_list_is_written_as_its_flag_wants_it(config, capsys):
         ("- a", "a mapping with the keys input, output,"),
         ("input: a\nseed: 1\nseed: 2", "line 3, column 1: the key 'seed' stands there twice"),
         ("train: {steps: 1, steps: 2}", "the key 'steps' stands there twice"),
+        ("? [a, b]\n: 1", "not a YAML file (line 1, column"),
     ],
 )
 def test_a_config_of_another_shape_is_named(tmp_path, capsys, text, message):
