@@ -1,14 +1,13 @@
 """The command `blt`: finds the stage that is asked for and runs it.
 
-A stage's module is imported only when it is asked for, so that help is quick.
+A command's module, and what all commands share, are imported only when one is asked for, so that
+help is quick.
 """
 
 import importlib
 import sys
 from collections.abc import Sequence
 
-from blt.cli import command
-from blt.errors import near_names
 from blt.version import __version__
 
 # In the order of the way of the data.
@@ -45,9 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name = argv[0]
     if name not in _COMMANDS:
+        from blt.errors import near_names
+
         hint = near_names(name, _COMMANDS)
         print(f"blt: no command {name!r}.{hint} (see blt --help)", file=sys.stderr)
         return 2
+    from blt.cli import command
+
     try:
         module = importlib.import_module(_COMMANDS[name][0])
     except KeyboardInterrupt:

@@ -6,7 +6,6 @@ Only unit numbers travel; digests lie in files of the output folder.
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import apache_beam as beam
 
@@ -23,9 +22,11 @@ from blt.corpus.admission.duplicates import (
 )
 from blt.corpus.config import EncodeConfig
 from blt.dataset.stage import Stage
+from blt.dataset.storage import Place
 from blt.dataset.units import Unit
+from blt.dataset.working import planned_unit
 from pipelines.progress import count_done, report_progress
-from pipelines.transforms import WorkOnUnits
+from pipelines.transforms import PlannedUnits, WorkOnUnits
 
 _SCAN = "scan"  # as a step of `report_progress`
 
@@ -36,9 +37,9 @@ def start_search(stage: Stage, units: Sequence[Unit], config: EncodeConfig) -> l
     Units that the killed run had read are not read again, and not counted.
     """
     output, kinds = stage.output, duplicate_kinds(config)
-    remove_found(output)
+    remove_found(output, but_current=True)
     left = [unit for unit in units if not is_scanned(unit, output)]
-    scanned = count_done(left, lambda unit: is_scanned(unit, output), _SCAN)
+    scanned = count_done(left, lambda: {u.index for u in left if is_scanned(u, output)}, _SCAN)
     return [
         Phase("looking for duplicates", scanned, sum(unit.num_bytes for unit in left)),
         Phase(
@@ -51,28 +52,24 @@ def start_search(stage: Stage, units: Sequence[Unit], config: EncodeConfig) -> l
 
 
 class FindDuplicatesAndWork(beam.PTransform):
-    """Pending units (`Unit.to_text`) in; for each that was done, its number out.
+    """Numbers of pending units in; of each that was done, its number out.
 
     Args:
       stage: what to do with a unit.
-      units: all units of the plan, not only the pending ones.
+      num_units: of the plan, not only the pending ones.
       config: says which duplicates to look for; some must be asked for.
     """
 
-    def __init__(self, stage: Stage, units: Sequence[Unit], config: EncodeConfig) -> None:
+    def __init__(self, stage: Stage, num_units: int, config: EncodeConfig) -> None:
         super().__init__()
-        self._stage, self._config, self._units = stage, config, units
+        self._stage, self._config, self._num_units = stage, config, num_units
 
-    def expand(self, pending: beam.PCollection[str]) -> beam.PCollection[int]:
+    def expand(self, pending: beam.PCollection[int]) -> beam.PCollection[int]:
         output, config = self._stage.output, self._config
-        all_units = (
-            pending.pipeline
-            | "AllUnits" >> beam.Create([unit.to_text() for unit in self._units])
-            | "SpreadAllUnits" >> beam.Reshuffle()
-        )
+        all_units = pending.pipeline | "AllUnits" >> PlannedUnits(range(self._num_units))
         done = (
             all_units
-            | "ScanUnits" >> beam.Map(_scan, config, output).with_output_types(int)
+            | "ScanUnits" >> beam.Map(_scan, config, self._stage).with_output_types(int)
             | "WhenScanned" >> beam.combiners.Count.Globally()
         )
         for kind in duplicate_kinds(config):
@@ -92,29 +89,29 @@ class FindDuplicatesAndWork(beam.PTransform):
         return (
             pending
             | "WaitForDuplicates"
-            >> beam.Map(_first, beam.pvalue.AsSingleton(done)).with_output_types(str)
+            >> beam.Map(_first, beam.pvalue.AsSingleton(done)).with_output_types(int)
             | "WorkOnUnits" >> WorkOnUnits(self._stage)
         )
 
 
-def _scan(element: str, config: EncodeConfig, output: Path) -> int:
-    unit = Unit.from_text(element)
-    return scan_unit(unit, config, output, lambda n: report_progress(unit, n, _SCAN))
+def _scan(index: int, config: EncodeConfig, stage: Stage) -> int:
+    unit = planned_unit(stage, index)
+    return scan_unit(unit, config, stage.output, lambda n: report_progress(unit, n, _SCAN))
 
 
-def _sort(unit: str, kind: str, config: EncodeConfig, output: Path, scanned: int) -> int:
-    return sort_unit(Unit.from_text(unit).index, kind, config, output)
+def _sort(index: int, kind: str, config: EncodeConfig, output: Place, scanned: int) -> int:
+    return sort_unit(index, kind, config, output)
 
 
-def _partition(num_keys: int, kind: str, output: Path) -> Iterator[tuple[int, int]]:
+def _partition(num_keys: int, kind: str, output: Place) -> Iterator[tuple[int, int]]:
     num_partitions = start_partitions(num_keys, kind, output)
     for index in range(num_partitions):
         yield index, num_partitions
 
 
-def _resolve(partition: tuple[int, int], kind: str, output: Path) -> int:
+def _resolve(partition: tuple[int, int], kind: str, output: Place) -> int:
     return resolve_partition(*partition, kind, output)
 
 
-def _first(unit: str, done: int) -> str:
-    return unit
+def _first(index: int, done: int) -> int:
+    return index

@@ -14,7 +14,6 @@ import functools
 import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,7 @@ from blt.corpus.admission.duplicates import DUPLICATES_FOLDER, duplicate_kinds, 
 from blt.corpus.config import COMPRESSIONS, CSV_QUOTING, DOC_PER, FORMATS, EncodeConfig
 from blt.corpus.encode import encode_unit
 from blt.corpus.files.discover import Discovery, InputFile, discover_inputs
-from blt.corpus.files.standard_input import keep_standard_input
+from blt.corpus.files.standard_input import KeptInput, keep_standard_input
 from blt.corpus.format_rules import unmatched_rules
 from blt.corpus.left_out import UNREADABLE, left_out_line
 from blt.corpus.planning.field_names import unmatched_after, unmatched_before
@@ -48,7 +47,8 @@ from blt.corpus.unmatched import Unmatched
 from blt.dataset.loss import DEFAULT_MAX_LOST_FRACTION, Findings
 from blt.dataset.manifest import Manifest
 from blt.dataset.plan_file import read_plan
-from blt.dataset.stage import REJECTS_NAME, Stage, earlier_units, make_units
+from blt.dataset.stage import REJECTS_NAME, Gathered, Stage, earlier_units, make_units
+from blt.dataset.storage import Place, is_remote
 from blt.dataset.units import Progress, Unit, UnitResult
 from blt.errors import UserError, WorkError
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
@@ -220,7 +220,7 @@ def add_document_arguments(parser: argparse.ArgumentParser, when: str = "") -> N
 class _EncodeUnit:
     config: EncodeConfig
 
-    def __call__(self, unit: Unit, output: Path, progress: Progress) -> UnitResult:
+    def __call__(self, unit: Unit, output: Place, progress: Progress) -> UnitResult:
         return encode_unit(unit.payload, self.config, output, unit.index, progress)
 
 
@@ -234,7 +234,7 @@ class _FindDuplicates:
         from pipelines.duplicates_transform import FindDuplicatesAndWork
 
         self.console.say(f"{stage.output}: looking for duplicates first, which reads the input.")
-        return FindDuplicatesAndWork(stage, self.units, self.config)
+        return FindDuplicatesAndWork(stage, len(self.units), self.config)
 
     def start(self, stage: Stage) -> list[Phase]:
         from pipelines.duplicates_transform import start_search
@@ -242,8 +242,8 @@ class _FindDuplicates:
         return start_search(stage, self.units, self.config)
 
 
-def _find_losses(output: Path, results: list[UnitResult]) -> Findings:
-    return merge_sources(output, len(results))
+def _find_losses(output: Place, gathered: Gathered) -> Findings:
+    return merge_sources(output, gathered.num_units)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,14 +251,11 @@ class _FinishTables:
     config: EncodeConfig
     is_strict: bool
 
-    def __call__(self, output: Path, results: list[UnitResult]) -> None:
+    def __call__(self, output: Place, gathered: Gathered) -> None:
         remove_found(output)
         if self.is_strict:
-            totals: Counter[str] = Counter()
-            for result in results:
-                totals.update(result.counts)
             payloads = [unit.payload for unit in read_plan(output)]
-            _check_strict(_unmatched_after(payloads, totals, self.config))
+            _check_strict(_unmatched_after(payloads, gathered.totals, self.config))
 
 
 def _unmatched_after(
@@ -281,11 +278,12 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     """Encodes; see `DESCRIPTION`."""
     names = [field.name for field in dataclasses.fields(EncodeConfig)]
     config = EncodeConfig(**{name: getattr(args, name) for name in names})
-    kept_input = args.output.parent / f"{args.output.name}.stdin"
+    kept_input = None
     if "-" in args.input:
         if args.dry_run:
             raise UserError("--dry-run: standard input (--input -) can be read only once.")
-        keep_standard_input(sys.stdin.buffer if sys.stdin else None, kept_input)
+        stream = sys.stdin.buffer if sys.stdin else None
+        kept_input = keep_standard_input(stream, args.output.with_name(args.output.name + ".stdin"))
     stage = Stage(
         kind="byte_shards",
         output=args.output,
@@ -319,8 +317,8 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         outputs += ["…"] * (len(units) > 5) + [REJECTS_NAME, "_manifest.json"]
         plan = describe_plan(stage, units, outputs)
         return _describe(plan, units, stage.told["left_out"], args, console)
-    if "-" in args.input:
-        kept_input.unlink(missing_ok=True)
+    if kept_input is not None:
+        kept_input.place.unlink(missing_ok=True)
     unmatched = _unmatched_after([unit.payload for unit in units], manifest.totals, config)
     if args.strict:
         _check_strict(unmatched)
@@ -328,7 +326,11 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
 
 
 def _plan_units(
-    stage: Stage, config: EncodeConfig, args: argparse.Namespace, kept_input: Path, console: Console
+    stage: Stage,
+    config: EncodeConfig,
+    args: argparse.Namespace,
+    kept_input: KeptInput | None,
+    console: Console,
 ) -> list[Unit]:
     """Finds the input and returns the units; only here does memory hold something for each file."""
 
@@ -418,8 +420,10 @@ def _say_unmatched(
         console.say(printable(f"warning: {line.message}"))
 
 
-def _outside(files: Sequence[InputFile], folder: Path) -> list[InputFile]:
+def _outside(files: Sequence[InputFile], folder: Place) -> list[InputFile]:
     """Returns the files that do not lie in a folder, by whatever links they are reached."""
+    if is_remote(folder):
+        return [file for file in files if not file.path.startswith(f"{folder}/")]
 
     @functools.cache
     def is_inside(parent: str) -> bool:

@@ -11,7 +11,6 @@ shard, with a `.complete` marker beside each.
 import argparse
 import dataclasses
 import sys
-from pathlib import Path
 
 from blt.cli import command
 from blt.cli.command import Summary
@@ -20,12 +19,12 @@ from blt.commands.arguments import (
     add_data_argument,
     add_output_arguments,
     fraction,
-    local_path,
+    place,
 )
 from blt.dataset.loss import DEFAULT_MAX_LOST_FRACTION
-from blt.dataset.manifest import Manifest, check_shard, read_manifest
-from blt.dataset.stage import REJECTS_NAME, Stage, make_units
-from blt.dataset.storage import atomic_path
+from blt.dataset.manifest import Manifest, fetched_shard, read_manifest
+from blt.dataset.stage import REJECTS_NAME, Gathered, Stage, make_units
+from blt.dataset.storage import Place, atomic_path
 from blt.dataset.units import Progress, ShardInfo, Unit, UnitResult
 from blt.errors import UserError
 from blt.formats.meta_arrow import COMPLETE_SUFFIX, meta_arrow_name
@@ -48,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_argument(parser)
     parser.add_argument(
         "--patches",
-        type=local_path,
+        type=place,
         required=True,
         metavar="PATCHES",
         help="Their boundaries, from blt patch with --keep-entropies.",
@@ -65,37 +64,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _ExportShard:
-    data: Path
-    patches: Path
+    data: Place
+    patches: Place
     entropy_model: str
 
-    def __call__(self, unit: Unit, output: Path, progress: Progress) -> UnitResult:
+    def __call__(self, unit: Unit, output: Place, progress: Progress) -> UnitResult:
         from blt.training_data.meta_arrow_export import export_meta_arrow_shard
 
         payload = dict(unit.payload)
         info = ShardInfo(**payload.pop("boundaries"))
-        boundaries = self.patches / info.name
-        check_shard(boundaries, info)
         shard = read_payload(payload)
-        return export_meta_arrow_shard(
-            shard.checked_path(self.data),
-            boundaries,
-            output,
-            unit_index=unit.index,
-            metadata={
-                "byte_shard_sha256": shard.info.sha256,
-                "entropy_model": self.entropy_model,
-                "entropy_unit": "nats",
-            },
-            progress=progress,
-        )
+        with (
+            fetched_shard(self.data, shard.info) as byte_shard,
+            fetched_shard(self.patches, info) as boundaries,
+        ):
+            return export_meta_arrow_shard(
+                byte_shard,
+                boundaries,
+                output,
+                unit_index=unit.index,
+                metadata={
+                    "byte_shard_sha256": shard.info.sha256,
+                    "entropy_model": self.entropy_model,
+                    "entropy_unit": "nats",
+                },
+                progress=progress,
+            )
 
 
-def _mark_complete(output: Path, results: list[UnitResult]) -> None:
-    for result in results:
-        for shard in result.shards:
-            with atomic_path(output / (shard.name + COMPLETE_SUFFIX)) as temporary:
-                temporary.touch()
+def _mark_complete(output: Place, gathered: Gathered) -> None:
+    for shard in gathered.shards:
+        with atomic_path(output / (shard.name + COMPLETE_SUFFIX)) as temporary:
+            temporary.touch()
 
 
 def run(args: argparse.Namespace, console: Console) -> Summary:

@@ -2,12 +2,12 @@
 
 import argparse
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blt.cli.console import Console
-from blt.dataset.plan_file import PLAN_NAME, load_plan
+from blt.dataset.plan_file import load_plan
 from blt.dataset.stage import Stage
+from blt.dataset.storage import Place
 from blt.dataset.units import Unit
 from blt.engine.options import AUTO, BFLOAT16, PRECISIONS
 
@@ -31,11 +31,11 @@ def asked_precision(args: argparse.Namespace, hints: Hints) -> str:
     return BFLOAT16 if "accelerator" in hints else AUTO  # the workers have what this one may lack
 
 
-def _earlier_precision(output: Path) -> str | None:
-    path = output / PLAN_NAME
-    if not path.exists():
+def _earlier_precision(output: Place) -> str | None:
+    plan = load_plan(output)
+    if plan is None:
         return None
-    config = load_plan(path)[0].get("config", {})
+    config = plan.identity.get("config", {})
     precision = config.get("score_spec", config).get("precision")
     return precision if precision in PRECISIONS else None
 

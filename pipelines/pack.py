@@ -12,7 +12,6 @@ import functools
 import math
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 from blt.cli import command
 from blt.cli.command import Summary
@@ -22,11 +21,12 @@ from blt.commands.arguments import (
     add_output_arguments,
     add_split_arguments,
     byte_size,
-    local_path,
+    place,
     positive_int,
 )
-from blt.dataset.manifest import Manifest, check_shard, read_manifest
+from blt.dataset.manifest import Manifest, read_manifest
 from blt.dataset.stage import Stage, make_units
+from blt.dataset.storage import Place
 from blt.dataset.units import Progress, Unit, UnitResult
 from blt.errors import UserError
 from blt.training_data.packing import PackConfig
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_argument(parser, help="Byte shards.")
     parser.add_argument(
         "--patches",
-        type=local_path,
+        type=place,
         required=True,
         metavar="PATCHES",
         help="Their boundaries, from blt patch.",
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     return _summarize(manifest, how)
 
 
-def _documents_must_travel(unit: Unit, output: Path, progress: Progress) -> UnitResult:
+def _documents_must_travel(unit: Unit, output: Place, progress: Progress) -> UnitResult:
     raise NotImplementedError("a bucket's documents come through the shuffle: see PackShuffled")
 
 
@@ -137,12 +137,11 @@ def _make_transform(
 ) -> "PackShuffled":  # noqa: F821
     from pipelines.pack_transform import PackShuffled
 
-    pairs = []
-    for shard, boundaries in zip(data.shards, patches.shards, strict=True):
-        for manifest, info in ((data, shard), (patches, boundaries)):
-            check_shard(manifest.shard_path(info), info)
-        pairs.append((data.shard_path(shard).resolve(), patches.shard_path(boundaries).resolve()))
-    return PackShuffled(stage, pending, pairs=pairs, num_buckets=num_buckets, config=config)
+    pairs = list(zip(data.shards, patches.shards, strict=True))
+    folders = data.folder.resolve(), patches.folder.resolve()
+    return PackShuffled(
+        stage, pending, folders=folders, pairs=pairs, num_buckets=num_buckets, config=config
+    )
 
 
 def _default_max_patches(seq_len: int, patches: Manifest) -> int:

@@ -2,15 +2,18 @@
 
 import dataclasses
 import functools
+import json
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import apache_beam as beam
 import numpy as np
 
 from blt.dataset.joining import PatchedDocument, join_documents, read_patched_parts
+from blt.dataset.manifest import fetched_shard
 from blt.dataset.stage import Stage
-from blt.dataset.units import Progress, Unit, UnitResult
+from blt.dataset.storage import Place
+from blt.dataset.units import Progress, ShardInfo, Unit, UnitResult
+from blt.dataset.working import planned_unit
 from blt.tokenizer import frame_tokens, tokens_to_bytes
 from blt.training_data.packing import PackConfig, bucket_of, shuffle_key, write_bucket
 from pipelines.transforms import work_on_unit
@@ -20,7 +23,7 @@ _Travelling = tuple[bytes, str, int, str, bytes, bytes]
 
 
 class PackShuffled(beam.PTransform):
-    """Units (JSON), which are buckets, in; for each that was packed, its number out.
+    """Numbers of units, which are buckets, in; of each that was packed, its number out.
 
     A bucket's documents are sorted by their shuffle key, so that neither the order in which they
     arrive nor the number of workers shows in the result.
@@ -28,7 +31,8 @@ class PackShuffled(beam.PTransform):
     Args:
       stage: of the packing.
       pending: the buckets still to do; documents of others do not travel.
-      pairs: (byte shard, boundaries) files.
+      folders: of the byte shards and of the boundaries.
+      pairs: (byte shard, boundaries) in these.
       num_buckets: in all.
       config: how to pack.
     """
@@ -38,30 +42,31 @@ class PackShuffled(beam.PTransform):
         stage: Stage,
         pending: Sequence[Unit],
         *,
-        pairs: Sequence[tuple[Path, Path]],
+        folders: tuple[Place, Place],
+        pairs: Sequence[tuple[ShardInfo, ShardInfo]],
         num_buckets: int,
         config: PackConfig,
     ) -> None:
         super().__init__()
         self._stage = stage
         self._pending = frozenset(unit.index for unit in pending)
-        self._pairs = [(str(shard), str(boundaries)) for shard, boundaries in pairs]
+        self._folders = folders
+        self._pairs = [[dataclasses.asdict(info) for info in pair] for pair in pairs]
         self._num_buckets = num_buckets
         self._config = config
 
-    def expand(self, units: beam.PCollection[str]) -> beam.PCollection[int]:
-        buckets = units | "KeyByBucket" >> beam.Map(_key_by_bucket).with_output_types(
-            tuple[int, str]
-        )
+    def expand(self, units: beam.PCollection[int]) -> beam.PCollection[int]:
+        buckets = units | "KeyByBucket" >> beam.Map(_with_itself).with_output_types(tuple[int, int])
         read = functools.partial(
             _read_documents,
+            folders=self._folders,
             num_buckets=self._num_buckets,
             pending=self._pending,
             seed=self._config.seed,
         )
         documents = (
             units.pipeline
-            | "Shards" >> beam.Create(self._pairs)
+            | "Shards" >> beam.Create([json.dumps(pair) for pair in self._pairs])
             | "SpreadShards" >> beam.Reshuffle()
             | "ReadDocuments" >> beam.FlatMap(read).with_output_types(tuple[int, _Travelling])
         )
@@ -73,40 +78,48 @@ class PackShuffled(beam.PTransform):
         )
 
 
-def _key_by_bucket(unit: str) -> tuple[int, str]:
-    return Unit.from_text(unit).index, unit
+def _with_itself(index: int) -> tuple[int, int]:
+    return index, index
 
 
 def _read_documents(
-    pair: tuple[str, str], *, num_buckets: int, pending: frozenset[int], seed: int
+    pair: str,
+    *,
+    folders: tuple[Place, Place],
+    num_buckets: int,
+    pending: frozenset[int],
+    seed: int,
 ) -> Iterator[tuple[int, _Travelling]]:
-    shard, boundaries = map(Path, pair)
-    for document in join_documents(read_patched_parts(shard, boundaries)):
-        key = shuffle_key(seed, shard.name, document.index)
-        bucket = bucket_of(key, num_buckets)
-        if bucket in pending:
-            lengths = document.patch_lengths.astype("<i4").tobytes()
-            raw = tokens_to_bytes(document.tokens)
-            place = (key.to_bytes(8, "big"), shard.name, document.index)
-            yield bucket, (*place, document.doc_id, raw, lengths)
+    shard, boundaries = (ShardInfo(**info) for info in json.loads(pair))
+    with (
+        fetched_shard(folders[0], shard) as shard_path,
+        fetched_shard(folders[1], boundaries) as boundaries_path,
+    ):
+        for document in join_documents(read_patched_parts(shard_path, boundaries_path)):
+            key = shuffle_key(seed, shard.name, document.index)
+            bucket = bucket_of(key, num_buckets)
+            if bucket in pending:
+                lengths = document.patch_lengths.astype("<i4").tobytes()
+                raw = tokens_to_bytes(document.tokens)
+                order = (key.to_bytes(8, "big"), shard.name, document.index)
+                yield bucket, (*order, document.doc_id, raw, lengths)
 
 
 def _pack_bucket(
     grouped: tuple[int, dict[str, Iterable]], stage: Stage, config: PackConfig
 ) -> Iterator[int]:
     _, groups = grouped
-    for element in groups["units"]:
+    for index in groups["units"]:
         run_unit = functools.partial(_write_bucket, groups["documents"], config)
-        yield from work_on_unit(
-            dataclasses.replace(stage, run_unit=run_unit), Unit.from_text(element)
-        )
+        unit = planned_unit(stage, index)
+        yield from work_on_unit(dataclasses.replace(stage, run_unit=run_unit), unit)
 
 
 def _write_bucket(
     documents: Iterable[_Travelling],
     config: PackConfig,
     unit: Unit,
-    output: Path,
+    output: Place,
     progress: Progress,
 ) -> UnitResult:
     arrived = (

@@ -11,7 +11,6 @@ import argparse
 import dataclasses
 import sys
 from collections import Counter
-from pathlib import Path
 
 from blt.cli import command
 from blt.cli.command import Summary
@@ -21,11 +20,12 @@ from blt.commands.arguments import (
     add_data_argument,
     add_output_arguments,
     add_precision_argument,
-    local_path,
+    place,
 )
 from blt.commands.rule_arguments import add_rule_arguments, read_rule
-from blt.dataset.manifest import Manifest, read_manifest
+from blt.dataset.manifest import Manifest, fetched_shard, read_manifest
 from blt.dataset.stage import Stage, make_units
+from blt.dataset.storage import Place
 from blt.dataset.units import Progress, Unit, UnitResult
 from blt.ngram.model import is_ngram_path
 from blt.patching.rules import PatchRule
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_argument(parser)
     parser.add_argument(
         "--entropy-model",
-        type=local_path,
+        type=place,
         metavar="FILE",
         help="From blt train-entropy (.keras) or blt train-ngram (.ngram).",
     )
@@ -69,15 +69,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _PatchShard:
-    data: Path
-    entropy_model: Path | None
+    data: Place
+    entropy_model: Place | None
     rule: PatchRule
     keep_entropies: str | None
     precision: str | None
     num_threads: int | None  # of the engine; None for all cores
     owns_process: bool
 
-    def __call__(self, unit: Unit, output: Path, progress: Progress) -> UnitResult:
+    def __call__(self, unit: Unit, output: Place, progress: Progress) -> UnitResult:
         silence()
         from blt.engine import get_entropy_engine, import_engine_backend
         from blt.patching.shard import patch_shard
@@ -89,17 +89,18 @@ class _PatchShard:
                 self.entropy_model, precision=self.precision, num_threads=self.num_threads
             )
         shard = read_payload(unit.payload)
-        return patch_shard(
-            shard.checked_path(self.data),
-            output,
-            engine=engine,
-            rule=self.rule,
-            keep_entropies=self.keep_entropies,
-            unit_index=shard.unit,
-            roll=shard.roll,
-            metadata={"byte_shard_sha256": shard.info.sha256},
-            progress=progress,
-        )
+        with fetched_shard(self.data, shard.info) as byte_shard:
+            return patch_shard(
+                byte_shard,
+                output,
+                engine=engine,
+                rule=self.rule,
+                keep_entropies=self.keep_entropies,
+                unit_index=shard.unit,
+                roll=shard.roll,
+                metadata={"byte_shard_sha256": shard.info.sha256},
+                progress=progress,
+            )
 
 
 def run(args: argparse.Namespace, console: Console) -> Summary:

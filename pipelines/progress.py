@@ -1,6 +1,8 @@
 """How far units are, for the progress line: what is done, and what is at work in this process."""
 
+import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterable
 
 from blt.dataset.units import Unit
@@ -29,27 +31,35 @@ class _BytesDone:
 
 
 _BYTES_DONE = _BytesDone()
+_LOOK_SHARE = 20  # of the time, at most, goes into looking
 WORK = "work"  # the step of units themselves
 
 
 def count_done(
-    units: Iterable[Unit], is_done: Callable[[Unit], bool], step: str
+    units: Iterable[Unit], read_done_indices: Callable[[], set[int]], step: str
 ) -> Callable[[], int]:
     """Returns a function that tells how many bytes of some units are done.
 
     Args:
       units: those to do.
-      is_done: tells, from files, whether a unit is done, wherever that was.
+      read_done_indices: tells, from files, which units are done, wherever that was. It is asked
+        seldom where it takes long.
       step: what is done, as in `report_progress`, which tells of units at work in this process.
     """
     left = {unit.index: unit for unit in units}
     done_bytes = 0
+    next_look = 0.0
     _BYTES_DONE.forget(step)
 
     def read_done() -> int:
-        nonlocal done_bytes
-        for unit in [unit for unit in left.values() if is_done(unit)]:
-            done_bytes += left.pop(unit.index).num_bytes
+        nonlocal done_bytes, next_look
+        start = time.monotonic()
+        if start >= next_look:
+            with contextlib.suppress(OSError):
+                for index in left.keys() & read_done_indices():
+                    done_bytes += left.pop(index).num_bytes
+            took = time.monotonic() - start
+            next_look = start + took * _LOOK_SHARE
         return done_bytes + _BYTES_DONE.of_units(left, step)
 
     return read_done

@@ -8,18 +8,19 @@ run: a new threshold for a corpus is a matter of seconds.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import sys
-from pathlib import Path
 from typing import Any
 
 from blt.cli import command
 from blt.cli.command import Summary
 from blt.cli.console import Console
-from blt.commands.arguments import add_output_arguments, local_path
+from blt.commands.arguments import add_output_arguments, place
 from blt.commands.rule_arguments import add_rule_arguments, read_rule
-from blt.dataset.manifest import Manifest, check_shard, read_manifest
+from blt.dataset.manifest import Manifest, fetched_shard, read_manifest
 from blt.dataset.stage import Stage, make_units
+from blt.dataset.storage import Place
 from blt.dataset.units import Progress, ShardInfo, Unit, UnitResult
 from blt.errors import UserError
 from blt.patching.rules import PatchRule
@@ -38,7 +39,7 @@ takes those. No model is run. The rule space, and --snap-utf8, look at the bytes
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--patches",
-        type=local_path,
+        type=place,
         required=True,
         metavar="PATCHES",
         help="Boundaries, from blt patch; for the rules entropy, monotonic and combined with "
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--data",
-        type=local_path,
+        type=place,
         metavar="BYTES",
         help="The byte shards that they were made from. With them, boundaries inside UTF-8 "
         "characters are counted.",
@@ -63,33 +64,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _RepatchShard:
-    patches: Path
-    data: Path | None
+    patches: Place
+    data: Place | None
     rule: PatchRule
     drop_entropies: bool
 
-    def __call__(self, unit: Unit, output: Path, progress: Progress) -> UnitResult:
+    def __call__(self, unit: Unit, output: Place, progress: Progress) -> UnitResult:
         from blt.dataset.joining import check_made_from
         from blt.patching.repatch import repatch_shard
 
-        boundaries, byte_shard = _checked(self.patches, unit.payload["boundaries"]), None
-        if self.data is not None:
-            byte_shard = _checked(self.data, unit.payload["byte_shard"])
-            check_made_from(boundaries, byte_shard, unit.payload["byte_shard"]["sha256"])
-        return repatch_shard(
-            boundaries,
-            output,
-            rule=self.rule,
-            byte_shard=byte_shard,
-            drop_entropies=self.drop_entropies,
-            progress=progress,
-        )
-
-
-def _checked(folder: Path, described: dict[str, Any]) -> Path:
-    info = ShardInfo(**described)
-    check_shard(folder / info.name, info)
-    return folder / info.name
+        with contextlib.ExitStack() as resources:
+            described = ShardInfo(**unit.payload["boundaries"])
+            boundaries = resources.enter_context(fetched_shard(self.patches, described))
+            byte_shard = None
+            if self.data is not None:
+                info = ShardInfo(**unit.payload["byte_shard"])
+                byte_shard = resources.enter_context(fetched_shard(self.data, info))
+                check_made_from(boundaries, byte_shard, info.sha256)
+            return repatch_shard(
+                boundaries,
+                output,
+                rule=self.rule,
+                byte_shard=byte_shard,
+                drop_entropies=self.drop_entropies,
+                progress=progress,
+            )
 
 
 def run(args: argparse.Namespace, console: Console) -> Summary:

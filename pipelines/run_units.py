@@ -1,14 +1,15 @@
 """Runs the units of a stage on Beam.
 
-    Create(pending units) -> Reshuffle -> ParDo(work on one) -> finish when all are done
+    numbers of pending units -> Reshuffle -> ParDo(work on one) -> finish when all are done
 
-Only units travel, never documents, so memory is that of the units at work. The result of a unit
-does not depend on where it runs, nor on how often.
+Only numbers of units travel, never documents, so memory is that of the units at work. The result of
+a unit does not depend on where it runs, nor on how often.
 """
 
 import argparse
 import contextlib
 import dataclasses
+import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,9 +19,11 @@ from blt.cli.command import Summary
 from blt.cli.console import Console, Phase, ProgressLine, count, format_bytes
 from blt.cli.quiet import redirect_stderr
 from blt.dataset import stage as stages
-from blt.dataset.manifest import MANIFEST_NAME, Manifest, read_manifest
+from blt.dataset.finishing import UndoneError, finish, note_failure
+from blt.dataset.manifest import Manifest
+from blt.dataset.markers import marked_indices
 from blt.dataset.stage import Stage
-from blt.dataset.storage import prepare_output_folder, sole_use
+from blt.dataset.storage import is_remote, prepare_output_folder, remove_scratch, shared_use
 from blt.dataset.units import Unit
 from blt.errors import BltError, WorkError
 from pipelines.beam_flags import (
@@ -39,7 +42,10 @@ if TYPE_CHECKING:
 
 _WORTH_SAYING_BYTES = 1 << 20  # of work; with less of it, starting a worker takes longer
 
-# Makes the transform from pending units (`Unit.to_text`) to the numbers of those done.
+_MAX_ROUNDS = 3  # of work, where shards did not stay as they were
+_SORTED_UNITS = 10_000
+
+# Makes the transform from numbers of pending units to the numbers of those done.
 MakeTransform = Callable[[Stage, Sequence[Unit]], "beam.PTransform"]
 StartPhases = Callable[[Stage], Sequence[Phase]]
 
@@ -72,8 +78,8 @@ def run_stage(
       The manifest (None after a dry run), and how it went: "done", "already done" or "dry run".
 
     Raises:
-      UserError: before any work, when the output folder or a flag will not do, or another run is at
-        work in the folder.
+      UserError: before any work, when the output folder or a flag will not do, or another run of
+        another identity has the folder.
       WorkError: units failed, or too many records were rejected.
     """
     if args.dry_run:
@@ -82,26 +88,47 @@ def run_stage(
         manifest = stages.finished_manifest(stage, units)
         if manifest is not None:
             return manifest, "already done"
-    prepare_output_folder(stage.output)
-    with sole_use(stage.output):
+    with _hygiene(stage) as sweep:
         num_bytes = sum(unit.num_bytes for unit in units)
         what = f"{stage.output.name}: looking for finished units"
+        verify = getattr(args, "verify", False)
         with console.progress(what, num_bytes) as progress:
-            pending = stages.start(stage, units, overwrite=args.overwrite, progress=progress)
+            stage, pending = stages.start(
+                stage, units, overwrite=args.overwrite, verify=verify, progress=progress
+            )
         if len(pending) < len(units):
             finished = f"{len(units) - len(pending)} of {len(units)} units are finished"
             console.say(f"{stage.output}: {finished}; going on from there.")
         try:
-            if pending:
-                phases = start_phases(stage) if start_phases else []
-                flags = args.beam_flags
-                found = _run_pipeline(stage, pending, flags, console, make_transform, phases)
-                if metrics is not None:
-                    metrics.update(found)
-            return _conclude(stage, units), "done"
+            for _ in range(_MAX_ROUNDS):
+                if pending:
+                    phases = start_phases(stage) if start_phases else []
+                    flags = args.beam_flags
+                    found = _run_pipeline(stage, pending, flags, console, make_transform, phases)
+                    if metrics is not None:
+                        metrics.update(found)
+                sweep()
+                try:
+                    return _conclude(stage, units), "done"
+                except UndoneError as error:
+                    undone, pending = error, list(error.units)
+                console.say(f"{stage.output}: {count(len(pending), 'unit')} to be done again.")
+            raise undone
         except BltError as error:
-            stages.note_failure(stage, str(error))
+            note_failure(stage, str(error))
             raise
+
+
+@contextlib.contextmanager
+def _hygiene(stage: Stage) -> Iterator[Callable[[], None]]:
+    """Yields what removes the temporary files of killed runs; does so at the start."""
+    prepare_output_folder(stage.output)
+    remove_scratch()
+    if is_remote(stage.output):
+        yield lambda: None
+        return
+    with shared_use(stage.output) as sweep:
+        yield sweep
 
 
 def _run_pipeline(
@@ -124,7 +151,7 @@ def _run_pipeline(
             f"{workers - len(pending)} of them will be idle. A smaller --target-shard-bytes of blt "
             "encode makes more shards, and so more units."
         )
-    read_done = count_done(pending, lambda unit: stages.has_marker(stage.output, unit), WORK)
+    read_done = count_done(pending, lambda: marked_indices(stage.output), WORK)
     phases = [dataclasses.replace(p, label=f"{label}: {p.label}") for p in earlier_phases]
     phases.append(Phase(label, read_done, total))
     with (
@@ -176,20 +203,30 @@ def build_pipeline(
     make_transform: MakeTransform | None = None,
 ) -> None:
     """Adds the steps that do the pending units of a stage; see the head of this file."""
-    import apache_beam as beam
 
-    from pipelines.transforms import FinishStage, WorkOnUnits
+    from pipelines.transforms import FinishStage, PlannedUnits, WorkOnUnits
 
     work = make_transform(stage, pending) if make_transform else WorkOnUnits(stage)
-    # Runners share them out in turn, or as workers get free: the largest come first.
-    in_turn = sorted(pending, key=lambda unit: unit.num_bytes, reverse=True)
     _ = (
         pipeline
-        | "Plan" >> beam.Create([unit.to_text() for unit in in_turn])
-        | "SpreadUnits" >> beam.Reshuffle()
+        | "Plan" >> PlannedUnits([unit.index for unit in in_turn(pending)])
         | "WorkOnUnits" >> work
         | "FinishStage" >> FinishStage(stage)
     )
+
+
+def in_turn(pending: Sequence[Unit]) -> list[Unit]:
+    """Returns units in the order in which they are begun.
+
+    Runners share them out in turn, or as workers get free: the largest come first. Those of about a
+    size come in any order, so that runs in the same folder do not all begin with the same ones;
+    where units are so many that this means little, in the order of the plan from one of them on.
+    """
+    if len(pending) > _SORTED_UNITS:
+        first = random.randrange(len(pending))
+        return [*pending[first:], *pending[:first]]
+    shuffled = random.sample(list(pending), len(pending))
+    return sorted(shuffled, key=lambda unit: unit.num_bytes.bit_length(), reverse=True)
 
 
 def _read_counters(result: "PipelineResult") -> Counter[str]:
@@ -217,9 +254,7 @@ def quiet_workers(
 
 def _conclude(stage: Stage, units: Sequence[Unit]) -> Manifest:
     """Returns the manifest that the pipeline wrote, or raises what kept it from writing it."""
-    if (stage.output / MANIFEST_NAME).exists():
-        return read_manifest(stage.output, stage.kind)
-    return stages.finish(stage, units)
+    return stages.finished_manifest(stage, units) or finish(stage, units)
 
 
 def describe_plan(stage: Stage, units: Sequence[Unit], outputs: Iterable[str]) -> Summary:

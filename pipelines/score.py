@@ -8,12 +8,11 @@ Reads byte shards, or raw input that is encoded first, and a BLT or an entropy m
 """
 
 import argparse
+import contextlib
 import dataclasses
 import re
 import sys
-from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from blt.cli import command
@@ -25,15 +24,15 @@ from blt.commands.arguments import (
     add_precision_argument,
     add_split_arguments,
     field_names,
-    local_path,
+    place,
     positive_int,
 )
 from blt.commands.sidecar import sidecar_path
 from blt.dataset.groups import describe_bounds, input_group
-from blt.dataset.manifest import Manifest, check_shard, read_manifest
+from blt.dataset.manifest import Manifest, fetched_shard, read_manifest
 from blt.dataset.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, SPLIT_CHOICES
-from blt.dataset.stage import Stage, make_units
-from blt.dataset.storage import read_json, write_json
+from blt.dataset.stage import Gathered, Stage, make_units
+from blt.dataset.storage import Place, fetch_all, read_json, write_json
 from blt.dataset.trained_split import TrainedSplit, describe_documents, read_trained_split
 from blt.dataset.units import Progress, ShardInfo, Unit, UnitResult
 from blt.errors import BltError, UserError, near_names
@@ -59,9 +58,7 @@ BASELINES = ("zlib", "xz")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument(
-        "--data", type=local_path, metavar="BYTES", help="Byte shards, from blt encode."
-    )
+    source.add_argument("--data", type=place, metavar="BYTES", help="Byte shards, from blt encode.")
     source.add_argument(
         "--input",
         action="extend",
@@ -71,17 +68,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--model",
-        type=local_path,
+        type=place,
         required=True,
         metavar="FILE",
         help="A BLT, from blt train, or an entropy model (.keras or .ngram).",
     )
-    parser.add_argument(
-        "--patches", type=local_path, metavar="PATCHES", help="Boundaries of --data."
-    )
+    parser.add_argument("--patches", type=place, metavar="PATCHES", help="Boundaries of --data.")
     parser.add_argument(
         "--entropy-model",
-        type=local_path,
+        type=place,
         metavar="FILE",
         help="Cuts patches, for a BLT whose file does not hold its own.",
     )
@@ -136,8 +131,8 @@ def _baselines(text: str) -> list[str]:
 class _Options:
     """What a worker needs to load the scorer."""
 
-    model: Path
-    entropy_model: Path | None
+    model: Place
+    entropy_model: Place | None
     min_context: int | None
     precision: str
     xz: bool
@@ -158,30 +153,32 @@ class _Options:
 
 @dataclasses.dataclass(frozen=True)
 class _ScoreShard:
-    data: Path
-    patches: Path | None
+    data: Place
+    patches: Place | None
     options: _Options
     split: str
     valid_fraction: float
     seed: int
     trained: TrainedSplit | None
 
-    def __call__(self, unit: Unit, output: Path, progress: Progress) -> UnitResult:
+    def __call__(self, unit: Unit, output: Place, progress: Progress) -> UnitResult:
         silence()
         import_keras()
         from blt.scoring import score_shard
 
         payload = dict(unit.payload)
-        boundaries = None
-        if (described := payload.pop("boundaries", None)) is not None:
-            info = ShardInfo(**described)
-            boundaries = self.patches / info.name
-            check_shard(boundaries, info)
+        described = payload.pop("boundaries", None)
         shard = read_payload(payload)
         loaded = self.options.load()
-        with loaded.lock:
+        with contextlib.ExitStack() as resources:
+            byte_shard = resources.enter_context(fetched_shard(self.data, shard.info))
+            boundaries = None
+            if described is not None:
+                info = ShardInfo(**described)
+                boundaries = resources.enter_context(fetched_shard(self.patches, info))
+            resources.enter_context(loaded.lock)
             return score_shard(
-                shard.checked_path(self.data),
+                byte_shard,
                 output,
                 scorer=loaded.scorer,
                 boundaries=boundaries,
@@ -204,14 +201,12 @@ class _WriteSummary:
     split: str
     is_descended: bool
 
-    def __call__(self, output: Path, results: list[UnitResult]) -> None:
+    def __call__(self, output: Place, gathered: Gathered) -> None:
         from blt.scoring.summary import summarize_scores
 
-        paths = [output / shard.name for result in results for shard in result.shards]
-        summary = summarize_scores(paths, by=self.by, input_name=self.input_name)
-        totals: Counter[str] = Counter()
-        for result in results:
-            totals.update(result.counts)
+        tables = fetch_all(output / shard.name for shard in gathered.shards)
+        summary = summarize_scores(tables, by=self.by, input_name=self.input_name)
+        totals = gathered.totals
         known = {"documents": totals["trained_documents"], "bytes": totals["trained_bytes"]}
         trained_on = known if self.is_descended else None
         write_json(
@@ -310,7 +305,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     return dataclasses.replace(summary, lines=[*summary.lines, *other_split])
 
 
-def _trained_on(model: Path, data: Manifest, fingerprint: str) -> TrainedSplit | None:
+def _trained_on(model: Place, data: Manifest, fingerprint: str) -> TrainedSplit | None:
     """Returns the split of the model's training if it was on these byte shards, else None."""
     trained = read_trained_split(model, sidecar_path(model), fingerprint)
     return trained if trained is not None and trained.byte_shards == data.sha256 else None

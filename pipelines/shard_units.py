@@ -2,10 +2,9 @@
 
 import dataclasses
 import re
-from pathlib import Path
 from typing import Any
 
-from blt.dataset.manifest import Manifest, check_shard
+from blt.dataset.manifest import Manifest
 from blt.dataset.units import ShardInfo
 from blt.errors import UserError
 
@@ -19,12 +18,6 @@ class ByteShard:
     info: ShardInfo
     unit: int
     roll: int
-
-    def checked_path(self, folder: Path) -> Path:
-        """Returns the shard's path once its sha256 was seen to be the manifest's."""
-        path = folder / self.info.name
-        check_shard(path, self.info)
-        return path
 
 
 def shard_payloads(manifest: Manifest) -> list[dict[str, Any]]:

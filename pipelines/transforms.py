@@ -1,25 +1,27 @@
 """The transforms that all stages share."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from blt.dataset import stage as stages
+from blt.dataset.finishing import finish
 from blt.dataset.plan_file import read_plan
 from blt.dataset.stage import Stage
 from blt.dataset.units import Unit
+from blt.dataset.working import planned_unit, work_on
 from blt.errors import BltError
 from pipelines.progress import report_progress
 
 # Metrics: what the units gave, as in the manifest's totals, and what doing them cost this time.
 COUNTS_NAMESPACE = "blt"
 MEASURED_NAMESPACE = "blt.engine"
+_RANGE_UNITS = 256
 
 
 class WorkOnUnits(beam.PTransform):
-    """Units (`Unit.to_text`) in; for each that was done, its number out.
+    """Numbers of units in; of each that was done, its number out.
 
     Args:
       stage: what to do with a unit.
@@ -31,7 +33,7 @@ class WorkOnUnits(beam.PTransform):
         self._stage = stage
         self._hints = dict(resource_hints or {})
 
-    def expand(self, units: beam.PCollection[str]) -> beam.PCollection[int]:
+    def expand(self, units: beam.PCollection[int]) -> beam.PCollection[int]:
         work = beam.ParDo(_WorkOnUnit(self._stage)).with_output_types(int)
         if self._hints:
             work = work.with_resource_hints(**self._hints)
@@ -42,13 +44,48 @@ class _WorkOnUnit(beam.DoFn):
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
 
-    def process(self, element: str) -> Iterator[int]:
-        yield from work_on_unit(self._stage, Unit.from_text(element))
+    def process(self, index: int) -> Iterator[int]:
+        yield from work_on_unit(self._stage, planned_unit(self._stage, index))
+
+
+class PlannedUnits(beam.PTransform):
+    """Makes the numbers of units, in the order given, spread over the workers.
+
+    The job holds ranges of numbers alone: what a unit is stands in the plan, where it is worked on.
+    """
+
+    def __init__(self, indices: Sequence[int]) -> None:
+        super().__init__()
+        self._ranges = index_ranges(indices)
+
+    def expand(self, pipeline: beam.Pipeline) -> beam.PCollection[int]:
+        return (
+            pipeline
+            | "Ranges" >> beam.Create(self._ranges)
+            | "SpreadRanges" >> beam.Reshuffle()
+            | "Numbers" >> beam.FlatMap(_numbers).with_output_types(int)
+            | "SpreadUnits" >> beam.Reshuffle()
+        )
+
+
+def _numbers(bounds: tuple[int, int]) -> Iterable[int]:
+    return range(*bounds)
+
+
+def index_ranges(indices: Iterable[int]) -> list[tuple[int, int]]:
+    """Returns (start, end) ranges of numbers in a given order, of `_RANGE_UNITS` at most."""
+    ranges: list[tuple[int, int]] = []
+    for index in indices:
+        if ranges and ranges[-1][1] == index and index - ranges[-1][0] < _RANGE_UNITS:
+            ranges[-1] = ranges[-1][0], index + 1
+        else:
+            ranges.append((index, index + 1))
+    return ranges
 
 
 def work_on_unit(stage: Stage, unit: Unit) -> Iterator[int]:
     """Does a unit, counts what it gave in Beam's metrics, and yields its number if it was done."""
-    result = stages.work_on(stage, unit, lambda n: report_progress(unit, n))
+    result = work_on(stage, unit, lambda n: report_progress(unit, n))
     if result is None:
         Metrics.counter(COUNTS_NAMESPACE, "failed_units").inc()
         return
@@ -81,5 +118,5 @@ class _Finish(beam.DoFn):
     def process(self, num_units: int) -> Iterator[int]:
         # A launcher that is still there asks `finish` again, and shows why it will not do.
         with contextlib.suppress(BltError):
-            stages.finish(self._stage, read_plan(self._stage.output))
+            finish(self._stage, read_plan(self._stage.output))
         yield num_units

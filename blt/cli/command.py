@@ -146,7 +146,7 @@ def _check_output_apart(args: argparse.Namespace) -> None:
     for name in _READ:
         values = getattr(args, name, None)
         for value in values if isinstance(values, list) else [values]:
-            if value is not None and "://" not in str(value) and _resolved(value) == output:
+            if value is not None and _resolved(value) == output:
                 flag = "DIR" if name == "folder" else "--" + name.replace("_", "-")
                 raise UserError(
                     f"--output {args.output}: is what {flag} names, to be read. Choose another "
@@ -155,8 +155,8 @@ def _check_output_apart(args: argparse.Namespace) -> None:
 
 
 def _resolved(path: Any) -> str:
-    """Returns a path without links and dots, be there such a file or not."""
-    return os.path.realpath(str(path))
+    """Returns a path without links and dots, be there such a file or not; a URL as it is."""
+    return str(path).rstrip("/") if _is_url(path) else os.path.realpath(str(path))
 
 
 def _print_summary(summary: Summary, *, as_json: bool) -> None:
@@ -181,6 +181,20 @@ def _print_summary(summary: Summary, *, as_json: bool) -> None:
         ) from error
 
 
+def _run(command: CommandModule, args: argparse.Namespace, console: Console) -> Summary:
+    """Runs a command; what a store did not do is an error of one line, which names the place."""
+    try:
+        return command.run(args, console)
+    except OSError as error:
+        if not _is_url(error.filename):
+            raise
+        raise WorkError(f"{error.filename}: {error.strerror}.") from error
+
+
+def _is_url(path: object) -> bool:
+    return "://" in str(path)
+
+
 def main(command: CommandModule, argv: Sequence[str] | None = None) -> int:
     """Runs a command as a program and returns its exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -197,7 +211,7 @@ def main(command: CommandModule, argv: Sequence[str] | None = None) -> int:
         finally:
             logging.disable(logging.NOTSET)
         args.owns_process = True  # and is not a step of a chain
-        summary = command.run(args, Console(verbose=verbose))
+        summary = _run(command, args, Console(verbose=verbose))
         _print_summary(summary, as_json=args.json)
         return 0
     except BltError as error:

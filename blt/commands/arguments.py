@@ -5,6 +5,7 @@ import csv
 from pathlib import Path
 
 from blt.dataset.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION
+from blt.dataset.storage import Place, check_url, is_remote
 from blt.engine.options import AUTO, PRECISIONS
 
 
@@ -19,7 +20,7 @@ def add_output_arguments(
     )
     group.add_argument(
         "--output",
-        type=output_path,
+        type=output_place,
         required=True,
         metavar=metavar,
         help=f"The folder for {what}.{rule}" if metavar == "DIR" else f"The file for {what}.",
@@ -43,7 +44,7 @@ def add_data_argument(
     help: str = "Byte shards, from blt encode.",
 ) -> None:
     """Adds --data, the dataset to read."""
-    parser.add_argument("--data", type=local_path, required=True, metavar=metavar, help=help)
+    parser.add_argument("--data", type=place, required=True, metavar=metavar, help=help)
 
 
 def add_split_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,14 +66,15 @@ def add_split_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def local_path(text: str) -> Path:
-    """Reads a path; an address such as gs://bucket/folder is refused rather than made a folder."""
+def place(text: str) -> Place:
+    """Reads a path here, or a URL of a store such as gs://bucket/folder."""
     if not text:
         raise argparse.ArgumentTypeError("a path expected, got nothing; give . for this folder")
-    if "://" in text:
-        raise argparse.ArgumentTypeError(
-            f"{text} is not a local path; only local and mounted filesystems are supported yet"
-        )
+    if is_remote(text):
+        try:
+            return check_url(text)
+        except OSError as error:
+            raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
     path = Path(text)
     try:
         path.exists()
@@ -83,16 +85,16 @@ def local_path(text: str) -> Path:
     return path if path.name not in ("", "..") else path.absolute().resolve()
 
 
-def output_path(text: str) -> Path:
-    """Reads a path to write to; one that is not UTF-8 is refused, since Arrow writes to none."""
-    path = local_path(text)
+def output_place(text: str) -> Place:
+    """Reads a place to write to; a path that is not UTF-8 is refused: Arrow writes to none."""
+    output = place(text)
     try:
-        str(path).encode("utf-8")
+        str(output).encode("utf-8")
     except UnicodeEncodeError:
         raise argparse.ArgumentTypeError(
             f"{text}: a path of UTF-8 expected, and this has other bytes; give it another name"
         ) from None
-    return path
+    return output
 
 
 def add_precision_argument(parser: argparse.ArgumentParser) -> None:

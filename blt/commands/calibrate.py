@@ -12,8 +12,8 @@ from blt.commands.arguments import (
     add_precision_argument,
     add_split_arguments,
     byte_size,
-    local_path,
     number,
+    place,
 )
 from blt.commands.rule_arguments import add_refinement_arguments
 from blt.commands.sidecar import find_finished, note_finished
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_argument(parser, help="Byte shards to sample.")
     parser.add_argument(
         "--entropy-model",
-        type=local_path,
+        type=place,
         required=True,
         metavar="FILE",
         help="From blt train-entropy (.keras) or blt train-ngram (.ngram).",
@@ -212,7 +212,7 @@ def _group_words(group: dict[str, Any]) -> str:
 
 
 def _chart_path(text: str) -> Path:
-    path = local_path(text)
+    path = place(text)
     if path.suffix not in (".png", ".svg"):
         raise argparse.ArgumentTypeError(f"must end in .png or .svg, got {text}")
     return path

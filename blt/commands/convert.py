@@ -8,8 +8,8 @@ from blt.cli.command import Summary
 from blt.cli.console import Console
 from blt.cli.quiet import import_keras
 from blt.commands.arguments import (
-    local_path,
     number,
+    place,
     positive_int,
 )
 from blt.errors import UserError, near_names
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what a checkpoint of --from meta does not say")
     group.add_argument(
         "--entropy-model",
-        type=local_path,
+        type=place,
         metavar="FILE.keras",
         help="The entropy model that cuts a BLT's patches; it is kept inside.",
     )
@@ -108,7 +108,7 @@ def _format_and_path(flag: str, given: list[str], formats: tuple[str, ...]) -> t
             + near_names(name, formats)
         )
     try:
-        return name, local_path(text)
+        return name, place(text)
     except argparse.ArgumentTypeError as error:
         raise UserError(f"{flag} {name}: {error}") from error
 

@@ -4,7 +4,7 @@ import argparse
 
 from blt.cli.command import Summary
 from blt.cli.console import Console, count, format_bytes
-from blt.commands.arguments import add_data_argument, local_path
+from blt.commands.arguments import add_data_argument, place
 from blt.corpus.decode import decode_dataset
 from blt.corpus.not_decoded import not_decoded_lines
 from blt.dataset.manifest import read_manifest
@@ -21,7 +21,7 @@ was left out when the corpus was encoded is said."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_argument(parser)
     parser.add_argument(
-        "--output", type=local_path, required=True, metavar="DIR", help="The folder for the corpus."
+        "--output", type=place, required=True, metavar="DIR", help="The folder for the corpus."
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from blt.cli.command import Summary
 from blt.cli.console import Console
-from blt.commands.arguments import local_path, positive_int
+from blt.commands.arguments import place, positive_int
 from blt.dataset.manifest import MANIFEST_NAME
 from blt.errors import UserError, WorkError
 
@@ -20,7 +20,7 @@ file holds, and how to encode a raw corpus."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", type=local_path, metavar="PATH", help="A folder or a file.")
+    parser.add_argument("path", type=place, metavar="PATH", help="A folder or a file.")
     parser.add_argument(
         "--documents",
         type=positive_int,
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--data",
-        type=local_path,
+        type=place,
         metavar="BYTES",
         help="The byte shards that boundaries were made from; found by themselves if they lie "
         "beside the boundaries.",

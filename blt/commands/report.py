@@ -5,7 +5,7 @@ from pathlib import Path
 
 from blt.cli.command import Summary
 from blt.cli.console import Console, format_bytes
-from blt.commands.arguments import local_path
+from blt.commands.arguments import place
 from blt.dataset.storage import prepare_output_file
 from blt.errors import UserError
 
@@ -23,13 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folder",
         nargs="+",
-        type=local_path,
+        type=place,
         metavar="DIR",
         help="The output folder of blt run, or datasets: boundaries, training runs, scores.",
     )
     parser.add_argument(
         "--output",
-        type=local_path,
+        type=place,
         required=True,
         metavar="FILE.html",
         help="The page; one that is there is replaced.",

@@ -11,8 +11,8 @@ from blt.cli.quiet import import_keras
 from blt.commands.arguments import (
     add_data_argument,
     add_output_arguments,
-    local_path,
     number,
+    place,
     positive_int,
     whole_number,
 )
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_argument(parser, metavar="TRAIN", help="From blt pack.")
     parser.add_argument(
         "--entropy-model",
-        type=local_path,
+        type=place,
         metavar="FILE.keras",
         help="The model that made the patches. It is kept, frozen, in the BLT's file, which can "
         "then score text alone. Any other model is refused.",

@@ -30,7 +30,7 @@ from blt.corpus.format_rules import wanted_format
 from blt.corpus.planning.sources import SOURCES_NAME, read_sources
 from blt.corpus.readers.paragraph_reader import gaps_of
 from blt.corpus.readers.text_reader import has_final_newline
-from blt.dataset.manifest import Manifest, check_shard, read_manifest
+from blt.dataset.manifest import Manifest, read_manifest
 from blt.dataset.plan_file import read_plan
 from blt.dataset.storage import TEMPORARY_PREFIX, atomic_path, prepare_output_folder
 from blt.dataset.units import Progress, no_progress
@@ -113,9 +113,8 @@ def _told_members(data_dir: Path) -> dict[str, str]:
 
 
 def _read(manifest: Manifest) -> Iterator[ByteRecord]:
-    for shard in manifest.shards:
-        check_shard(manifest.shard_path(shard), shard)
-        yield from read_byte_shard(manifest.shard_path(shard))
+    for _, path in manifest.fetch_shards():
+        yield from read_byte_shard(path)
 
 
 def _json_line(record: ByteRecord, raw: bytes) -> bytes:

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from blt.corpus.admission.admission import Admission
@@ -18,9 +17,9 @@ from blt.corpus.planning.sources import SourceRow, digest_entry, unit_sources_pa
 from blt.corpus.readers.csv_reader import QUOTED_COUNT
 from blt.corpus.readers.warc_reader import UNKNOWN_CODING
 from blt.corpus.records import Document, Filtered, Reject
+from blt.dataset.plan_file import UNITS_FOLDER
 from blt.dataset.rejects import RejectsWriter, open_rejects
-from blt.dataset.stage import UNITS_FOLDER
-from blt.dataset.storage import atomic_path
+from blt.dataset.storage import Place, atomic_path, local_folder
 from blt.dataset.units import Progress, ShardInfo, UnitResult, no_progress
 from blt.errors import WorkError
 from blt.formats.byte_shard import ByteShardWriter, byte_shard_name
@@ -54,7 +53,7 @@ COUNTS = (
 def encode_unit(
     payload: dict[str, Any],
     config: EncodeConfig,
-    output: Path,
+    output: Place,
     unit_index: int,
     progress: Progress = no_progress,
 ) -> UnitResult:
@@ -99,7 +98,7 @@ def encode_unit(
         open_rejects(units / f"{unit_index:05d}.rejects.parquet") as rejects,
         _Shards(output, unit_index, config) as shards,
     ):
-        admission = Admission(payload, config, scratch=units)
+        admission = Admission(payload, config, scratch=local_folder(units))
         for entry in payload["files"]:
             row = SourceRow.of_entry(entry)
             rows.append(row)
@@ -186,7 +185,7 @@ def _add_reject(rejects: RejectsWriter, reject: Reject) -> None:
 class _Shards(contextlib.ExitStack):
     """The shards of a unit, one open at a time, which an error leaves unwritten."""
 
-    def __init__(self, output: Path, unit_index: int, config: EncodeConfig) -> None:
+    def __init__(self, output: Place, unit_index: int, config: EncodeConfig) -> None:
         super().__init__()
         self._output, self._unit_index, self._config = output, unit_index, config
         self._writer: ByteShardWriter | None = None
@@ -219,7 +218,7 @@ class _Shards(contextlib.ExitStack):
     def _start(self) -> ByteShardWriter:
         compression = self._config.compression
         name = byte_shard_name(self._unit_index, len(self.finished), compression)
-        temporary = self.enter_context(atomic_path(self._output / name))
+        temporary = self.enter_context(atomic_path(self._output / name, is_appended=True))
         self._writer = ByteShardWriter(temporary, name=name, compression=compression)
         self.callback(self._writer.close)
         return self._writer

@@ -18,6 +18,7 @@ from blt.dataset.manifest import Manifest
 from blt.dataset.plan_file import read_plan
 from blt.dataset.rejects import count_rejects
 from blt.dataset.stage import REJECTS_NAME
+from blt.dataset.storage import fetched
 
 _MAX_NAMED = 5
 _NOT_READ = {UNREAD: "nothing that is read"}
@@ -102,7 +103,7 @@ def summary_lines(manifest: Manifest) -> list[str]:
 def _format_lines(manifest: Manifest) -> list[str]:
     """Says what the files were read as, where that is more than one thing."""
     formats: Counter[str] = Counter()
-    with pq.ParquetFile(manifest.folder / SOURCES_NAME) as file:
+    with fetched(manifest.folder / SOURCES_NAME) as path, pq.ParquetFile(path) as file:
         for batch in file.iter_batches(columns=["format"]):
             for row in batch.column("format").value_counts().to_pylist():
                 formats[row["values"]] += row["counts"]
@@ -121,7 +122,7 @@ def _file_lines(manifest: Manifest) -> list[str]:
     damaged: list[str] = []
     given_up: list[str] = []
     num_given_up = 0  # that are not damaged
-    with pq.ParquetFile(manifest.folder / SOURCES_NAME) as file:
+    with fetched(manifest.folder / SOURCES_NAME) as path, pq.ParquetFile(path) as file:
         for batch in file.iter_batches(columns=["source", "damaged", "given_up"]):
             for row in batch.to_pylist():
                 name = ascii(row["source"])[1:-1]

@@ -4,15 +4,30 @@ It says what the folder holds (`kind`), how it was made (`config`, `fingerprints
 much there is (`totals`), and every shard with its sha256. No manifest: not a dataset.
 """
 
+import contextlib
 import dataclasses
-import os
+import hashlib
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from blt.dataset import storage
 from blt.dataset.plan_file import PLAN_NAME
-from blt.dataset.storage import read_json, sha256_file, write_json
+from blt.dataset.storage import (
+    ChangedError,
+    Place,
+    PlaceLike,
+    StorePlace,
+    as_place,
+    check_publication,
+    fetched,
+    json_bytes,
+    json_errors,
+    read_json,
+)
 from blt.dataset.units import ShardInfo
-from blt.errors import UserError
+from blt.errors import UserError, WorkError
 
 MANIFEST_NAME = "_manifest.json"
 FORMAT_VERSION = 1
@@ -55,17 +70,27 @@ class Manifest:
     totals: dict[str, int]
     shards: tuple[ShardInfo, ...]
     files: dict[str, str]
-    folder: Path
+    folder: Place
     sha256: str
     lost: dict[str, Any] = dataclasses.field(default_factory=dict)
     invalid_utf8: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def shard_path(self, shard: ShardInfo) -> Path:
+    def shard_path(self, shard: ShardInfo) -> Place:
         return self.folder / shard.name
+
+    def fetch_shards(self) -> Iterator[tuple[ShardInfo, Path]]:
+        """Yields each shard with a path here, until the next is asked for, once it was checked.
+
+        Raises:
+          UserError: as `fetched_shard`.
+        """
+        for shard in self.shards:
+            with fetched_shard(self.folder, shard) as path:
+                yield shard, path
 
 
 def write_manifest(
-    folder: Path,
+    folder: Place,
     *,
     kind: str,
     config: dict[str, Any],
@@ -77,10 +102,14 @@ def write_manifest(
     lost: dict[str, Any] | None = None,
     invalid_utf8: dict[str, Any] | None = None,
 ) -> Manifest:
-    """Writes `_manifest.json` into `folder` and returns it as `read_manifest` would."""
+    """Writes `_manifest.json` into `folder` and returns it as `read_manifest` would.
+
+    Raises:
+      WorkError: it cannot be written.
+    """
     from blt.version import __version__
 
-    write_json(
+    _publish(
         folder / MANIFEST_NAME,
         {
             "kind": kind,
@@ -99,11 +128,31 @@ def write_manifest(
     return read_manifest(folder, kind)
 
 
+def _publish(place: Place, value: dict[str, Any]) -> None:
+    """Writes a manifest, or replaces one that stays the same while it is seen who may do so."""
+    data = json_bytes(value)
+    try:
+        while True:
+            try:
+                check_publication()
+                storage.create(place, data)
+                return
+            except FileExistsError:
+                pass
+            with contextlib.suppress(ChangedError, FileNotFoundError):
+                version = storage.stat(place).version
+                check_publication()
+                storage.replace(place, data, if_version=version)
+                return
+    except OSError as error:
+        raise WorkError(f"{place}: cannot be written ({error.strerror or error}).") from error
+
+
 def describe_kind(kind: str) -> str:
     return KINDS.get(kind, (kind, ""))[0]
 
 
-def read_manifest(folder: str | Path, kind: str | None = None) -> Manifest:
+def read_manifest(folder: PlaceLike, kind: str | None = None) -> Manifest:
     """Reads a dataset's manifest.
 
     Args:
@@ -113,25 +162,17 @@ def read_manifest(folder: str | Path, kind: str | None = None) -> Manifest:
     Raises:
       UserError: there is no such folder, no manifest in it, or it is of another kind or version.
     """
-    folder = Path(folder)
+    folder = as_place(folder)
     path = folder / MANIFEST_NAME
-    wanted, command = KINDS.get(kind or "", ("a dataset", "the command that makes it"))
-    if not os.path.exists(folder):  # unlike Path.exists, false for a name that is too long
-        raise UserError(f"{folder}: no such folder; {wanted} expected. Make them with `{command}`.")
-    if folder.is_file():
-        lies_in = folder.parent if (folder.parent / MANIFEST_NAME).is_file() else None
-        raise UserError(
-            f"{folder}: is a file, but the folder of a whole dataset is expected ({wanted}). "
-            + (f"Give {lies_in}." if lies_in else f"Make them with `{command}`.")
-        )
-    if not path.is_file() and (folder / MANIFEST_NAME.removeprefix("_")).is_file():
-        raise UserError(
-            f"{folder}: made by an earlier version of blt, in whose datasets the manifest was "
-            f"called {MANIFEST_NAME.removeprefix('_')}. Make it anew with `{command}`."
-        )
-    if not path.is_file():
-        raise UserError(_not_a_dataset(folder, kind))
-    value = read_json(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        if isinstance(folder, StorePlace) and not isinstance(error, FileNotFoundError):
+            raise UserError(f"{folder}: cannot be read ({error.strerror or error}).") from error
+        raise UserError(_not_a_dataset(folder, kind)) from error
+    with json_errors(path):
+        value = json.loads(data)
+    wanted, command = _wanted(kind)
     try:
         found = value["kind"]
         if value["format_version"] != FORMAT_VERSION:
@@ -153,7 +194,7 @@ def read_manifest(folder: str | Path, kind: str | None = None) -> Manifest:
             shards=tuple(ShardInfo(**_checked_shard(shard)) for shard in value["shards"]),
             files={_checked_name(name): digest for name, digest in value.get("files", {}).items()},
             folder=folder,
-            sha256=sha256_file(path),
+            sha256=hashlib.sha256(data).hexdigest(),
             lost=value.get("lost", {}),
             invalid_utf8=value.get("invalid_utf8", {}),
         )
@@ -161,9 +202,31 @@ def read_manifest(folder: str | Path, kind: str | None = None) -> Manifest:
         raise UserError(f"{path}: not a manifest of this program ({error!r}).") from error
 
 
-def _not_a_dataset(folder: Path, kind: str | None) -> str:
+def _wanted(kind: str | None) -> tuple[str, str]:
+    """Returns what a kind of dataset is called, and the command that makes it."""
+    return KINDS.get(kind or "", ("a dataset", "the command that makes it"))
+
+
+def _not_a_dataset(folder: Place, kind: str | None) -> str:
     """Says what to give, or to do, where a folder has no manifest."""
-    wanted, command = KINDS.get(kind or "", ("a dataset", "the command that makes it"))
+    wanted, command = _wanted(kind)
+    try:
+        is_file, is_there = folder.is_file(), folder.exists()
+    except OSError:  # a name that is too long
+        is_file = is_there = False
+    if not is_there:
+        return f"{folder}: no such folder; {wanted} expected. Make them with `{command}`."
+    if is_file:
+        lies_in = folder.parent if (folder.parent / MANIFEST_NAME).is_file() else None
+        return (
+            f"{folder}: is a file, but the folder of a whole dataset is expected ({wanted}). "
+            + (f"Give {lies_in}." if lies_in else f"Make them with `{command}`.")
+        )
+    if (folder / MANIFEST_NAME.removeprefix("_")).is_file():
+        return (
+            f"{folder}: made by an earlier version of blt, in whose datasets the manifest was "
+            f"called {MANIFEST_NAME.removeprefix('_')}. Make it anew with `{command}`."
+        )
     if (folder / PLAN_NAME).is_file():
         return (
             f"{folder}: no {MANIFEST_NAME} in it, so it is not (yet) a whole dataset; {wanted} "
@@ -174,7 +237,7 @@ def _not_a_dataset(folder: Path, kind: str | None) -> str:
     return f"{folder}: no {MANIFEST_NAME} in it, so it is no dataset; {wanted} expected. {hint}"
 
 
-def _is_of_kind(path: Path, kind: str | None) -> bool:
+def _is_of_kind(path: Place, kind: str | None) -> bool:
     try:
         return kind in (None, read_json(path).get("kind"))
     except (UserError, AttributeError):
@@ -187,18 +250,38 @@ def _checked_shard(shard: dict[str, Any]) -> dict[str, Any]:
 
 
 def _checked_name(name: str) -> str:
-    if Path(name).name != name:  # a name from data must not lead elsewhere
+    if "/" in name or name in ("", ".", ".."):  # a name from data must not lead elsewhere
         raise KeyError(f"shard name {name!r} is not a plain file name")
     return name
 
 
-def check_shard(path: Path, shard: ShardInfo) -> None:
+@contextlib.contextmanager
+def fetched_shard(folder: Place, shard: ShardInfo) -> Iterator[Path]:
+    """Yields a path here of a shard, for as long as the block runs, once it was checked.
+
+    Raises:
+      UserError: it is missing, its sha256 is not the manifest's, or it cannot be read.
+    """
+    with contextlib.ExitStack() as resources:
+        try:
+            path = resources.enter_context(fetched(folder / shard.name, sha256=shard.sha256))
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{folder / shard.name}: missing, though the manifest lists it. Make the dataset "
+                "again."
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"{folder / shard.name}: cannot be read ({error.strerror or error})."
+            ) from error
+        yield path
+
+
+def check_shard(folder: Place, shard: ShardInfo) -> None:
     """Checks that a shard is there and is the one that the manifest names.
 
     Raises:
-      UserError: it is missing, or its sha256 is another one.
+      UserError: as `fetched_shard`.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: missing, though the manifest lists it. Make the dataset again.")
-    if sha256_file(path) != shard.sha256:
-        raise UserError(f"{path}: its sha256 is not the manifest's; it was changed or damaged.")
+    with fetched_shard(folder, shard):
+        pass

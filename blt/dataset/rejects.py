@@ -9,14 +9,14 @@ sample    binary   the first 200 bytes of the record, or null
 """
 
 import contextlib
-import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from blt.dataset.storage import atomic_path
+from blt.dataset.storage import PlaceLike, atomic_path, fetch_all, fetched
 from blt.errors import WorkError
 
 REASONS = {
@@ -59,7 +59,7 @@ _MAX_DETAIL = 300  # characters of it in a message
 class RejectsWriter:
     """Writes rejects as they come; made by `open_rejects`."""
 
-    def __init__(self, path: str | os.PathLike[str], resources: contextlib.ExitStack) -> None:
+    def __init__(self, path: PlaceLike, resources: contextlib.ExitStack) -> None:
         self._path = path
         self._resources = resources
         self._rows: list[dict[str, object]] = []
@@ -96,7 +96,7 @@ class RejectsWriter:
 
 
 @contextlib.contextmanager
-def open_rejects(path: str | os.PathLike[str]) -> Iterator[RejectsWriter]:
+def open_rejects(path: PlaceLike) -> Iterator[RejectsWriter]:
     """Yields a writer whose file takes its place when the block ends well.
 
     No rejects make no file.
@@ -107,11 +107,11 @@ def open_rejects(path: str | os.PathLike[str]) -> Iterator[RejectsWriter]:
         writer.flush()
 
 
-def _open(path: str | os.PathLike[str]) -> pq.ParquetWriter:
+def _open(path: Path) -> pq.ParquetWriter:
     return pq.ParquetWriter(path, SCHEMA, compression="zstd", write_page_checksum=True)
 
 
-def merge_rejects(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str]) -> int:
+def merge_rejects(paths: Sequence[PlaceLike], out: PlaceLike) -> int:
     """Writes the rows of all `paths`, in order, to `out`, which is made even if there are none.
 
     Returns:
@@ -122,9 +122,10 @@ def merge_rejects(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLik
     """
     num_rows = 0
     with atomic_path(out) as temporary, _open(temporary) as writer:
+        here = fetch_all(paths)
         for path in paths:
             try:
-                with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                with pq.ParquetFile(next(here), page_checksum_verification=True) as file:
                     for batch in file.iter_batches(_BATCH_ROWS):
                         writer.write_batch(batch.cast(SCHEMA))
                         num_rows += batch.num_rows
@@ -136,7 +137,7 @@ def merge_rejects(paths: Iterable[str | os.PathLike[str]], out: str | os.PathLik
     return num_rows
 
 
-def describe_rejects(path: str | os.PathLike[str]) -> str:
+def describe_rejects(path: PlaceLike) -> str:
     """Words how many there are of which reason, and the first of them, in one line.
 
     Raises:
@@ -144,7 +145,7 @@ def describe_rejects(path: str | os.PathLike[str]) -> str:
     """
     reasons = count_rejects(path)
     words = ", ".join(f"{number:,} {reason}" for reason, number in reasons.most_common())
-    with pq.ParquetFile(path) as file:
+    with fetched(path) as here, pq.ParquetFile(here) as file:
         first = next(file.iter_batches(1), None)
     if first is None:
         return "none"
@@ -153,7 +154,7 @@ def describe_rejects(path: str | os.PathLike[str]) -> str:
     return f"{words}; the first is {where}: {row['detail'][:_MAX_DETAIL]}"
 
 
-def count_rejects(path: str | os.PathLike[str]) -> Counter[str]:
+def count_rejects(path: PlaceLike) -> Counter[str]:
     """Counts rejects by reason.
 
     Raises:
@@ -161,7 +162,7 @@ def count_rejects(path: str | os.PathLike[str]) -> Counter[str]:
     """
     counts: Counter[str] = Counter()
     try:
-        with pq.ParquetFile(path) as file:
+        with fetched(path) as here, pq.ParquetFile(here) as file:
             for batch in file.iter_batches(columns=["reason"]):
                 counts.update(batch.column("reason").to_pylist())
     except (pa.ArrowException, OSError, KeyError) as error:

@@ -2,7 +2,7 @@
 
 The output folder of a stage holds
 
-    _plan.json            the units, written before the work
+    _plan.json            the units, written before the work; says whose run the folder is
     _units/00012.json     what unit 12 gave, written once its shards are in place
     _units/00012.rejects.parquet   its rejects, if it had any
     _units/00012.failed.json       why it failed, if it did
@@ -12,56 +12,76 @@ The output folder of a stage holds
     <extra files>        that speak of all units, such as _summary.json
     _manifest.json        written last; no manifest: not a dataset
 
-Nothing here knows about Beam: `start`, `work_on` for each pending unit, then `finish` is a whole
-run. `pipelines` only decides where the units are worked on.
+Nothing here knows about Beam: `start`, `blt.dataset.working.work_on` for each pending unit, then
+`blt.dataset.finishing.finish` is a whole run. `pipelines` only decides where the units are worked
+on.
+
+Several runs may be at work in a folder. Those of the same identity share one plan: whatever one has
+finished, the others need not do, and what two do at once comes out the same. A run of another
+identity is refused, unless it replaces the plan (`overwrite`); what is left of the first run then
+finds that the plan is no longer the one it works under (`plan_version`), and publishes nothing.
 """
 
-import contextlib
 import dataclasses
-import itertools
 import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from fnmatch import fnmatchcase
 from typing import Any
 
-from blt.dataset.loss import (
-    DEFAULT_MAX_LOST_FRACTION,
-    Findings,
-    describe_loss,
-    describe_lost_input,
-    lost_shares,
-    shares_to_json,
+from blt.dataset import storage
+from blt.dataset.loss import DEFAULT_MAX_LOST_FRACTION, Findings
+from blt.dataset.manifest import MANIFEST_NAME, Manifest, describe_kind, read_manifest
+from blt.dataset.markers import (
+    Listing,
+    failure_names,
+    is_finished,
+    is_whole,
+    list_folder,
+    marker_name,
+    read_markers,
 )
-from blt.dataset.manifest import (
-    MANIFEST_NAME,
-    Manifest,
-    describe_kind,
-    read_manifest,
-    write_manifest,
+from blt.dataset.plan_file import (
+    PLAN_NAME,
+    UNITS_FOLDER,
+    Plan,
+    load_plan,
+    publish_plan,
+    read_plan_version,
 )
-from blt.dataset.plan_file import PLAN_NAME, load_plan, write_plan
-from blt.dataset.rejects import describe_rejects, merge_rejects
 from blt.dataset.storage import (
     TEMPORARY_PREFIX,
+    ChangedError,
+    Place,
     prepare_output_folder,
-    read_json,
-    remove_temporaries,
-    sha256_file,
     sha256_json,
-    write_json,
 )
-from blt.dataset.units import Progress, Unit, UnitResult, no_progress
-from blt.errors import BltError, MadeOtherwiseError, UserError, WorkError
+from blt.dataset.units import Progress, ShardInfo, Unit, UnitResult, no_progress
+from blt.errors import MadeOtherwiseError, UserError
 
-UNITS_FOLDER = "_units"
 REJECTS_NAME = "_rejects.parquet"
+FAILURE_NAME = "failure.json"  # why the last run failed, in `UNITS_FOLDER`
 
-UnitFunction = Callable[[Unit, Path, Progress], UnitResult]
-Finisher = Callable[[Path, Manifest], None]
-_FAILURE_NAME = "failure.json"  # why the last run failed, in `UNITS_FOLDER`
-_MAX_NAMED = 3
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """What all units gave together.
+
+    Attributes:
+      num_units: how many there are.
+      shards: of all, in order.
+      totals: their counts, summed.
+      reject_tables: the files of rejects, by their path below the folder, in order.
+    """
+
+    num_units: int
+    shards: Sequence[ShardInfo]
+    totals: Counter[str]
+    reject_tables: tuple[str, ...] = ()
+
+
+UnitFunction = Callable[[Unit, Place, Progress], UnitResult]
 
 
 def _all_of(payload: dict[str, Any]) -> dict[str, Any]:
@@ -93,10 +113,11 @@ class Stage:
       before_manifest: makes files that need all shards, such as `_summary.json`.
       max_lost_fraction: of records, files, members of archives or bytes; above it the work has
         failed.
+      plan_version: of the plan that it works under, once `start` has said.
     """
 
     kind: str
-    output: Path
+    output: Place
     config: dict[str, Any]
     told: dict[str, Any] = dataclasses.field(default_factory=dict)
     finishing: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -109,9 +130,10 @@ class Stage:
     extra_files: tuple[str, ...] = ()
     work_folders: tuple[str, ...] = ()
     grows: bool = False
-    find_losses: Callable[[Path, list[UnitResult]], Findings] | None = None
-    before_manifest: Callable[[Path, list[UnitResult]], None] | None = None
+    find_losses: Callable[[Place, Gathered], Findings] | None = None
+    before_manifest: Callable[[Place, Gathered], None] | None = None
     max_lost_fraction: float = DEFAULT_MAX_LOST_FRACTION
+    plan_version: str | None = None
 
     def identity(self) -> dict[str, Any]:
         """What must not change between a run and the one that resumes it."""
@@ -146,48 +168,86 @@ def finished_manifest(stage: Stage, units: Sequence[Unit]) -> Manifest | None:
       MadeOtherwiseError: the folder holds what a run of this stage made with other settings, or
         from other data; says what differs.
       UserError: it holds something else.
+      OSError: the place cannot be asked.
     """
-    plan_path = stage.output / PLAN_NAME
-    if not plan_path.exists():
-        others = [p.name for p in stage.output.iterdir()] if stage.output.is_dir() else []
-        # A run that was killed before it had a plan leaves no more than temporary files.
-        if others := [name for name in others if not name.startswith(TEMPORARY_PREFIX)]:
-            raise UserError(
-                f"--output {stage.output}: holds other files ({sorted(others)[0]}, …) and was not "
-                f"made by this command. Choose an empty or new folder."
-            )
-        return None
-    identity, old_units = load_plan(plan_path)
-    changed = _differences(identity, stage)
-    is_same = [unit.digest for unit in old_units] == [unit.digest for unit in units]
-    if not changed and not (is_same or (stage.grows and _is_continued(stage, old_units, units))):
+    plan = load_plan(stage.output)
+    if plan is None:
+        _is_free(stage)
+        return None  # or only begun, by another run this very moment
+    return _finished(stage, units) if _check_same(stage, plan, units) else None
+
+
+def _is_free(stage: Stage) -> bool:
+    """Tells of a folder without a plan whether it has none still.
+
+    Raises:
+      UserError: it holds something else.
+    """
+    others = []
+    if stage.output.is_dir():
+        # A run that was killed before it had a plan leaves no more than this.
+        own = (TEMPORARY_PREFIX, UNITS_FOLDER)
+        others = sorted(p.name for p in stage.output.iterdir() if not p.name.startswith(own))
+    if PLAN_NAME in others:
+        return False
+    if others:
+        raise UserError(
+            f"--output {stage.output}: holds other files ({others[0]}, …) and was not "
+            f"made by this command. Choose an empty or new folder."
+        )
+    return True
+
+
+def _check_same(stage: Stage, plan: Plan, units: Sequence[Unit]) -> bool:
+    """Tells whether a plan is of these very units; False if they go on where it ends.
+
+    Raises:
+      MadeOtherwiseError: it is of another run of this stage; says what differs.
+      UserError: it is of another stage.
+    """
+    changed = _differences(plan.identity, stage)
+    is_same = [unit.digest for unit in plan.units] == [unit.digest for unit in units]
+    if not changed and not (is_same or (stage.grows and _is_continued(stage, plan.units, units))):
         changed.append("its input files (some were added, removed or changed)")
-    if identity.get("kind") != stage.kind:
-        raise _other_kind(stage, identity)
+    if plan.identity.get("kind") != stage.kind:
+        raise _other_kind(stage, plan.identity)
     if changed:
         raise MadeOtherwiseError(
             stage.output,
             f"made by a run that differs in {'; '.join(changed)}",
             "Choose another folder, or give --overwrite to make it anew.",
         )
-    if not (stage.output / MANIFEST_NAME).exists():
+    return is_same
+
+
+def _finished(
+    stage: Stage, units: Sequence[Unit], listing: Listing | None = None
+) -> Manifest | None:
+    """Returns the manifest in the folder if it is of this stage, and all it names is there."""
+    if not (stage.output / MANIFEST_NAME).is_file():
         return None
     manifest = read_manifest(stage.output, stage.kind)
+    told = {**stage.finishing, **json.loads(json.dumps(stage.config))}
+    if any(manifest.config.get(key) != value for key, value in told.items()):
+        return None
+    if (manifest.fingerprints, manifest.parents) != (stage.fingerprints, stage.parents):
+        return None
+    listing = list_folder(stage.output) if listing is None else listing
     names = [*(shard.name for shard in manifest.shards), *manifest.files]
-    is_same &= all(manifest.config.get(key) == value for key, value in stage.finishing.items())
-    if not is_same or not all((stage.output / name).is_file() for name in names):
-        (stage.output / MANIFEST_NAME).unlink()  # it is no longer the whole dataset
+    if not all(name in listing for name in names):
+        return None
+    # A run that was killed once its plan had grown left the manifest of what there was before.
+    if stage.grows and not all(marker_name(unit.index) in listing for unit in units):
         return None
     return manifest
 
 
 def earlier_units(stage: Stage) -> list[Unit]:
     """Returns the units that an earlier run of this stage planned; none if it differed."""
-    path = stage.output / PLAN_NAME
-    if not path.exists():
+    plan = load_plan(stage.output)
+    if plan is None or _differences(plan.identity, stage):  # `finished_manifest` will say which
         return []
-    identity, units = load_plan(path)
-    return [] if _differences(identity, stage) else units  # `finished_manifest` will say which
+    return plan.units
 
 
 def start(
@@ -195,232 +255,119 @@ def start(
     units: Sequence[Unit],
     *,
     overwrite: bool = False,
+    verify: bool = False,
     progress: Progress = no_progress,
-) -> list[Unit]:
-    """Prepares the output folder and returns the units that are still to do.
+) -> tuple[Stage, list[Unit]]:
+    """Makes the folder this run's, or joins those of the same identity; finds what is to do.
 
-    What a killed run left half-done is removed; units that are whole are kept. `progress` is told
-    of the bytes of the units that were looked at.
+    Args:
+      stage: what to run.
+      units: all of its units.
+      overwrite: make all anew; whoever is at work there can publish no more.
+      verify: read the shards of finished units and compare their sha256.
+      progress: is told of the bytes of the units that were looked at.
+
+    Returns:
+      The stage with its `plan_version`, and the units that are still to do.
 
     Raises:
       UserError: the folder cannot be written to, or holds the result of something else.
     """
-    if overwrite:
-        _remove_outputs(stage)
-    finished_manifest(stage, units)
     prepare_output_folder(stage.output)
-    remove_temporaries(stage.output)
-    # First of all: it says whose folder this is, should this run be killed.
-    write_plan(stage.output, stage.identity(), units)
-    prepare_output_folder(stage.output / UNITS_FOLDER)
-    (stage.output / UNITS_FOLDER / _FAILURE_NAME).unlink(missing_ok=True)
-    for name in stage.extra_files:
-        (stage.output / name).unlink(missing_ok=True)  # they speak of all shards: made anew
-
-    pending, kept = [], set()
-    for unit in units:
-        result = read_result(stage.output, unit)
-        if result is None:
-            pending.append(unit)
-        else:
-            kept.update(shard.name for shard in result.shards)
-        progress(unit.num_bytes)
-    for pattern in stage.shard_patterns:
-        for path in stage.output.glob(pattern):
-            if path.name not in kept:
-                path.unlink()
-    for unit in pending:
-        for path in (stage.output / UNITS_FOLDER).glob(f"{unit.index:05d}.*"):
-            path.unlink()
-    return pending
-
-
-def work_on(stage: Stage, unit: Unit, progress: Progress) -> UnitResult | None:
-    """Does one unit and writes its marker; None if it failed, with the reason written beside it.
-
-    A failing unit does not stop the others: `finish` reports all that failed.
-
-    Raises:
-      WorkError: not even the reason could be written, as on a full disk.
-    """
-    folder = stage.output / UNITS_FOLDER
-    trace = None
     try:
-        result = stage.run_unit(unit, stage.output, progress)
-        for leftover in ("failed", "traceback"):
-            (folder / f"{unit.index:05d}.{leftover}.json").unlink(missing_ok=True)
-        write_json(_marker_path(stage.output, unit), {"digest": unit.digest, **result.to_json()})
-        return result
-    except Exception as error:  # whatever it is, the other units must finish
-        if isinstance(error, BltError):
-            reason = str(error)
-        else:
-            import traceback
-
-            reason = f"{type(error).__name__}: {error}"
-            trace = traceback.format_exc()
-    # Only now, since until here the error held on to the files that fill the disk.
-    try:
-        if trace is not None:
-            write_json(folder / f"{unit.index:05d}.traceback.json", trace)
-        write_json(folder / f"{unit.index:05d}.failed.json", {"reason": reason})
-    except WorkError as error:
-        raise WorkError(
-            f"unit {unit.index}: {reason} Run the same command again once that is fixed; finished "
-            "units are kept."
+        version = _take(stage, units, overwrite=overwrite)
+        listing = list_folder(stage.output)
+        pending = []
+        for unit, marker in zip(units, read_markers(stage.output, units, listing), strict=True):
+            is_same = marker is not None and marker.digest == unit.digest
+            if not (is_same and is_whole(stage.output, marker, listing, verify=verify)):
+                pending.append(unit)
+            progress(unit.num_bytes)
+        if pending or (MANIFEST_NAME in listing and _finished(stage, units, listing) is None):
+            # First: it is not the whole dataset any more. Then what speaks of all shards.
+            if MANIFEST_NAME in listing:
+                storage.delete(stage.output / MANIFEST_NAME)
+            names = [*stage.extra_files, *(marker_name(unit.index) for unit in pending)]
+            names += [name for unit in pending for name in failure_names(unit.index)]
+            storage.delete_all(stage.output / name for name in names if name in listing)
+        storage.delete(stage.output / UNITS_FOLDER / FAILURE_NAME)
+    except OSError as error:
+        raise UserError(
+            f"--output {stage.output}: cannot be used ({error.strerror or error})."
         ) from error
-    return None
+    return dataclasses.replace(stage, plan_version=version), pending
 
 
-def finish(stage: Stage, units: Sequence[Unit]) -> Manifest:
-    """Checks that every unit is there and nothing was lost, and writes the manifest.
+def _take(stage: Stage, units: Sequence[Unit], *, overwrite: bool) -> str:
+    """Makes the plan of the folder that of these units; returns its version."""
+    while True:
+        plan = seen = None
+        try:
+            plan = load_plan(stage.output)
+            seen = plan and plan.version
+        except UserError:
+            if not overwrite:
+                raise
+            seen = read_plan_version(stage.output)  # damaged: to make all anew is the way out
+        if plan is not None and overwrite:
+            if plan.identity.get("kind") != stage.kind:
+                raise _other_kind(stage, plan.identity)
+        elif plan is not None:
+            if _check_same(stage, plan, units):
+                return plan.version
+        elif seen is None and not _is_free(stage):
+            continue
+        try:
+            version = publish_plan(stage.output, stage.identity(), units, if_version=seen)
+        except (FileExistsError, ChangedError):
+            overwrite = False  # another run was first: join it, or be refused
+            continue
+        if seen is not None:
+            _remove_outputs(stage, everything=overwrite)
+        return version
 
-    Raises:
-      WorkError: a unit failed or is missing, records do not add up, or too much was lost; it is
-        noted in the folder, until a later run begins or ends well.
-    """
-    try:
-        return _finish(stage, units)
-    except WorkError as error:
-        note_failure(stage, str(error))
-        raise
 
-
-def note_failure(stage: Stage, reason: str) -> None:
-    """Notes in the output folder why the run failed, if there is room to, for `read_failure`."""
-    with contextlib.suppress(WorkError):
-        write_json(stage.output / UNITS_FOLDER / _FAILURE_NAME, {"reason": reason})
-
-
-def read_failure(output: Path) -> str | None:
-    """Returns why the last run of a stage failed; None if it did not, or was killed."""
-    path = output / UNITS_FOLDER / _FAILURE_NAME
-    try:
-        return str(read_json(path)["reason"]) if path.is_file() else None
-    except (UserError, KeyError, TypeError):
-        return None  # cut short: no more than a note
-
-
-def _finish(stage: Stage, units: Sequence[Unit]) -> Manifest:
-    failures, results = [], []
-    for unit in units:
-        result = read_result(stage.output, unit, verify=False)
-        if result is None:
-            failures.append(f"unit {unit.index}: {_failure_reason(stage.output, unit)}")
-        else:
-            results.append(result)
-    if failures:
-        shown = "; ".join(failures[:3]) + ("; …" if len(failures) > 3 else "")
-        raise WorkError(
-            f"{stage.output}: {len(failures)} of {len(units)} units failed: {shown} "
-            "Run the same command again once that is fixed; finished units are kept."
-        )
-    totals = Counter({"documents": 0, "bytes": 0, "tokens": 0, "rejects": 0, "filtered": 0})
-    for result in results:
-        totals.update(result.counts)
-    if stage.reads_foreign_data:
-        paths = [stage.output / UNITS_FOLDER / f"{u.index:05d}.rejects.parquet" for u in units]
-        merge_rejects([path for path in paths if path.exists()], stage.output / REJECTS_NAME)
-        _check_accounting(stage, totals)
-    lost = invalid_utf8 = None
-    if stage.reads_foreign_data:
-        findings = stage.find_losses(stage.output, results) if stage.find_losses else Findings()
-        totals = Counter({**totals, **findings.totals})
-        _check_loss(stage, totals, findings)
-        lost = {"shares": shares_to_json(totals), "inputs": list(findings.lost_inputs)}
-        if findings.invalid_utf8_inputs:
-            invalid_utf8 = {"inputs": list(findings.invalid_utf8_inputs)}
-    if stage.before_manifest is not None:
-        stage.before_manifest(stage.output, results)
-    (stage.output / UNITS_FOLDER / _FAILURE_NAME).unlink(missing_ok=True)
-    files = (REJECTS_NAME,) * stage.reads_foreign_data + stage.extra_files
-    return write_manifest(
-        stage.output,
-        kind=stage.kind,
-        config={**stage.told, **stage.finishing, **stage.config},
-        fingerprints=stage.fingerprints,
-        parents=stage.parents,
-        totals=dict(totals),
-        shards=list(itertools.chain.from_iterable(result.shards for result in results)),
-        files={name: sha256_file(stage.output / name) for name in files},
-        lost=lost,
-        invalid_utf8=invalid_utf8,
+def _remove_outputs(stage: Stage, *, everything: bool) -> None:
+    """Removes what was made under an earlier plan, and nothing else; of all, or its end alone."""
+    storage.delete(stage.output / MANIFEST_NAME)  # first: it is no dataset any more
+    if not everything:
+        return
+    listing = list_folder(stage.output)
+    current = load_plan(stage.output)
+    kept = {PLAN_NAME, MANIFEST_NAME, *(current.parts if current else ())}
+    owned = (UNITS_FOLDER, *stage.work_folders)
+    extra = (REJECTS_NAME, *stage.extra_files)
+    storage.delete_all(
+        stage.output / name
+        for name in listing
+        if name not in kept
+        and (name in extra or name.partition("/")[0] in owned or is_shard(stage, name))
     )
+    for name in stage.work_folders:
+        if (folder := storage.local_folder(stage.output / name)) is not None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def read_result(output: Path, unit: Unit, *, verify: bool = True) -> UnitResult | None:
-    """Returns what a finished unit gave; None if it is not there whole or made otherwise.
+def is_shard(stage: Stage, name: str) -> bool:
+    """Tells whether a file below the folder is called as the stage's shards are."""
+    return "/" not in name and any(fnmatchcase(name, p) for p in stage.shard_patterns)
+
+
+def strays(stage: Stage, plan: Plan, kept: set[str], listing: Listing) -> list[str]:
+    """Returns what is in a folder though no finished unit names it: shards, and files of units.
 
     Args:
-      output: the stage's folder.
-      unit: as planned now; its digest must be the one that the marker holds.
-      verify: also check the sha256 of its shards.
+      stage: whose folder it is.
+      plan: of all its units.
+      kept: the files that markers name, and the markers.
+      listing: of the folder.
     """
-    path = _marker_path(output, unit)
-    if not path.is_file():
-        return None
-    try:
-        marker = read_json(path)
-        if marker["digest"] != unit.digest:
-            return None
-        result = UnitResult.from_json(marker)
-    except (UserError, KeyError, TypeError):
-        return None  # a marker that cannot be trusted is no marker
-    for shard in result.shards:
-        shard_path = output / shard.name
-        if not shard_path.is_file() or (verify and sha256_file(shard_path) != shard.sha256):
-            return None
-    return result
-
-
-def is_finished(output: Path, unit: Unit) -> bool:
-    """Tells whether a unit, as it is, was finished; its shards may have been lost since."""
-    try:
-        return read_json(_marker_path(output, unit))["digest"] == unit.digest
-    except (UserError, KeyError, TypeError):
-        return False
-
-
-def count_finished_bytes(output: Path, units: Sequence[Unit]) -> int:
-    """Returns the bytes of the units whose marker is there: for progress, not for trust."""
-    return sum(unit.num_bytes for unit in units if has_marker(output, unit))
-
-
-def has_marker(output: Path, unit: Unit) -> bool:
-    """Tells whether a unit's marker is there: for progress, not for trust."""
-    return _marker_path(output, unit).is_file()
-
-
-def _marker_path(output: Path, unit: Unit) -> Path:
-    return output / UNITS_FOLDER / f"{unit.index:05d}.json"
-
-
-def _failure_reason(output: Path, unit: Unit) -> str:
-    path = output / UNITS_FOLDER / f"{unit.index:05d}.failed.json"
-    return read_json(path)["reason"] if path.exists() else "it was not done."
-
-
-def _check_accounting(stage: Stage, totals: Counter[str]) -> None:
-    accounted = totals["documents"] + totals["rejects"] + totals["filtered"]
-    if totals["records"] != accounted:
-        raise WorkError(
-            f"{stage.output}: {totals['records']} records were read, but {accounted} are accounted "
-            "for as documents, rejects or filtered. This is a bug; please report it."
-        )
-
-
-def _check_loss(stage: Stage, totals: Counter[str], findings: Findings) -> None:
-    if any(share.exceeds(stage.max_lost_fraction) for share in lost_shares(totals)):
-        inputs = [describe_lost_input(row) for row in findings.lost_inputs[:_MAX_NAMED]]
-        more = len(findings.lost_inputs) > _MAX_NAMED
-        in_inputs = f"; most in {', '.join(inputs)}" + ", …" * more if inputs else ""
-        raise WorkError(
-            f"{stage.output}: lost {describe_loss(totals)}, more than --max-lost-fraction "
-            f"{stage.max_lost_fraction:g} allows{in_inputs} "
-            f"({describe_rejects(stage.output / REJECTS_NAME).rstrip('.')}). "
-            f"See {stage.output / REJECTS_NAME}. Raise the limit and run again, which keeps the "
-            "work; or fix the input and run again with --overwrite."
-        )
+    kept = {*kept, *plan.parts}
+    return [
+        name
+        for name in listing
+        if name not in kept and (is_shard(stage, name) or name.startswith(f"{UNITS_FOLDER}/"))
+    ]
 
 
 def _other_kind(stage: Stage, identity: dict[str, Any]) -> UserError:
@@ -430,31 +377,6 @@ def _other_kind(stage: Stage, identity: dict[str, Any]) -> UserError:
         f"{describe_kind(stage.kind)}. Choose another folder; --overwrite does not replace one "
         "kind of dataset by another."
     )
-
-
-def _remove_outputs(stage: Stage) -> None:
-    """Removes what an earlier run of this stage made, and nothing else.
-
-    Raises:
-      UserError: the folder holds another kind of dataset; nothing is removed.
-    """
-    if not (stage.output / PLAN_NAME).exists():
-        return
-    try:
-        identity, _ = load_plan(stage.output / PLAN_NAME)
-    except UserError:  # damaged: to make all anew is the way out
-        identity = {"kind": stage.kind}
-    if identity.get("kind") != stage.kind:
-        raise _other_kind(stage, identity)
-    (stage.output / MANIFEST_NAME).unlink(missing_ok=True)  # first: it is no dataset any more
-    for name in (REJECTS_NAME, *stage.extra_files):
-        (stage.output / name).unlink(missing_ok=True)
-    for pattern in stage.shard_patterns:
-        for path in stage.output.glob(pattern):
-            path.unlink()
-    for name in (UNITS_FOLDER, *stage.work_folders):
-        shutil.rmtree(stage.output / name, ignore_errors=True)
-    (stage.output / PLAN_NAME).unlink()
 
 
 def _is_continued(stage: Stage, old: Sequence[Unit], new: Sequence[Unit]) -> bool:

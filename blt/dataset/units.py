@@ -4,7 +4,6 @@ A stage maps a plan, which is a list of units made deterministically from the so
 config, to output shards. A unit can be run anywhere, twice, and in any order.
 """
 
-import base64
 import contextlib
 import dataclasses
 import json
@@ -34,7 +33,7 @@ def no_watch(label: str, total: int | None = None, noun: str | None = None) -> I
 class Unit:
     """One piece of work; see `Unit.make`.
 
-    A unit of `blt encode` may name thousands of files. So that many units can be held, and travel,
+    A unit of `blt encode` may name thousands of files. So that many units can be held,
     what the unit function needs to know is kept packed: some 20 to 80 bytes a file.
 
     Attributes:
@@ -70,24 +69,8 @@ class Unit:
             "digest": self.digest,
         }
 
-    def to_text(self) -> str:
-        """Returns it as it travels between workers: short, and text for any runner."""
-        packed = base64.b64encode(self.packed_payload).decode("ascii")
-        return json.dumps([self.index, packed, self.num_bytes, self.digest])
 
-    @classmethod
-    def from_text(cls, text: str) -> "Unit":
-        """Returns the unit that `to_text` was asked of."""
-        index, packed, num_bytes, digest = json.loads(text)
-        return cls(
-            index=index,
-            packed_payload=base64.b64decode(packed),
-            num_bytes=num_bytes,
-            digest=digest,
-        )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class ShardInfo:
     """One output file: its name, what is in it, and the sha256 of the file as written."""
 

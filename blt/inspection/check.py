@@ -1,13 +1,12 @@
 """Whether a dataset is what its manifest says: every shard's sha256, and totals that add up."""
 
-from pathlib import Path
-
 import pyarrow.parquet as pq
 
 from blt.dataset.manifest import Manifest, check_shard, read_manifest
+from blt.dataset.markers import read_result
 from blt.dataset.plan_file import read_plan
-from blt.dataset.stage import REJECTS_NAME, read_result
-from blt.dataset.storage import sha256_file
+from blt.dataset.stage import REJECTS_NAME
+from blt.dataset.storage import Place, sha256_file
 from blt.dataset.units import ShardInfo
 from blt.errors import BltError
 from blt.inspection.artefacts import is_dataset, is_unfinished, subfolders
@@ -16,7 +15,7 @@ from blt.inspection.artefacts import is_dataset, is_unfinished, subfolders
 _ADDITIVE = ("byte_shards", "boundaries", "scores", "training_shards")
 
 
-def check_folder(folder: Path) -> tuple[int, list[str]]:
+def check_folder(folder: Place) -> tuple[int, list[str]]:
     """Checks a dataset, an unfinished one, or the datasets in a folder.
 
     Returns:
@@ -82,22 +81,20 @@ def _check_rejects(manifest: Manifest) -> list[str]:
     return []
 
 
-def _check_shards(folder: Path, shards: tuple[ShardInfo, ...]) -> list[str]:
+def _check_shards(folder: Place, shards: tuple[ShardInfo, ...]) -> list[str]:
     problems = []
     for shard in shards:
         try:
-            check_shard(folder / shard.name, shard)
+            check_shard(folder, shard)
         except BltError as error:
             problems.append(str(error))
-        except OSError as error:
-            problems.append(f"{folder / shard.name}: cannot be read ({error.strerror}).")
     return problems
 
 
-def _check_unfinished(folder: Path) -> tuple[int, list[str]]:
+def _check_unfinished(folder: Place) -> tuple[int, list[str]]:
     checked, problems = 0, []
     for unit in read_plan(folder):
-        result = read_result(folder, unit, verify=False)
+        result = read_result(folder, unit)
         if result is not None:
             checked += len(result.shards)
             problems += _check_shards(folder, result.shards)

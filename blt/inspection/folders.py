@@ -7,9 +7,10 @@ from blt.cli.command import Summary
 from blt.cli.console import count, format_bytes
 from blt.corpus.files.detect import detect
 from blt.corpus.files.discover import discover_inputs
+from blt.dataset.finishing import read_failure
 from blt.dataset.manifest import KINDS, describe_kind
-from blt.dataset.plan_file import PLAN_NAME, load_plan
-from blt.dataset.stage import UNITS_FOLDER, count_finished_bytes, read_failure
+from blt.dataset.markers import count_finished_bytes, marked_indices
+from blt.dataset.plan_file import UNITS_FOLDER, load_plan
 from blt.dataset.storage import read_json
 from blt.errors import BltError, UserError
 from blt.inspection.artefacts import (
@@ -54,11 +55,13 @@ def describe_folder(folder: Path, look: Look) -> Summary:
 
 
 def _describe_unfinished(folder: Path) -> Summary:
-    plan, units = load_plan(folder / PLAN_NAME)
-    markers = {path.stem for path in (folder / UNITS_FOLDER).glob("*.json")}
-    done = sum(f"{unit.index:05d}" in markers for unit in units)
+    plan = load_plan(folder)
+    assert plan is not None  # `is_unfinished` has seen it
+    identity, units = plan.identity, plan.units
+    marked = marked_indices(folder)
+    done = sum(unit.index in marked for unit in units)
     failed = sorted((folder / UNITS_FOLDER).glob("*.failed.json"))
-    kind = str(plan.get("kind"))
+    kind = str(identity.get("kind"))
     name, command = KINDS.get(kind, (kind, "the command that made it"))
     finished_bytes = count_finished_bytes(folder, units)
     all_bytes = sum(unit.num_bytes for unit in units)
@@ -81,7 +84,7 @@ def _describe_unfinished(folder: Path) -> Summary:
         lines.append(
             f"Once that is fixed, run `{command}` again to finish it; what is done is kept."
         )
-    lines += ["Made with:", *table_lines(sorted(plan.get("config", {}).items()))]
+    lines += ["Made with:", *table_lines(sorted(identity.get("config", {}).items()))]
     data = {
         "what": "unfinished",
         "kind": kind,
@@ -91,7 +94,7 @@ def _describe_unfinished(folder: Path) -> Summary:
         "failure": failure,
         "failed_units": len(failed),
         "failed": reasons,
-        "config": plan.get("config", {}),
+        "config": identity.get("config", {}),
     }
     return Summary(data, lines)
 

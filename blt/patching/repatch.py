@@ -86,7 +86,7 @@ def repatch_shard(
     counts = dict.fromkeys(names if byte_shard is None else [*names, INSIDE_CHARACTERS], 0)
     nats: float | None = 0.0
     source = _TokenSource(boundaries, byte_shard)
-    with atomic_path(output / boundaries.name) as temporary:
+    with atomic_path(output / boundaries.name, is_appended=True) as temporary:
         writer = BoundariesWriter(
             temporary, metadata=metadata, keep_entropies=None if drop_entropies else kept_as
         )

@@ -75,7 +75,7 @@ def patch_shard(
     counts = dict.fromkeys(("documents", "bytes", "tokens", "patches", INSIDE_CHARACTERS), 0)
     measured: Counter[str] = Counter()
     nats = 0.0
-    with atomic_path(output / name) as temporary:
+    with atomic_path(output / name, is_appended=True) as temporary:
         writer = BoundariesWriter(temporary, metadata=described, keep_entropies=keep_entropies)
         for record, result in _with_entropies(byte_shard, engine, measured):
             row = make_row(record, result, rule, keep_entropies)

@@ -93,7 +93,7 @@ def score_shard(
         "score_spec": json.dumps(scorer.score_spec, sort_keys=True),
         "split": split,
     }
-    with atomic_path(output / name) as temporary:
+    with atomic_path(output / name, is_appended=True) as temporary:
         writer = ScoresWriter(temporary, metadata=metadata)
         for row in scorer.score(wanted):
             writer.write(row)

@@ -161,7 +161,7 @@ def _shard_paths(data: Manifest, prefix: str) -> list[Path]:
     paths = []
     for shard in data.shards:
         if shard.name.startswith(prefix):
-            check_shard(data.shard_path(shard), shard)
+            check_shard(data.folder, shard)
             paths.append(data.shard_path(shard))
     return paths
 

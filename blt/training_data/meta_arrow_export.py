@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from blt.dataset.joining import PatchedPart, read_patched_parts
+from blt.dataset.plan_file import UNITS_FOLDER
 from blt.dataset.rejects import SAMPLE_BYTES, open_rejects
-from blt.dataset.stage import UNITS_FOLDER
 from blt.dataset.storage import atomic_path, sha256_file
 from blt.dataset.units import Progress, ShardInfo, UnitResult, no_progress
 from blt.errors import UserError
@@ -69,7 +69,10 @@ def export_meta_arrow_shard(
     name = meta_arrow_name(byte_shard.name)
     counts = {"documents": 0, "bytes": 0, "tokens": 0, "records": 0, "rejects": 0}
     rejects_path = output / UNITS_FOLDER / f"{unit_index:05d}.rejects.parquet"
-    with open_rejects(rejects_path) as rejects, atomic_path(output / name) as temporary:
+    with (
+        open_rejects(rejects_path) as rejects,
+        atomic_path(output / name, is_appended=True) as temporary,
+    ):
         with contextlib.closing(MetaArrowWriter(temporary, metadata=metadata or {})) as writer:
             for document in _join(read_patched_parts(byte_shard, boundaries), boundaries):
                 counts["records"] += 1

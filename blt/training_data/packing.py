@@ -176,7 +176,7 @@ def write_bucket(
         name = training_shard_name(split, bucket)
         if not chosen:
             continue
-        with atomic_path(output / name) as temporary:
+        with atomic_path(output / name, is_appended=True) as temporary:
             writer = TrainingShardWriter(temporary, name=name)
             for sequence in pack_documents(
                 chosen, seq_len=config.seq_len, max_patches=config.max_patches

@@ -20,14 +20,14 @@ from blt.cli.console import (
     printable,
     progress_text,
 )
-from blt.commands.arguments import byte_size, local_path
+from blt.commands.arguments import byte_size, place
 from blt.dataset.splits import is_held_out, seeded_hash
 from blt.dataset.storage import (
     atomic_path,
     prepare_output_folder,
     remove_temporaries,
     sha256_json,
-    sole_use,
+    shared_use,
 )
 from blt.errors import UserError, WorkError, near_names
 from blt.tokenizer import ByteTokenizer, frame_tokens, tokens_to_bytes
@@ -193,15 +193,17 @@ def test_what_is_said_stays_on_its_line():
     assert printable("a\nb\x1b[31m\u202e\udcff") == r"a\nb\x1b[31m\u202e\xff"
 
 
-def test_a_second_run_in_a_folder_is_refused_until_the_first_is_over(tmp_path):
-    with sole_use(tmp_path):
-        with pytest.raises(UserError, match="another run is at work there"), sole_use(tmp_path):
-            pass
-        with sole_use(tmp_path.parent):
-            pass
-    with sole_use(tmp_path):
-        pass
-    assert not list(tmp_path.iterdir())
+def test_what_a_killed_run_left_stays_while_another_run_may_be_writing(tmp_path):
+    left = tmp_path / ".tmp-0123-shard"
+    left.touch()
+    with shared_use(tmp_path) as sweep:
+        assert not left.exists()
+        left.touch()
+        with shared_use(tmp_path):
+            sweep()
+            assert left.exists()
+        sweep()
+        assert not left.exists()
 
 
 @pytest.mark.parametrize("text", ["9" * 400, "-1", "0", "inf", "1e3", "nan", ""])
@@ -213,9 +215,9 @@ def test_numbers_of_bytes_that_are_none_are_refused(text):
 def test_every_path_has_a_name_for_what_is_put_beside_it(tmp_path, monkeypatch):
     (tmp_path / "in").mkdir()
     monkeypatch.chdir(tmp_path / "in")
-    assert local_path(".") == tmp_path / "in"
-    assert local_path("..") == tmp_path
-    assert local_path("a/b") == Path("a/b")
+    assert place(".") == tmp_path / "in"
+    assert place("..") == tmp_path
+    assert place("a/b") == Path("a/b")
     for text in ("", "n" * 300, "gs://a/b"):
         with pytest.raises(argparse.ArgumentTypeError):
-            local_path(text)
+            place(text)

@@ -5,6 +5,7 @@ multipart upload is seen before it is complete.
 """
 
 import base64
+import bisect
 import dataclasses
 import email.utils
 import functools
@@ -56,6 +57,7 @@ class FakeGcs:
         self.uploads = {}  # not yet complete, by id: (bucket, key, parts by number)
         self.num_listings = 0
         self._lock = threading.Lock()
+        self._sorted = {}  # the keys of each bucket, while they stay the same
         self._numbers = itertools.count(1_700_000_000_000_001)
         handler = type("Handler", (_Handler,), {"gcs": self})
         self._server = LoopbackServer(handler)
@@ -76,6 +78,8 @@ class FakeGcs:
             there = blobs[key].generation if key in blobs else 0
             if generation is not None and generation != there:
                 raise Refusal(412, "PreconditionFailed")
+            if key not in blobs:
+                self._sorted.pop(bucket, None)
             blobs[key] = Blob(data, next(self._numbers), time.time())
             return blobs[key]
 
@@ -89,6 +93,7 @@ class FakeGcs:
         with self._lock:
             self.get(bucket, key)
             del self.buckets[bucket][key]
+            self._sorted.pop(bucket, None)
 
     def begin_upload(self, bucket, key):
         self.bucket(bucket)
@@ -111,11 +116,16 @@ class FakeGcs:
         """Returns blobs, folders, and where the next page begins (None of the last)."""
         with self._lock:
             self.num_listings += 1
-            blobs = dict(self.bucket(bucket))
+            blobs = self.bucket(bucket)
+            keys = self._sorted.get(bucket, [])
+            if len(keys) != len(blobs):  # a test may have put some itself
+                keys = self._sorted[bucket] = sorted(blobs)
+            start = max(bisect.bisect_left(keys, prefix), bisect.bisect_right(keys, after))
+            # Of folders, all that is below must be seen.
+            keys = keys[start : None if delimiter else start + limit + 1]
+            found = [(key, blobs[key]) for key in keys if key.startswith(prefix)]
         files, folders, last = [], [], None
-        for key in sorted(blobs):
-            if not key.startswith(prefix) or key <= after:
-                continue
+        for key, blob in found:
             below = key.removeprefix(prefix)
             folder = prefix + below.partition(delimiter)[0] + delimiter if delimiter else ""
             is_below = delimiter and delimiter in below
@@ -126,7 +136,7 @@ class FakeGcs:
             if is_below:
                 folders.append(folder)
             else:
-                files.append((key, blobs[key]))
+                files.append((key, blob))
             last = folder + "\U0010ffff" if is_below else key
         return files, folders, None
 

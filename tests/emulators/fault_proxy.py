@@ -41,11 +41,12 @@ class Fault:
 
 
 class FaultProxy:
-    """Stands before `upstream` at `url`; spoils requests by `faults`, and keeps those it met."""
+    """Stands before `upstream` at `url`; spoils requests as `faults`, then `spoil`, tell."""
 
     def __init__(self, upstream):
         self.upstream = urlsplit(upstream)
         self.faults = []
+        self.spoil = lambda method, path: None  # returns the fault of any request, or None
         self.requests = []  # (method, path, the Range header)
         self.stopped = threading.Event()
         self._lock = threading.Lock()
@@ -68,7 +69,7 @@ class FaultProxy:
                 if fault.times and fault.method == method and re.search(fault.match, path):
                     fault.times -= 1
                     return fault
-        return None
+            return self.spoil(method, path)
 
 
 class _Handler(BaseHTTPRequestHandler):

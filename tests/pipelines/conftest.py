@@ -73,8 +73,3 @@ def small_entropy_model(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "entropy.keras"
     save_model(model, path)
     return path
-
-
-def read_files(folder):
-    """Returns every file below a folder: name -> bytes."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

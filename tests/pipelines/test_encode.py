@@ -18,10 +18,10 @@ import pytest
 from blt.cli import command
 from blt.corpus import InputFile
 from blt.dataset.manifest import read_manifest
-from blt.dataset.storage import sole_use
 from blt.formats.byte_shard import read_byte_shard
 from blt.tokenizer import tokens_to_bytes
 from pipelines import encode
+from tests.shared import dataset_files
 
 REPO = Path(__file__).parents[2]
 
@@ -41,10 +41,6 @@ def write_corpus(folder, num_files=6, documents=200):
         else:
             (folder / f"part-{number}.jsonl").write_bytes(data)
     return folder
-
-
-def files(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def run(*argv):
@@ -93,22 +89,24 @@ def test_every_document_is_there_with_its_bytes(corpus, undisturbed):
 def test_runners_and_workers_do_not_show_in_the_result(corpus, undisturbed, tmp_path, flags):
     argv = ("--input", corpus, "--output", tmp_path / "bytes", "--target-shard-bytes", "20KB")
     assert run(*argv, *flags) == 0
-    assert files(tmp_path / "bytes") == files(undisturbed)
+    assert dataset_files(tmp_path / "bytes") == dataset_files(undisturbed)
 
 
 def test_a_portable_job_server_gives_the_same(corpus, undisturbed, tmp_path):
     argv = ("--input", corpus, "--output", tmp_path / "bytes", "--target-shard-bytes", "20KB")
     flags = ("--runner", "PortableRunner", "--job_endpoint", "embed", "--environment_type")
     assert run(*argv, *flags, "LOOPBACK") == 0
-    assert files(tmp_path / "bytes") == files(undisturbed)
+    assert dataset_files(tmp_path / "bytes") == dataset_files(undisturbed)
 
 
 def test_the_order_of_the_inputs_does_not_show_in_the_shards(corpus, undisturbed, tmp_path):
     paths = sorted(corpus.iterdir(), reverse=True)
     argv = ("--output", tmp_path / "bytes", "--target-shard-bytes", "20KB")
     assert run("--input", *paths, *argv) == 0
-    shards = {k: v for k, v in files(tmp_path / "bytes").items() if k.endswith(".tfrecord")}
-    assert shards == {k: v for k, v in files(undisturbed).items() if k.endswith(".tfrecord")}
+    shards = {k: v for k, v in dataset_files(tmp_path / "bytes").items() if k.endswith(".tfrecord")}
+    assert shards == {
+        k: v for k, v in dataset_files(undisturbed).items() if k.endswith(".tfrecord")
+    }
 
 
 def test_killed_at_any_moment_the_same_command_ends_the_same(corpus, undisturbed, tmp_path):
@@ -133,15 +131,15 @@ def test_killed_at_any_moment_the_same_command_ends_the_same(corpus, undisturbed
     assert kills >= 1
     again = subprocess.run(argv, env=environment, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert files(tmp_path / "bytes") == files(undisturbed)
+    assert dataset_files(tmp_path / "bytes") == dataset_files(undisturbed)
 
 
 def test_a_second_run_says_that_it_is_done_already(corpus, undisturbed, capsys):
-    before = files(undisturbed)
+    before = dataset_files(undisturbed)
     argv = ("--input", corpus, "--output", undisturbed, "--target-shard-bytes", "20KB")
     assert run(*argv) == 0
     assert "already done" in capsys.readouterr().out
-    assert files(undisturbed) == before
+    assert dataset_files(undisturbed) == before
 
 
 def test_a_dry_run_writes_nothing(corpus, tmp_path, capsys):
@@ -367,17 +365,6 @@ def test_too_many_rejects_are_told_with_the_first(tmp_path, capsys):
     assert "lost 75 % of records (3 of 4)" in err
     assert r"(2 invalid_json, 1 null_text; the first is a\nb.jsonl at 14: field 'text' is" in err
     assert err.count("\n") == 1
-
-
-def test_a_run_into_a_folder_where_another_is_at_work_is_refused(tmp_path, capsys):
-    (tmp_path / "a.txt").write_text("a")
-    (tmp_path / "out").mkdir()
-    argv = ("--input", tmp_path / "a.txt", "--output", tmp_path / "out")
-    with sole_use(tmp_path / "out"):
-        assert run(*argv) == 2
-    assert "another run is at work there" in capsys.readouterr().err
-    assert not list((tmp_path / "out").iterdir())
-    assert run(*argv) == 0
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from blt.commands import decode, inspect
 from blt.corpus.admission.filters import FILTERS
 from blt.dataset.manifest import read_manifest
 from tests.blt.corpus.readers.test_tar import tar_bytes
-from tests.pipelines.conftest import read_files
 from tests.pipelines.test_encode import run
+from tests.shared import dataset_files
 
 
 def write_lines(folder, num_files, cut_from=None, **shape):
@@ -62,7 +62,7 @@ def test_a_corpus_of_cut_shards_fails(tmp_path, capsys):
     assert run(*argv, "--max-lost-fraction", "1") == 0
     argv = ("--input", tmp_path / "in", "--output", tmp_path / "at once")
     assert run(*argv, "--max-lost-fraction", "1") == 0
-    assert read_files(tmp_path / "out") == read_files(tmp_path / "at once")
+    assert dataset_files(tmp_path / "out") == dataset_files(tmp_path / "at once")
 
 
 def test_one_cut_file_of_many_passes_and_is_told(tmp_path, capsys):

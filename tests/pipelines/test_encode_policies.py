@@ -20,7 +20,8 @@ from blt.inspection.check import check_folder
 from blt.tokenizer import tokens_to_bytes
 from tests.blt.corpus.readers.test_tar import tar_bytes
 from tests.blt.corpus.readers.test_warc import warc
-from tests.pipelines.test_encode import REPO, files, run
+from tests.pipelines.test_encode import REPO, run
+from tests.shared import dataset_files
 
 FLAGS = ("--target-shard-bytes", "4KB", "--drop-duplicates", "--on-duplicate-id", "suffix")
 
@@ -81,13 +82,13 @@ def test_duplicates_are_those_of_the_order_of_the_plan(corpus, undisturbed):
 )
 def test_whatever_the_runner(corpus, undisturbed, tmp_path, flags):
     assert run("--input", corpus, "--output", tmp_path / "bytes", *FLAGS, *flags) == 0
-    assert files(tmp_path / "bytes") == files(undisturbed)
+    assert dataset_files(tmp_path / "bytes") == dataset_files(undisturbed)
 
 
 def test_whatever_the_order_of_the_inputs(corpus, undisturbed, tmp_path):
     paths = sorted(corpus.iterdir(), reverse=True)
     assert run("--input", *paths, "--output", tmp_path / "bytes", *FLAGS) == 0
-    found, expected = files(tmp_path / "bytes"), files(undisturbed)
+    found, expected = dataset_files(tmp_path / "bytes"), dataset_files(undisturbed)
     assert found.pop("_manifest.json") != expected.pop("_manifest.json")  # it names the inputs
     assert found == expected
 
@@ -109,7 +110,7 @@ def test_killed_while_duplicates_are_looked_for_and_after(corpus, undisturbed, t
         process.communicate()
     assert kills == 2
     assert run("--input", corpus, "--output", tmp_path / "bytes", *FLAGS) == 0
-    assert files(tmp_path / "bytes") == files(undisturbed)
+    assert dataset_files(tmp_path / "bytes") == dataset_files(undisturbed)
 
 
 def test_a_file_added_later_is_all_that_is_encoded(corpus, undisturbed, tmp_path, capsys):
@@ -221,11 +222,11 @@ def test_all_kinds_of_input_and_policies_together(tmp_path, capsys):
 
     (corpus / "b2.csv").write_bytes(b"text\nuno\nnews\n")
     (corpus / "no.bin").write_bytes(b"left out")
-    before = files(output)
+    before = dataset_files(output)
     assert run(*argv, "--include", "*", *flags) == 0  # how files are named does not matter
     assert "1 new file; the rest was planned before" in capsys.readouterr().err
     assert read(output) == [*first, ("b2.csv#9", b"news")]
-    after = files(output)
+    after = dataset_files(output)
     kept = [name for name in before if name.startswith(("bytes-", "_units/"))]
     assert all(after[name] == before[name] for name in kept)
     check_sums(output, ["a.tar", "b.csv", "c.warc", "d.txt", "b2.csv"])

@@ -17,7 +17,7 @@ from blt.formats.byte_shard import read_documents
 from blt.training_data import meta_arrow_export as exporting
 from pipelines import export, patch
 from tests.blt.datasets import write_byte_dataset
-from tests.pipelines.conftest import read_files
+from tests.shared import dataset_files
 
 THRESHOLD = 3.0
 TEXTS = {
@@ -163,7 +163,7 @@ def test_batches_are_small_and_the_bytes_do_not_depend_on_the_run(
 ):
     flags = ("--max-lost-fraction", 0.5)
     assert export_to(tmp_path / "again", data, patches, *flags) == 0
-    assert read_files(tmp_path / "again") == read_files(exported)
+    assert dataset_files(tmp_path / "again") == dataset_files(exported)
     monkeypatch.setattr(meta_arrow, "_BATCH_TOKENS", 64)
     assert export_to(tmp_path / "small", data, patches, *flags) == 0
     (path, *_) = sorted((tmp_path / "small").glob("*.arrow"))
@@ -181,7 +181,7 @@ def test_a_lost_file_is_made_again(exported, data, patches, tmp_path):
     lost = sorted(output.glob("*.arrow"))[1]
     lost.unlink()
     assert export_to(output, data, patches, "--max-lost-fraction", 0.5) == 0
-    assert read_files(output) == read_files(exported)
+    assert dataset_files(output) == dataset_files(exported)
 
 
 def test_mistakes_are_one_line(data, small_bytes, patches, tmp_path, capsys):

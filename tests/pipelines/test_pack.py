@@ -11,7 +11,7 @@ from blt.dataset.splits import is_held_out
 from blt.formats.byte_shard import read_byte_shard
 from blt.formats.training_shard import read_training_shard
 from pipelines import pack, patch
-from tests.pipelines.conftest import read_files
+from tests.shared import dataset_files
 
 FLAGS = ("--seq-len", "128", "--max-patches", "60", "--target-shard-bytes", "6KB")
 
@@ -76,7 +76,7 @@ def test_documents_are_shuffled(packed):
 def test_runner_workers_and_reruns_do_not_show(packed, small_bytes, patches, tmp_path):
     argv = ("--data", small_bytes, "--patches", patches, *FLAGS)
     assert run(*argv, "--output", tmp_path / "again", "--direct_num_workers", "2") == 0
-    assert read_files(tmp_path / "again") == read_files(packed)
+    assert dataset_files(tmp_path / "again") == dataset_files(packed)
 
 
 def test_a_missing_bucket_alone_is_packed_again(packed, small_bytes, patches, tmp_path, capsys):
@@ -86,14 +86,14 @@ def test_a_missing_bucket_alone_is_packed_again(packed, small_bytes, patches, tm
     capsys.readouterr()
     assert run(*argv) == 0
     assert "units are finished" in capsys.readouterr().err
-    assert read_files(tmp_path / "train") == read_files(packed)
+    assert dataset_files(tmp_path / "train") == dataset_files(packed)
 
 
 def test_another_seed_gives_another_order(packed, small_bytes, patches, tmp_path):
     argv = ("--data", small_bytes, "--patches", patches, *FLAGS)
     assert run(*argv, "--output", tmp_path / "train", "--seed", "1") == 0
     name = "train-00000.tfrecord"
-    assert read_files(tmp_path / "train")[name] != read_files(packed)[name]
+    assert dataset_files(tmp_path / "train")[name] != dataset_files(packed)[name]
 
 
 def test_boundaries_of_other_shards_are_refused(small_corpus, patches, tmp_path, capsys):
@@ -109,21 +109,21 @@ def test_boundaries_of_other_shards_are_refused(small_corpus, patches, tmp_path,
 def test_what_is_read_is_never_the_output(small_bytes, patches, tmp_path, capsys, flags):
     shutil.copytree(small_bytes, tmp_path / "bytes")
     shutil.copytree(patches, tmp_path / "patches")
-    before = read_files(tmp_path)
+    before = dataset_files(tmp_path)
     argv = ("--data", tmp_path / "bytes", "--patches", tmp_path / "patches")
     for output, flag in (("bytes", "--data"), ("./patches/../patches", "--patches")):
         assert run(*argv, "--output", tmp_path / output, *flags) == 2
         assert f"is what {flag} names, to be read" in capsys.readouterr().err
-    assert read_files(tmp_path) == before
+    assert dataset_files(tmp_path) == before
 
 
 def test_overwrite_replaces_no_other_kind_of_dataset(small_bytes, patches, tmp_path, capsys):
     shutil.copytree(small_bytes, tmp_path / "other")
-    before = read_files(tmp_path)
+    before = dataset_files(tmp_path)
     argv = ("--data", small_bytes, "--patches", patches, "--output", tmp_path / "other")
     assert run(*argv, "--overwrite") == 2
     assert "other: holds byte shards, and this command makes training" in capsys.readouterr().err
-    assert read_files(tmp_path) == before
+    assert dataset_files(tmp_path) == before
 
 
 def test_patches_longer_than_a_sequence_are_cut_counted_and_said(

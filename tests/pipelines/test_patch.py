@@ -18,7 +18,7 @@ from blt.commands import calibrate
 from blt.dataset.manifest import read_manifest
 from blt.formats.byte_shard import read_byte_shard
 from pipelines import patch
-from tests.pipelines.conftest import read_files
+from tests.shared import dataset_files
 
 REPO = Path(__file__).parents[2]
 
@@ -103,7 +103,7 @@ def test_killed_and_run_again_it_ends_the_same(argv, tmp_path):
     process.wait()
     assert not (tmp_path / "patches" / "_manifest.json").exists()
     assert start("patches").wait() == 0, log.read_text()
-    assert read_files(tmp_path / "patches") == read_files(tmp_path / "undisturbed")
+    assert dataset_files(tmp_path / "patches") == dataset_files(tmp_path / "undisturbed")
 
 
 def test_rules_without_a_model_need_none(small_bytes, tmp_path):

@@ -25,7 +25,7 @@ from blt.scoring import loading as scoring_loading
 from pipelines import patch
 from pipelines.run_units import run_stage
 from tests.blt.datasets import write_byte_dataset
-from tests.pipelines.conftest import read_files
+from tests.shared import dataset_files
 
 
 def run(*argv):
@@ -37,7 +37,7 @@ def undisturbed(small_bytes, tmp_path_factory):
     """What patching the small dataset by spaces gives when nothing goes wrong."""
     output = tmp_path_factory.mktemp("undisturbed") / "patches"
     assert run("--data", small_bytes, "--rule", "space", "--output", output) == 0
-    return read_files(output)
+    return dataset_files(output)
 
 
 def one_line_error(capsys):
@@ -80,7 +80,7 @@ def test_a_killed_worker_ends_the_run_and_the_same_command_finishes_it(
     assert "Finished units are kept; run the same command again" in line
     assert not (tmp_path / "patches" / "_manifest.json").exists()
     assert run(*argv) == 0
-    assert read_files(tmp_path / "patches") == undisturbed
+    assert dataset_files(tmp_path / "patches") == undisturbed
 
 
 def flip_a_bit(path):
@@ -131,7 +131,7 @@ def test_a_damaged_shard_is_named_each_time_and_once_it_is_fixed_the_run_is_fini
     before = {path.name: path.stat().st_mtime_ns for path in output.glob("*.parquet")}
     shutil.copy(small_bytes / shard.name, data / shard.name)
     assert run(*argv) == 0
-    assert read_files(output) == undisturbed
+    assert dataset_files(output) == undisturbed
     for name, time in before.items():  # what was done is not done again
         assert (output / name).stat().st_mtime_ns == time
 
@@ -187,7 +187,7 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_nothing_half_written(
     assert not (output / "_manifest.json").exists()
     assert run(*argv) == 0
     assert run("--data", uneven, "--rule", "space", "--output", tmp_path / "other") == 0
-    assert read_files(output) == read_files(tmp_path / "other")
+    assert dataset_files(output) == dataset_files(tmp_path / "other")
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_what_differs_from_an_earlier_run_is_named_and_overwrite_makes_it_anew(
 
     first = argv(small_entropy_model, "3", "patches")
     assert run(*first) == 0
-    before = read_files(tmp_path / "patches")
+    before = dataset_files(tmp_path / "patches")
     other = other_models / "other.keras"
     changes = {
         "--threshold-nats (3.0, now 4.0)": argv(small_entropy_model, "4", "patches"),
@@ -279,7 +279,7 @@ def test_what_differs_from_an_earlier_run_is_named_and_overwrite_makes_it_anew(
         line = one_line_error(capsys)
         assert f"made by a run that differs in {message}. " in line
         assert "give --overwrite to make it anew" in line
-        assert read_files(tmp_path / "patches") == before
+        assert dataset_files(tmp_path / "patches") == before
     assert run(*argv(other, "4", "patches"), "--overwrite") == 0
     assert run(*argv(other, "4", "fresh")) == 0
-    assert read_files(tmp_path / "patches") == read_files(tmp_path / "fresh") != before
+    assert dataset_files(tmp_path / "patches") == dataset_files(tmp_path / "fresh") != before

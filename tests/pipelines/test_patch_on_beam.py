@@ -14,7 +14,7 @@ from pipelines import beam_flags, patch
 from pipelines.beam_flags import make_options
 from pipelines.run_units import build_pipeline, run_stage
 from pipelines.transforms import WorkOnUnits
-from tests.pipelines.conftest import read_files
+from tests.shared import dataset_files
 
 ACCELERATOR = "type:nvidia-l4;count:1;install-nvidia-driver"
 HINTS = {"accelerator": ACCELERATOR, "min_ram": 16_000_000_000}
@@ -92,7 +92,7 @@ def test_the_flags_reach_that_step(argv, tmp_path, monkeypatch):
     assert run(*argv, "--output", tmp_path / "plain") == 0
     assert set(map(len, hints_by_step(protos[1]).values())) == {0}
     # Where the work runs shows in nothing that is written.
-    assert read_files(tmp_path / "patches") == read_files(tmp_path / "plain")
+    assert dataset_files(tmp_path / "patches") == dataset_files(tmp_path / "plain")
 
 
 def test_workers_with_accelerators_take_bfloat16(argv, tmp_path):

@@ -12,7 +12,7 @@ from blt.commands import inspect as inspect_command
 from blt.dataset.manifest import read_manifest
 from blt.formats.boundaries import read_boundaries
 from pipelines import pack, patch, repatch, score
-from tests.pipelines.conftest import read_files
+from tests.shared import dataset_files
 
 RULE = ["--rule", "monotonic", "--threshold-nats", "0.05"]
 
@@ -69,9 +69,9 @@ def test_the_lineage_names_both_parents(kept, repatched, small_bytes):
 def test_worker_processes_and_a_second_run_give_the_same(kept, repatched, small_bytes, tmp_path):
     argv = ["--patches", kept, "--data", small_bytes, *RULE, "--output", tmp_path / "patches"]
     assert run(repatch, *argv, "--direct_num_workers", "2") == 0
-    assert read_files(tmp_path / "patches") == read_files(repatched)
+    assert dataset_files(tmp_path / "patches") == dataset_files(repatched)
     assert run(repatch, *argv) == 0
-    assert read_files(tmp_path / "patches") == read_files(repatched)
+    assert dataset_files(tmp_path / "patches") == dataset_files(repatched)
 
 
 def test_what_comes_after_takes_them(repatched, small_bytes, small_entropy_model, tmp_path, capsys):
@@ -162,7 +162,7 @@ def test_first_positions_as_the_reference_has_them(make_patches, kept, tmp_path)
 def test_dropped_entropies_are_gone(kept, tmp_path, capsys):
     argv = ["--patches", kept, *RULE, "--drop-entropies", "--output", tmp_path / "patches"]
     assert run(repatch, *argv) == 0
-    sizes = [sum(len(f) for f in read_files(p).values()) for p in (kept, tmp_path / "patches")]
+    sizes = [sum(len(f) for f in dataset_files(p).values()) for p in (kept, tmp_path / "patches")]
     assert sizes[1] < 0.6 * sizes[0]
     argv = ["--patches", tmp_path / "patches", *RULE, "--output", tmp_path / "again"]
     assert run(repatch, *argv) == 2

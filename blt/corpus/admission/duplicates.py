@@ -13,12 +13,13 @@ at all units before any is encoded, in steps of which each can be done anywhere 
 `find_duplicates` is all but the last, in this process. Equal bytes are looked for first, and a
 document that is dropped for its bytes does not hold its id. The files lie in `_duplicates/` of the
 output: `00012-000.ids.digests` (kept, so that a later run with more input need not read the old one
-again), and `.keys` and `.found`, which `remove_found` removes.
+again), and for each plan a folder with `.keys` and `.found`, which `remove_found` removes.
 
 Equal digests of 128 bits are taken for equal documents: 1e10 documents have one chance in 1e18 of a
 mistake.
 """
 
+import contextlib
 import hashlib
 import itertools
 import re
@@ -31,7 +32,18 @@ import numpy as np
 from blt.corpus.admission.admission import Admission
 from blt.corpus.config import EncodeConfig
 from blt.corpus.records import Document, Filtered, Reject
-from blt.dataset.storage import atomic_path, read_json, write_json
+from blt.dataset.plan_file import read_plan_version
+from blt.dataset.storage import (
+    Place,
+    atomic_path,
+    delete_all,
+    list_below,
+    local_copy,
+    local_folder,
+    read_json,
+    stat,
+    write_json,
+)
 from blt.dataset.units import Progress, Unit, no_progress
 from blt.errors import UserError, WorkError
 
@@ -51,7 +63,7 @@ def duplicate_kinds(config: EncodeConfig) -> tuple[str, ...]:
     return (CONTENT,) * config.drop_duplicates + (IDS,) * ids
 
 
-def find_duplicates(units: Sequence[Unit], config: EncodeConfig, output: Path) -> None:
+def find_duplicates(units: Sequence[Unit], config: EncodeConfig, output: Place) -> None:
     """Finds what `read_decisions` tells, for all units of a plan; does nothing if not asked to.
 
     Raises:
@@ -68,7 +80,7 @@ def find_duplicates(units: Sequence[Unit], config: EncodeConfig, output: Path) -
 
 
 def scan_unit(
-    unit: Unit, config: EncodeConfig, output: Path, progress: Progress = no_progress
+    unit: Unit, config: EncodeConfig, output: Place, progress: Progress = no_progress
 ) -> int:
     """Writes the digests of a unit's documents, unless they are there; returns their number.
 
@@ -79,8 +91,7 @@ def scan_unit(
     marker = folder / f"{unit.index:05d}.json"
     if is_scanned(unit, output):
         return _read_marker(marker)["documents"]
-    for path in _files_of(folder, unit.index):
-        path.unlink()
+    delete_all(list(_files_of(folder, unit.index)))
     kinds = duplicate_kinds(config)
     digests = {kind: bytearray() for kind in kinds}
     documents = 0
@@ -93,7 +104,7 @@ def scan_unit(
             data.clear()
 
     payload = unit.payload
-    admission = Admission(payload, config, scratch=folder)
+    admission = Admission(payload, config, scratch=local_folder(folder))
     for entry in payload["files"]:
         for record in admission.read(entry, progress):
             if not isinstance(record, Document):
@@ -109,7 +120,7 @@ def scan_unit(
     return documents
 
 
-def is_scanned(unit: Unit, output: Path) -> bool:
+def is_scanned(unit: Unit, output: Place) -> bool:
     """Tells whether `scan_unit` was done with a unit as it is."""
     marker = output / DUPLICATES_FOLDER / f"{unit.index:05d}.json"
     return _read_marker(marker).get("digest") == unit.digest
@@ -125,7 +136,7 @@ def _digest(document: Document, kind: str) -> bytes:
     return digest.digest()
 
 
-def sort_unit(unit_index: int, kind: str, config: EncodeConfig, output: Path) -> int:
+def sort_unit(unit_index: int, kind: str, config: EncodeConfig, output: Place) -> int:
     """Sorts the digests of each run of a unit; returns how many different ones the runs have.
 
     Ids are those of the documents that are not dropped for their bytes, which must be found by now.
@@ -140,10 +151,10 @@ def sort_unit(unit_index: int, kind: str, config: EncodeConfig, output: Path) ->
         digests = np.frombuffer(path.read_bytes(), ">u8").reshape(-1, 2)
         records = np.arange(len(digests), dtype=np.uint32)
         if after_content:
-            dropped, _ = _read_found(folder, unit_index, run, CONTENT)
+            dropped, _ = _read_found(_found_folder(output), unit_index, run, CONTENT)
             records = np.setdiff1d(records, dropped, assume_unique=True)
         keys = _Keys.of_digests(digests[records].astype(np.uint64), records)
-        keys.write(_path(folder, unit_index, run, kind, "keys"))
+        keys.write(_path(_found_folder(output), unit_index, run, kind, "keys"))
         num_keys += len(keys.high)
     raise AssertionError("unreachable: the numbers do not end")
 
@@ -186,7 +197,7 @@ class _Keys:
             repeats[np.argsort(repeats[:, 0])],
         )
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Place) -> None:
         head = np.array([len(self.high), len(self.repeats)], "<u8")
         columns = [(self.high, "<u8"), (self.low, "<u8"), (self.record, "<u4")]
         columns += [(self.count, "<u4"), (self.repeats, "<u4")]
@@ -196,9 +207,9 @@ class _Keys:
                 file.write(values.astype(kind).tobytes())
 
     @classmethod
-    def read(cls, path: Path) -> "_Keys":
+    def read(cls, path: Place) -> "_Keys":
         """Maps a file; only what is looked at is read."""
-        data = np.memmap(path, np.uint8, "r")
+        data = np.memmap(local_copy(path), np.uint8, "r")
         num_keys, num_repeats = data[:16].view("<u8").tolist()
         start = 16
         columns = []
@@ -220,23 +231,20 @@ def _group(high: np.ndarray, low: np.ndarray) -> tuple[np.ndarray, np.ndarray, n
     return order, starts, np.diff(np.append(starts, len(order)))
 
 
-def start_partitions(num_keys: int, kind: str, output: Path) -> int:
+def start_partitions(num_keys: int, kind: str, output: Place) -> int:
     """Returns into how many ranges to cut the digests, and writes it down for who reads them."""
     num_partitions = max(1, -(-num_keys // PARTITION_KEYS))
-    folder = output / DUPLICATES_FOLDER
-    for path in folder.glob(f"{kind}-*.found"):
-        path.unlink()
-    write_json(folder / f"{kind}.json", {"partitions": num_partitions})
+    write_json(_found_folder(output) / f"{kind}.json", {"partitions": num_partitions})
     return num_partitions
 
 
-def resolve_partition(index: int, num_partitions: int, kind: str, output: Path) -> int:
+def resolve_partition(index: int, num_partitions: int, kind: str, output: Place) -> int:
     """Finds the digests of one range that several runs have; returns how many cases there are.
 
     Memory is that of the range: `PARTITION_KEYS` digests, or as many as there are runs, since a
     digest, however common, is once in each.
     """
-    folder = output / DUPLICATES_FOLDER
+    folder = _found_folder(output)
     low_edge, high_edge = ((i << 64) // num_partitions for i in (index, index + 1))
     pieces: list[tuple[np.ndarray, ...]] = []
     for unit_index, run, path in _key_files(folder, kind):
@@ -268,9 +276,9 @@ def resolve_partition(index: int, num_partitions: int, kind: str, output: Path) 
     return len(found)
 
 
-def is_resolved(kind: str, output: Path) -> bool:
+def is_resolved(kind: str, output: Place) -> bool:
     """Tells whether `resolve_partition` was done with every range of digests."""
-    folder = output / DUPLICATES_FOLDER
+    folder = _found_folder(output)
     path = folder / f"{kind}.json"
     return path.is_file() and all(
         (folder / f"{kind}-{index:05d}.found").is_file()
@@ -278,7 +286,7 @@ def is_resolved(kind: str, output: Path) -> bool:
     )
 
 
-def _key_files(folder: Path, kind: str) -> Iterator[tuple[int, int, Path]]:
+def _key_files(folder: Place, kind: str) -> Iterator[tuple[int, int, Place]]:
     """Yields (unit, run, path) in the order of the plan."""
     found = []
     for path in folder.glob(f"*.{kind}.keys"):
@@ -288,7 +296,7 @@ def _key_files(folder: Path, kind: str) -> Iterator[tuple[int, int, Path]]:
 
 
 def _read_found(
-    folder: Path, unit_index: int, run: int, kind: str
+    folder: Place, unit_index: int, run: int, kind: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns the documents of a run that repeat an earlier one of the plan.
 
@@ -305,8 +313,8 @@ def _read_found(
         path = folder / f"{kind}-{index:05d}.found"
         if not path.exists():
             raise _not_found(path)
-        if path.stat().st_size:
-            rows = np.memmap(path, _FOUND, "r")
+        if stat(path).size:
+            rows = np.memmap(local_copy(path), _FOUND, "r")
             start, end = _row_range(rows, unit_index, run)
             pieces.append(np.array(rows[start:end]))
     rows = np.concatenate(pieces or [np.empty(0, _FOUND)])
@@ -343,12 +351,10 @@ def _row_range(rows: np.ndarray, unit_index: int, run: int) -> tuple[int, int]:
 class Decisions:
     """What to do with each document of a unit for its bytes and its id, in their order."""
 
-    def __init__(self, output: Path, unit_index: int, config: EncodeConfig) -> None:
-        self._folder, self._unit_index, self._config = (
-            output / DUPLICATES_FOLDER,
-            unit_index,
-            config,
-        )
+    def __init__(self, output: Place, unit_index: int, config: EncodeConfig) -> None:
+        self._marker = output / DUPLICATES_FOLDER / f"{unit_index:05d}.json"
+        self._folder = _found_folder(output)
+        self._unit_index, self._config = unit_index, config
         self._kinds = duplicate_kinds(config)
         self._num_seen = 0
         self._runs: dict[str, _Run] = {}
@@ -385,7 +391,7 @@ class Decisions:
         Raises:
           WorkError: it read other documents.
         """
-        marker = _read_marker(self._folder / f"{self._unit_index:05d}.json")
+        marker = _read_marker(self._marker)
         if marker.get("documents") != self._num_seen:
             raise WorkError(
                 f"unit {self._unit_index}: {self._num_seen} documents were read, but "
@@ -414,41 +420,56 @@ class _Run:
         return 1
 
 
-def read_decisions(output: Path, unit_index: int, config: EncodeConfig) -> Decisions | None:
+def read_decisions(output: Place, unit_index: int, config: EncodeConfig) -> Decisions | None:
     """Returns what `find_duplicates` found for a unit; None if the config does not ask."""
     return Decisions(output, unit_index, config) if duplicate_kinds(config) else None
 
 
-def remove_found(output: Path) -> None:
-    """Removes all but the digests: when all units are encoded, and before it is made anew."""
-    folder = output / DUPLICATES_FOLDER
-    for pattern in ("*.keys", "*.found"):
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
+def remove_found(output: Place, *, but_current: bool = False) -> None:
+    """Removes all but the digests: of all plans, or with `but_current` of earlier ones."""
+    current = f"{_found_folder(output)}/" if but_current else None
+    files = [
+        file.path
+        for file in list_below(output / DUPLICATES_FOLDER)
+        if "/" in file.path.removeprefix(f"{output / DUPLICATES_FOLDER}/")
+        and not (current and file.path.startswith(current))
+    ]
+    delete_all(files)
+    if isinstance(output, Path):
+        for folder in {Path(file).parent for file in files}:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
-def _path(folder: Path, unit_index: int, run: int, kind: str, what: str) -> Path:
+def _found_folder(output: Place) -> Place:
+    """Returns the folder of what is found by the plan that is there: of another plan it differs."""
+    version = str(read_plan_version(output))
+    name = f"found-{hashlib.sha256(version.encode()).hexdigest()[:12]}"
+    return output / DUPLICATES_FOLDER / name
+
+
+def _path(folder: Place, unit_index: int, run: int, kind: str, what: str) -> Place:
     return folder / f"{unit_index:05d}-{run:03d}.{kind}.{what}"
 
 
-def _files_of(folder: Path, unit_index: int) -> Iterator[Path]:
+def _files_of(folder: Place, unit_index: int) -> Iterator[Place]:
     yield from folder.glob(f"{unit_index:05d}.json")
     yield from folder.glob(f"{unit_index:05d}-*")
 
 
-def _read_marker(path: Path) -> dict[str, object]:
+def _read_marker(path: Place) -> dict[str, object]:
     try:
         return read_json(path) if path.is_file() else {}
     except UserError:
         return {}
 
 
-def _num_partitions(folder: Path, kind: str) -> int:
+def _num_partitions(folder: Place, kind: str) -> int:
     path = folder / f"{kind}.json"
     if not path.is_file():
         raise _not_found(folder)
     return read_json(path)["partitions"]
 
 
-def _not_found(path: Path) -> WorkError:
+def _not_found(path: Place) -> WorkError:
     return WorkError(f"{path}: duplicates were not looked for. Run the same command again.")

@@ -19,6 +19,7 @@ from pathlib import PurePosixPath
 from blt.corpus.files.detect import names_a_format
 from blt.corpus.files.filesystems import find_remote, is_remote
 from blt.corpus.files.source_names import unique_sources
+from blt.corpus.files.standard_input import KeptInput
 from blt.corpus.left_out import (
     IRREGULAR,
     NOT_INCLUDED,
@@ -31,6 +32,8 @@ from blt.corpus.left_out import (
 from blt.corpus.mends import BOM
 from blt.corpus.patterns import matches_any
 from blt.corpus.unmatched import Unmatched
+from blt.dataset import storage
+from blt.dataset.storage import as_place
 from blt.dataset.units import Progress, no_progress
 from blt.errors import UserError, near_names
 
@@ -179,7 +182,7 @@ def discover_inputs(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     rule: LeftOutRule = BY_NAME,
-    standard_input: str | os.PathLike[str] | None = None,
+    standard_input: KeptInput | None = None,
     progress: Progress = no_progress,
 ) -> Discovery:
     """Finds the files that `arguments` mean; the same file counts once.
@@ -201,8 +204,9 @@ def discover_inputs(
     for argument, shown in _arguments(arguments):
         before, num_left_out = len(skipped), search.num_not_included()
         if argument == "-" and standard_input is not None:
-            kept = _inspect(os.fspath(standard_input), "stdin", search)
-            matches = [kept] if kept else []
+            place = str(standard_input.place)
+            size = storage.stat(place).size
+            matches = [_Found(place, "stdin", place, size, standard_input.mtime_ns)]
         elif is_remote(argument):
             matches = _find_remote(argument, shown, search)
         else:
@@ -245,8 +249,7 @@ def _arguments(arguments: Sequence[str | os.PathLike[str]]) -> Iterator[tuple[st
             continue
         path = argument[1:]
         try:
-            with open(path, "rb") as file:
-                data = file.read().removeprefix(BOM)
+            data = as_place(path).read_bytes().removeprefix(BOM)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"--input {argument}: the list cannot be read ({reason}).") from error

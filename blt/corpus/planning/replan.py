@@ -24,7 +24,7 @@ from blt.corpus.files.source_names import is_below, numbered, readable_path
 from blt.corpus.planning.plan import build_plan
 from blt.corpus.planning.preflight import check_inputs
 from blt.corpus.planning.sources import digest_entry, read_sources, unit_sources_path
-from blt.dataset.stage import is_finished
+from blt.dataset.markers import is_finished
 from blt.dataset.units import Progress, Unit, Watch, no_watch
 from blt.errors import BltError, MadeOtherwiseError
 
@@ -142,8 +142,6 @@ def _find_changed(
     for unit in earlier:
         entries = unit.payload["files"]
         digests = _Digests(unit, entries, output)
-        # Of a file that lies elsewhere, whatever was not read yet is read as it is.
-        is_free = not _depends(config) and not is_finished(output, unit)
         for index, entry in enumerate(entries):
             file = now.get(entry["path"])
             if file is None:
@@ -153,7 +151,9 @@ def _find_changed(
                 changed[entry["path"]] = f"{file.path} ({what})"
             elif file.mtime_ns != entry["mtime_ns"]:
                 is_moved = _key(file.path) != _key(entry["path"])
-                if not (is_moved and is_free) and not digests.match(index, file.path):
+                # Of a file that lies elsewhere, whatever was not read yet is read as it is.
+                is_free = is_moved and not _depends(config) and not is_finished(output, unit)
+                if not is_free and not digests.match(index, file.path):
                     changed.setdefault(entry["path"], f"{file.path} (was modified)")
             progress(entry["num_bytes"])
     return changed

@@ -45,8 +45,8 @@ from blt.corpus.files.filesystems import is_remote
 from blt.corpus.files.meter import Meter
 from blt.corpus.records import Filtered, Record, Reject
 from blt.dataset.loss import Findings
-from blt.dataset.stage import UNITS_FOLDER
-from blt.dataset.storage import atomic_path
+from blt.dataset.plan_file import UNITS_FOLDER
+from blt.dataset.storage import Place, PlaceLike, atomic_path, fetch_all
 from blt.errors import WorkError
 
 SOURCES_NAME = "_sources.parquet"
@@ -204,11 +204,11 @@ def digest_entry(entry: Entry) -> str | None:
     return None if left else digest.hexdigest()
 
 
-def unit_sources_path(output: Path, unit_index: int) -> Path:
+def unit_sources_path(output: Place, unit_index: int) -> Place:
     return output / UNITS_FOLDER / f"{unit_index:05d}.sources.parquet"
 
 
-def write_sources(path: str | os.PathLike[str], rows: Iterable[SourceRow]) -> None:
+def write_sources(path: PlaceLike, rows: Iterable[SourceRow]) -> None:
     """Writes a table of sources, atomically, a batch of rows at a time."""
     with atomic_path(path) as temporary, _open(temporary) as writer:
         rows = iter(rows)
@@ -220,25 +220,30 @@ def _open(path: Path) -> contextlib.AbstractContextManager[pq.ParquetWriter]:
     return pq.ParquetWriter(path, SCHEMA, compression="zstd", write_page_checksum=True)
 
 
-def read_sources(path: str | os.PathLike[str]) -> Iterator[SourceRow]:
+def read_sources(path: PlaceLike) -> Iterator[SourceRow]:
     """Yields the rows of a table of sources.
 
     Raises:
       WorkError: it cannot be read; names it.
     """
+    yield from _rows_of(path, fetch_all([path]))
+
+
+def _rows_of(place: PlaceLike, here: Iterator[Path]) -> Iterator[SourceRow]:
+    """Yields the rows of the table at a place, whose path here is the next of `here`."""
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(next(here), page_checksum_verification=True) as file:
             for batch in file.iter_batches(_BATCH_ROWS):
                 for row in batch.to_pylist():
                     yield SourceRow(**row)
     except (pa.ArrowException, OSError, TypeError) as error:
         raise WorkError(
-            f"{path}: cannot be read as a table of sources ({error}). Delete it and the unit's "
+            f"{place}: cannot be read as a table of sources ({error}). Delete it and the unit's "
             "marker beside it, and run the command again."
         ) from error
 
 
-def merge_sources(output: Path, num_units: int) -> Findings:
+def merge_sources(output: Place, num_units: int) -> Findings:
     """Writes `_sources.parquet` from the tables of the units; memory holds a batch of rows.
 
     Returns:
@@ -264,9 +269,9 @@ def merge_sources(output: Path, num_units: int) -> Findings:
                 invalid.add((row.invalid_utf8, 0), row)
             yield row
 
-    rows = (
-        row for index in range(num_units) for row in read_sources(unit_sources_path(output, index))
-    )
+    tables = [unit_sources_path(output, index) for index in range(num_units)]
+    here = fetch_all(tables)
+    rows = itertools.chain.from_iterable(_rows_of(table, here) for table in tables)
     write_sources(output / SOURCES_NAME, counted(_joined(rows)))
     return Findings(
         totals=totals,

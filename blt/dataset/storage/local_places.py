@@ -23,6 +23,11 @@ def stat(place: str) -> StoredFile:
     return StoredFile(place, info.st_size, info.st_mtime_ns, _version(info))
 
 
+def version_at(path: Path) -> str:
+    """Returns the version of the file at a path, which it keeps under another name."""
+    return _version(os.stat(path))
+
+
 def _version(info: os.stat_result) -> str:
     # A file is replaced by one that was beside it, and so has another inode.
     return f"{info.st_dev:x}-{info.st_ino:x}-{info.st_mtime_ns:x}-{info.st_size:x}"

@@ -13,6 +13,7 @@ import contextlib
 import fnmatch
 import glob
 import io
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -20,10 +21,12 @@ from types import ModuleType
 from typing import BinaryIO
 
 from blt.dataset.storage import local_places, stores
+from blt.dataset.storage.store_place import StorePlace
 from blt.dataset.storage.stored import ChangedError, StoredFile, is_remote
 
 __all__ = [
     "ChangedError",
+    "PlaceLike",
     "StoredFile",
     "create",
     "delete",
@@ -37,21 +40,23 @@ __all__ = [
     "stat",
 ]
 
+PlaceLike = str | os.PathLike[str] | StorePlace
+
 _FIRST_WILDCARD = re.compile(r"[*?\[]")
 _BUFFER_BYTES = 1 << 20
 
 
-def stat(place: str) -> StoredFile:
+def stat(place: PlaceLike) -> StoredFile:
     """Returns the file at a place.
 
     Raises:
       FileNotFoundError: there is none; a folder is none.
       OSError: the place cannot be asked.
     """
-    return _kind(place).stat(place)
+    return _kind(place).stat(str(place))
 
 
-def list_below(folder: str) -> Iterator[StoredFile]:
+def list_below(folder: PlaceLike) -> Iterator[StoredFile]:
     """Yields all files below a folder, in no promised order.
 
     Names that end in a slash, which stand for folders in stores, are left out; so are the temporary
@@ -60,11 +65,11 @@ def list_below(folder: str) -> Iterator[StoredFile]:
     Raises:
       OSError: the place cannot be asked; a bucket that is not there is no folder.
     """
-    folder = folder.rstrip("/") or folder
+    folder = str(folder).rstrip("/") or str(folder)
     return _kind(folder).list_below(folder)
 
 
-def find(argument: str) -> Sequence[StoredFile]:
+def find(argument: PlaceLike) -> Sequence[StoredFile]:
     """Returns what an argument means: a file, else what a glob matches, else all below a folder.
 
     In a glob, `*`, `?` and `[ab]` stand for characters of a name, and `**` for any folders. A
@@ -73,7 +78,7 @@ def find(argument: str) -> Sequence[StoredFile]:
     Raises:
       OSError: the place cannot be asked.
     """
-    argument = argument.rstrip("/") or argument
+    argument = str(argument).rstrip("/") or str(argument)
     with contextlib.suppress(FileNotFoundError):
         return [stat(argument)]
     if not glob.has_magic(argument):
@@ -97,7 +102,7 @@ def _matches(names: list[str], pattern: list[str], enters: bool) -> bool:
     return any(_matches(names[start:], rest, enters) for start in range(len(names)))
 
 
-def open_read(place: str, *, buffering: int = -1) -> BinaryIO:
+def open_read(place: PlaceLike, *, buffering: int = -1) -> BinaryIO:
     """Opens a file to read, with `seek`.
 
     A file in a store is read as the version that it had when it was opened; if it is replaced
@@ -112,20 +117,20 @@ def open_read(place: str, *, buffering: int = -1) -> BinaryIO:
     """
     if not is_remote(place):
         return open(place, "rb", buffering=buffering)
-    raw = stores.StoreReader(place)
+    raw = stores.StoreReader(str(place))
     return raw if buffering == 0 else io.BufferedReader(raw, _BUFFER_BYTES)
 
 
-def read_range(place: str, start: int, length: int) -> bytes:
+def read_range(place: PlaceLike, start: int, length: int) -> bytes:
     """Returns `length` bytes of a file, from byte `start` on.
 
     Raises:
       OSError: it cannot be read, or ends before them.
     """
-    return _kind(place).read_range(place, start, length)
+    return _kind(place).read_range(str(place), start, length)
 
 
-def create(place: str, data: bytes) -> str:
+def create(place: PlaceLike, data: bytes) -> str:
     """Makes a file that is not there yet, whole or not at all; returns its version.
 
     The answer to a request may be lost, and the next try then finds what the first one made. So a
@@ -136,10 +141,10 @@ def create(place: str, data: bytes) -> str:
       FileExistsError: it is there with other bytes.
       OSError: it cannot be written.
     """
-    return _kind(place).create(place, data)
+    return _kind(place).create(str(place), data)
 
 
-def replace(place: str, data: bytes, *, if_version: str | None = None) -> str:
+def replace(place: PlaceLike, data: bytes, *, if_version: str | None = None) -> str:
     """Writes a file whole, or leaves what was there; returns its version.
 
     Args:
@@ -152,10 +157,10 @@ def replace(place: str, data: bytes, *, if_version: str | None = None) -> str:
       ChangedError: it has another version, or is gone.
       OSError: it cannot be written.
     """
-    return _kind(place).replace(place, data, if_version)
+    return _kind(place).replace(str(place), data, if_version)
 
 
-def open_write(place: str) -> AbstractContextManager[BinaryIO]:
+def open_write(place: PlaceLike) -> AbstractContextManager[BinaryIO]:
     """Opens a file to write, to be used with `with`; it is there once the block ends well.
 
     If the block raises, what was there is as it was. Memory does not grow with the file.
@@ -163,17 +168,17 @@ def open_write(place: str) -> AbstractContextManager[BinaryIO]:
     Raises:
       OSError: it cannot be written.
     """
-    return _kind(place).open_write(place)
+    return _kind(place).open_write(str(place))
 
 
-def delete(place: str) -> None:
+def delete(place: PlaceLike) -> None:
     """Removes a file; one that is not there is removed already.
 
     Raises:
       OSError: it cannot be removed.
     """
-    _kind(place).delete(place)
+    _kind(place).delete(str(place))
 
 
-def _kind(place: str) -> ModuleType:
+def _kind(place: PlaceLike) -> ModuleType:
     return stores if is_remote(place) else local_places

@@ -41,9 +41,8 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-@contextlib.contextmanager
-def store_client(place: str) -> Iterator[tuple[ModuleType, Any, str]]:
-    """Yields obstore, the client of a URL's bucket, and the key; raises what fails as OSError."""
+def check_scheme(place: str) -> None:
+    """Raises OSError unless URLs of this kind are taken, and what reads them is installed."""
     scheme = scheme_of(place)
     if scheme not in _SCHEMES:
         raise OSError(
@@ -51,6 +50,14 @@ def store_client(place: str) -> Iterator[tuple[ModuleType, Any, str]]:
             f"{scheme}:// is not read; gs://, s3:// and az:// are, by pip install 'blt[stores]'",
             place,
         )
+    with translated(place):
+        import obstore.store  # noqa: F401
+
+
+@contextlib.contextmanager
+def store_client(place: str) -> Iterator[tuple[ModuleType, Any, str]]:
+    """Yields obstore, the client of a URL's bucket, and the key; raises what fails as OSError."""
+    check_scheme(place)
     base, key = split_url(place)
     with translated(place):
         import obstore

@@ -34,9 +34,9 @@ class StoredFile:
     version: str
 
 
-def is_remote(path: str) -> bool:
+def is_remote(path: object) -> bool:
     """Tells whether a path is a URL: begins with a scheme."""
-    return _SCHEME.match(path) is not None
+    return _SCHEME.match(str(path)) is not None
 
 
 def scheme_of(url: str) -> str:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from blt.dataset.storage.store_client import asked_again, store_client, translated
@@ -13,11 +14,15 @@ __all__ = [
     "StoreReader",
     "create",
     "delete",
+    "holds_any",
     "list_below",
+    "names_in",
     "open_write",
     "read_range",
+    "read_whole",
     "replace",
     "stat",
+    "upload",
 ]
 
 _PART_BYTES = 10 << 20  # of a multipart upload: 100 GB in the 10,000 parts that there may be
@@ -48,6 +53,21 @@ def list_below(folder: str) -> Iterator[StoredFile]:
             yield stored_file(folder, meta)
 
 
+def holds_any(folder: str) -> bool:
+    """Tells whether anything lies below a URL."""
+    with store_client(folder) as (obstore, client, key):
+        pages = obstore.list(client, prefix=key or None, chunk_size=1)
+    return bool(_next_page(pages, folder))
+
+
+def names_in(folder: str) -> set[str]:
+    """Returns the names of the files and folders right below a URL."""
+    with store_client(folder) as (obstore, client, key):
+        found = obstore.list_with_delimiter(client, key or None)
+    paths = [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]
+    return {path.rstrip("/").rpartition("/")[2] for path in paths}
+
+
 def _next_page(pages: Iterator[Any], folder: str) -> list[Any]:
     with translated(folder):
         return next(pages, [])
@@ -56,6 +76,45 @@ def _next_page(pages: Iterator[Any], folder: str) -> list[Any]:
 def read_range(place: str, start: int, length: int) -> bytes:
     """Returns a range of a file's bytes."""
     return fetch(place, start, length)
+
+
+def read_whole(place: str) -> bytes:
+    """Returns a file's bytes, all of one version of it, by one request if it does not break off."""
+    with store_client(place) as (obstore, client, key):
+        found = obstore.get(client, key)
+        meta = found.meta
+    try:
+        with translated(place):
+            data = found.bytes().to_bytes()
+    except OSError:
+        data = b""
+    if len(data) == meta["size"]:
+        return data
+    return fetch(place, 0, meta["size"], version_of(meta))
+
+
+def upload(place: str, path: Path) -> str:
+    """Makes a file of one here, by parts if it is large; returns its version.
+
+    It is tried again from its start where an answer is lost: the same bytes make the same file.
+    """
+
+    def attempt() -> str:
+        with store_client(place) as (obstore, client, key):
+            if path.stat().st_size <= _PART_BYTES:
+                done = obstore.put(client, key, path.read_bytes(), use_multipart=False)
+            else:
+                done = obstore.put(
+                    client,
+                    key,
+                    path,
+                    use_multipart=True,
+                    chunk_size=_PART_BYTES,
+                    max_concurrency=_NUM_PARTS,
+                )
+            return version_of(done)
+
+    return asked_again(attempt)
 
 
 def create(place: str, data: bytes) -> str:

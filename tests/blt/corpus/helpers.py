@@ -18,7 +18,9 @@ from blt.corpus import (
 )
 from blt.corpus.planning.plan import payload_essence
 from blt.dataset import stage
+from blt.dataset.finishing import finish
 from blt.dataset.units import no_progress
+from blt.dataset.working import work_on
 from blt.formats.byte_shard import read_documents
 from blt.tokenizer import tokens_to_bytes
 
@@ -78,7 +80,7 @@ def make_dataset(output, *inputs, overwrite=False, max_units=None, **options):
         shard_patterns=("bytes-*.tfrecord*",),
         reads_foreign_data=True,
         extra_files=("_sources.parquet",),
-        find_losses=lambda folder, results: merge_sources(folder, len(results)),
+        find_losses=lambda folder, gathered: merge_sources(folder, gathered.num_units),
         work_folders=("_duplicates",),
         grows=True,
         max_lost_fraction=1.0,
@@ -86,10 +88,10 @@ def make_dataset(output, *inputs, overwrite=False, max_units=None, **options):
     earlier = [] if overwrite else stage.earlier_units(job)
     payloads = plan_corpus(files, config, output=output, earlier=earlier)
     units = stage.make_units(job, payloads, [payload_bytes(payload) for payload in payloads])
-    pending = stage.start(job, units, overwrite=overwrite)
+    job, pending = stage.start(job, units, overwrite=overwrite)
     find_duplicates(units, config, output)
     for unit in pending[:max_units]:
-        assert stage.work_on(job, unit, no_progress) is not None
+        assert work_on(job, unit, no_progress) is not None
     if max_units is None:
-        stage.finish(job, units)
+        finish(job, units)
     return output

@@ -12,11 +12,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from blt.dataset import stage as stages
+from blt.dataset import working
+from blt.dataset.finishing import finish
 from blt.dataset.manifest import read_manifest
-from blt.dataset.plan_file import read_plan
+from blt.dataset.plan_file import read_plan, read_plan_version, read_unit
 from blt.dataset.stage import Stage, make_units
-from blt.dataset.storage import atomic_path, sha256_file, write_json
+from blt.dataset.storage import atomic_path, sha256_file, shared_use
 from blt.dataset.units import ShardInfo, Unit, UnitResult, no_progress
+from blt.dataset.working import work_on
 from blt.errors import UserError, WorkError
 
 
@@ -52,13 +55,21 @@ def make_stage(output, texts=("a", "bb", "ccc"), **changes):
 
 
 def run(stage, units, **kwargs):
-    for unit in stages.start(stage, units, **kwargs):
-        stages.work_on(stage, unit, no_progress)
-    return stages.finish(stage, units)
+    stage.output.mkdir(exist_ok=True, parents=True)
+    with shared_use(stage.output):
+        stage, pending = stages.start(stage, units, **kwargs)
+        for unit in pending:
+            work_on(stage, unit, no_progress)
+        return finish(stage, units)
 
 
 def files(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    """Returns the files of a dataset, without what tells of the run that made it."""
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in folder.rglob("*")
+        if p.is_file() and p.name != "_plan.json" and p.parent.name != "_units"
+    }
 
 
 def test_a_run_ends_with_a_manifest_that_names_every_shard(tmp_path):
@@ -72,16 +83,17 @@ def test_a_run_ends_with_a_manifest_that_names_every_shard(tmp_path):
 def test_a_resumed_run_does_only_what_is_missing_and_ends_the_same(tmp_path):
     run(*make_stage(tmp_path / "whole"))
     stage, units = make_stage(tmp_path / "killed")
-    first = stages.start(stage, units)[0]
-    stages.work_on(stage, first, no_progress)
+    stage, pending = stages.start(stage, units)
+    work_on(stage, pending[0], no_progress)
     # What a kill leaves: a temporary file, and a shard whose unit has no marker yet.
     (stage.output / ".tmp-dead-loud-00001-000.txt").write_text("B")
     (stage.output / "loud-00002-007.txt").write_text("half of unit 2")
-    pending = stages.start(stage, units)
-    assert [unit.index for unit in pending] == [1, 2]
-    for unit in pending:
-        stages.work_on(stage, unit, no_progress)
-    stages.finish(stage, units)
+    with shared_use(stage.output):
+        stage, pending = stages.start(stage, units)
+        assert [unit.index for unit in pending] == [1, 2]
+        for unit in pending:
+            work_on(stage, unit, no_progress)
+        finish(stage, units)
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
 
 
@@ -96,8 +108,8 @@ def test_what_only_the_end_depends_on_is_made_anew_alone(tmp_path):
     other, same_units = make_stage(tmp_path / "out", finishing={"by": ["b"]}, **changes)
     assert same_units == units
     assert stages.finished_manifest(other, units) is None
-    assert stages.start(other, units) == []
-    assert stages.finish(other, units).config["by"] == ["b"]
+    assert stages.start(other, units)[1] == []
+    assert finish(other, units).config["by"] == ["b"]
 
 
 def test_a_finished_unit_whose_shard_was_altered_is_done_again(tmp_path):
@@ -105,7 +117,7 @@ def test_a_finished_unit_whose_shard_was_altered_is_done_again(tmp_path):
     run(stage, units)
     (stage.output / "_manifest.json").unlink()
     (stage.output / "loud-00001-000.txt").write_text("XX")
-    assert [unit.index for unit in stages.start(stage, units)] == [1]
+    assert [unit.index for unit in stages.start(stage, units)[1]] == [1]
 
 
 def test_a_finished_stage_is_recognised(tmp_path):
@@ -154,24 +166,24 @@ def test_a_failing_unit_is_named_and_the_others_are_kept(tmp_path):
     with pytest.raises(WorkError, match=r"1 of 3 units failed: unit 1: in.txt: cannot be shouted"):
         run(stage, units)
     assert not (tmp_path / "out" / "_manifest.json").exists()
-    assert [unit.index for unit in stages.start(stage, units)] == [1]
+    assert [unit.index for unit in stages.start(stage, units)[1]] == [1]
 
 
 def test_a_disk_too_full_for_the_reason_still_tells_it(tmp_path, monkeypatch):
     stage, units = make_stage(tmp_path / "out", texts=("boom",))
-    (unit,) = stages.start(stage, units)
+    stage, (unit,) = stages.start(stage, units)
 
     def no_room(path, value):
         raise WorkError(f"{path}: cannot be written (No space left on device).")
 
-    monkeypatch.setattr(stages, "write_json", no_room)
+    monkeypatch.setattr(working, "write_json", no_room)
     with pytest.raises(WorkError, match=r"unit 0: in.txt: cannot be shouted. Run the same command"):
-        stages.work_on(stage, unit, no_progress)
+        work_on(stage, unit, no_progress)
 
 
 def test_what_speaks_of_all_shards_goes_before_one_is_made_anew(tmp_path):
     def mark(output, results):
-        (output / "all.txt").write_text(str(len(results)))
+        (output / "all.txt").write_text(str(results.num_units))
 
     stage, units = make_stage(tmp_path / "out", extra_files=("all.txt",), before_manifest=mark)
     run(stage, units)
@@ -200,8 +212,8 @@ def test_too_many_rejects_fail_and_a_higher_limit_goes_on_without_new_work(tmp_p
     with pytest.raises(WorkError, match=message):
         run(stage, units)
     lenient, units = make_stage(tmp_path / "out", run_unit=reject_one, max_lost_fraction=0.5)
-    assert stages.start(lenient, units) == []
-    assert stages.finish(lenient, units).totals["rejects"] == 3
+    assert stages.start(lenient, units)[1] == []
+    assert finish(lenient, units).totals["rejects"] == 3
 
 
 def test_a_manifest_whose_shard_is_gone_is_no_longer_trusted(tmp_path):
@@ -209,7 +221,7 @@ def test_a_manifest_whose_shard_is_gone_is_no_longer_trusted(tmp_path):
     run(stage, units)
     (stage.output / "loud-00000-000.txt").unlink()
     assert stages.finished_manifest(stage, units) is None
-    assert [unit.index for unit in stages.start(stage, units)] == [0]
+    assert [unit.index for unit in stages.start(stage, units)[1]] == [0]
 
 
 def test_a_shard_name_in_a_manifest_cannot_lead_out_of_the_folder(tmp_path):
@@ -227,8 +239,8 @@ def test_a_stage_that_grows_does_only_its_new_units_and_is_no_dataset_until_then
     run(*make_stage(tmp_path / "out", grows=True))
     stage, units = make_stage(tmp_path / "out", texts=("a", "bb", "ccc", "dddd"), grows=True)
     assert stages.finished_manifest(stage, units) is None
+    assert [unit.index for unit in stages.start(stage, units)[1]] == [3]
     assert not (stage.output / "_manifest.json").exists()
-    assert [unit.index for unit in stages.start(stage, units)] == [3]
     assert run(stage, units).totals["documents"] == 4
 
 
@@ -242,7 +254,7 @@ def test_what_was_finished_cannot_be_another_unit(tmp_path):
 
 def test_files_beside_the_shards_are_in_the_manifest_and_made_again_when_gone(tmp_path):
     def mark(output, results):
-        (output / "all.txt").write_text(str(len(results)))
+        (output / "all.txt").write_text(str(results.num_units))
 
     stage, units = make_stage(tmp_path / "out", extra_files=("all.txt",), before_manifest=mark)
     manifest = run(stage, units)
@@ -293,7 +305,7 @@ def test_killed_at_any_moment_of_its_start_the_same_command_goes_on(tmp_path, mo
             return function(*args, **kwargs)
 
         with monkeypatch.context() as patched:
-            for name in ("replace", "fsync"):
+            for name in ("replace", "fsync", "link", "makedirs"):
                 patched.setattr(os, name, functools.partial(kill, getattr(os, name)))
             for name in ("mkdir", "touch"):
                 method = getattr(Path, name)
@@ -321,19 +333,35 @@ JSON_VALUES = st.recursive(
 
 @settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.dictionaries(st.sampled_from("ab"), JSON_VALUES), max_size=4), JSON_VALUES)
-def test_a_plan_is_laid_out_as_json_files_are_and_read_back(tmp_path, payloads, value):
+def test_a_plan_is_read_back(tmp_path, payloads, value):
     stage, _ = make_stage(tmp_path / "out", config={"any": value}, grows=True)
     units = make_units(stage, payloads, [7] * len(payloads))
     stages.start(stage, units, overwrite=True)
-    plan = tmp_path / "out/_plan.json"
-    whole = {**stage.identity(), "units": [unit.to_json() for unit in units]}
-    write_json(tmp_path / "whole.json", whole)
-    assert plan.read_bytes() == (tmp_path / "whole.json").read_bytes()
     assert read_plan(stage.output) == units
     assert [unit.payload for unit in units] == payloads
-    assert [Unit.from_text(unit.to_text()) for unit in units] == units
-    plan.write_text(json.dumps(whole))  # by another hand
-    assert read_plan(stage.output) == units
+    version = read_plan_version(stage.output)
+    assert [read_unit(stage.output, version, unit.index) for unit in units] == units
+    plan = json.loads((tmp_path / "out/_plan.json").read_bytes())
+    assert plan.pop("run")
+    assert plan == {**stage.identity(), "units": [unit.to_json() for unit in units]}
+
+
+def test_units_of_a_large_plan_lie_in_parts_that_go_with_it(tmp_path):
+    texts = [str(number) for number in range(2500)]
+    stage, units = make_stage(tmp_path / "out", texts=texts, grows=True)
+    started, pending = stages.start(stage, units[:-1])
+    assert (pending, len(list((tmp_path / "out/_units").iterdir()))) == (units[:-1], 3)
+    assert (tmp_path / "out/_plan.json").stat().st_size < 2000
+    for index in (0, 999, 1000, 2498):
+        assert read_unit(stage.output, started.plan_version, index) == units[index]
+    assert read_plan(stage.output) == units[:-1]
+    run(stage, units)
+    parts = [path.name for path in (tmp_path / "out/_units").iterdir() if "plan-" in path.name]
+    assert len(parts) == 3
+    assert all(name in (tmp_path / "out/_plan.json").read_text() for name in parts)
+    (tmp_path / "out/_units" / parts[0]).unlink()
+    with pytest.raises(UserError, match="plan-.*No such file"):
+        stages.finished_manifest(stage, units)
 
 
 @pytest.mark.parametrize("damage", [b"", b'{"units": 3}', b"[]", None])
@@ -353,14 +381,13 @@ def test_units_of_many_files_take_little_memory(tmp_path):
         names = [f"folder {number:03d}/file {i:05d}.txt" for i in range(400)]
         return {"files": [{"path": f"in/{n}", "source": n, "mtime_ns": 10**18} for n in names]}
 
-    num_files = 20 * 400
+    num_files = 40 * 400
     stage, _ = make_stage(tmp_path / "out")
     tracemalloc.start()
     try:
-        units = [unit for n in range(20) for unit in make_units(stage, [payload(n)], [1])]
+        units = [unit for n in range(40) for unit in make_units(stage, [payload(n)], [1])]
         units = [dataclasses.replace(unit, index=n) for n, unit in enumerate(units)]
         assert tracemalloc.get_traced_memory()[0] < 40 * num_files
-        assert sum(len(unit.to_text()) for unit in units) < 40 * num_files  # what travels
         tracemalloc.reset_peak()
         stages.start(stage, units)
         assert stages.finished_manifest(stage, units) is None
@@ -368,7 +395,7 @@ def test_units_of_many_files_take_little_memory(tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 150 * num_files
     finally:
         tracemalloc.stop()
-    assert (stage.output / "_plan.json").stat().st_size > 150 * num_files
+    assert sum(p.stat().st_size for p in (stage.output / "_units").iterdir()) > 90 * num_files
 
 
 @pytest.mark.parametrize("content", ["[]", "{}", '{"units": [{"index": 0}]}', '{"units": 7}'])

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from blt.cli.command import main
 from blt.commands import inspect
 from blt.dataset import stage as stages
+from blt.dataset.finishing import finish
 from blt.dataset.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from blt.dataset.storage import atomic_path, read_json, write_json
 from blt.dataset.units import no_progress
+from blt.dataset.working import work_on
 from blt.errors import UserError, WorkError
 from blt.formats.training_shard import TrainingShardWriter
 from blt.inspection import Look, check_folder, inspect_path
@@ -194,15 +196,15 @@ def test_training_shards_show_sequences_with_their_documents(tmp_path):
 
 def test_an_unfinished_folder_says_how_far_it_is(tmp_path):
     stage, units = make_stage(tmp_path / "out", ("a", "boom", "ccc"))
-    pending = stages.start(stage, units)
+    stage, pending = stages.start(stage, units)
     for unit in pending[:2]:
-        stages.work_on(stage, unit, no_progress)
+        work_on(stage, unit, no_progress)
     text = "\n".join(lines_of(tmp_path / "out"))
     assert "not finished: 1 of 3 units are done" in text
     assert "unit 00001 failed: in.txt: cannot be shouted." in text
     assert "Once that is fixed, run `blt encode` again to finish it" in text
     with pytest.raises(WorkError):
-        stages.finish(stage, units)
+        finish(stage, units)
     text = "\n".join(lines_of(tmp_path / "out"))
     assert "The last run failed: " in text
     assert "2 of 3 units failed: unit 1: in.txt: cannot be shouted.; unit 2: it was not" in text

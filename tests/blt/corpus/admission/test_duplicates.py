@@ -149,7 +149,7 @@ def test_the_input_is_read_once_more_and_only_once(tmp_path, monkeypatch):
     remove_found(tmp_path)
     monkeypatch.setattr(module, "Admission", None)  # the digests are there
     find_duplicates(units, config, tmp_path)
-    assert sorted(p.suffix for p in (tmp_path / "_duplicates").glob("0*-000.*")) == [
+    assert sorted(p.suffix for p in (tmp_path / "_duplicates").rglob("0*-000.*")) == [
         ".digests",
         ".digests",
         ".keys",

@@ -285,8 +285,8 @@ def test_a_file_meets_the_same_verdict_wherever_it_lies(tmp_path, name, data, ex
 )
 def test_standard_input_is_told_as_a_file_without_a_suffix_is(tmp_path, data, expected):
     path = tmp_path / "out.csv.stdin"  # beside an output of that name
-    keep_standard_input(io.BufferedReader(io.BytesIO(data)), path)
-    (file,) = discover_inputs(["-"], standard_input=path).files
+    kept = keep_standard_input(io.BufferedReader(io.BytesIO(data)), path)
+    (file,) = discover_inputs(["-"], standard_input=kept).files
     assert detect(file.path).format == expected
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from blt.corpus import EncodeConfig, build_plan, discover_inputs
-from blt.corpus.files.standard_input import keep_standard_input
+from blt.corpus.files.standard_input import KeptInput, keep_standard_input
 from blt.corpus.left_out import LeftOutRule
 from blt.corpus.patterns import matches_any
 from blt.corpus.readers.registry import read_records
@@ -313,16 +313,17 @@ def test_a_list_that_leads_nowhere_is_named(tree, content, message):
 
 
 def test_standard_input_is_the_file_that_holds_it(tree):
-    (file,) = discover_inputs(["-"], standard_input=tree / "a.txt").files
-    assert (file.source, file.path) == ("stdin", str(tree / "a.txt"))
+    kept = KeptInput(tree / "a.txt", 7)
+    (file,) = discover_inputs(["-"], standard_input=kept).files
+    assert (file.source, file.path, file.mtime_ns) == ("stdin", str(tree / "a.txt"), 7)
     with pytest.raises(UserError, match="--input -: no such file"):
         discover_inputs(["-"])
 
 
 def test_equal_input_has_an_equal_copy(tmp_path):
     def copy(data):
-        keep_standard_input(io.BytesIO(data), tmp_path / "copy")
-        return (tmp_path / "copy").read_bytes(), (tmp_path / "copy").stat().st_mtime_ns
+        kept = keep_standard_input(io.BytesIO(data), tmp_path / "copy")
+        return kept.place.read_bytes(), kept.mtime_ns
 
     first = copy(b"x" * 3_000_000)
     assert first[0] == b"x" * 3_000_000

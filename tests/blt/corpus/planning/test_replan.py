@@ -12,6 +12,7 @@ from blt.errors import UserError
 from blt.formats.byte_shard import read_byte_shard
 from blt.tokenizer import tokens_to_bytes
 from tests.blt.corpus.helpers import make_dataset
+from tests.shared import dataset_files
 
 SMALL = {"target_shard_bytes": 8}  # a unit for each file
 
@@ -24,10 +25,6 @@ def write(folder, **texts):
     return folder
 
 
-def contents(folder):
-    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-
-
 def documents(folder):
     manifest = read_manifest(folder, "byte_shards")
     records = [r for s in manifest.shards for r in read_byte_shard(manifest.shard_path(s))]
@@ -35,7 +32,7 @@ def documents(folder):
 
 
 def shards(folder):
-    return {name: data for name, data in contents(folder).items() if name.startswith("bytes-")}
+    return {name: data for name, data in dataset_files(folder).items() if name.startswith("bytes-")}
 
 
 def test_new_files_go_into_new_units_and_old_units_stay(tmp_path):
@@ -57,9 +54,9 @@ def test_new_files_go_into_new_units_and_old_units_stay(tmp_path):
 def test_nothing_new_changes_nothing(tmp_path):
     corpus = write(tmp_path / "in", b="bb", d="dd")
     output = make_dataset(tmp_path / "out", corpus)
-    before = contents(output)
+    before = dataset_files(output)
     make_dataset(output, corpus)
-    assert contents(output) == before
+    assert dataset_files(output) == before
 
 
 def test_growing_is_the_same_however_the_runs_were_cut(tmp_path):
@@ -72,7 +69,7 @@ def test_growing_is_the_same_however_the_runs_were_cut(tmp_path):
         write(corpus, a="aa", c="bb")
         for max_units in cuts:
             make_dataset(output, corpus, max_units=max_units, **options)
-        outputs.append(contents(output))
+        outputs.append(dataset_files(output))
         assert documents(output) == [("b.txt", "bb"), ("d.txt", "dd"), ("a.txt", "aa")]
         for path in (corpus / "a.txt", corpus / "c.txt"):
             path.unlink()
@@ -105,11 +102,11 @@ def test_a_file_that_was_only_touched_is_the_same(tmp_path):
     corpus = write(tmp_path / "in", b="bb", d="dd")
     (corpus / "z.txt.gz").write_bytes(gzip.compress(b"zz", mtime=0))
     output = make_dataset(tmp_path / "out", corpus)
-    before = contents(output)
+    before = dataset_files(output)
     for path in corpus.iterdir():
         os.utime(path, ns=(5, 5))
     make_dataset(output, corpus)
-    assert contents(output) == before
+    assert dataset_files(output) == before
 
 
 def test_a_file_that_changed_before_it_was_encoded_is_planned_anew(tmp_path):
@@ -147,11 +144,11 @@ def test_a_vanished_file_is_refused_and_named(tmp_path):
 def test_other_words_for_the_same_files_are_the_same_input(tmp_path, monkeypatch):
     corpus = write(tmp_path / "in", b="bb", d="dd")
     output = make_dataset(tmp_path / "out", corpus)
-    before = contents(output)
+    before = dataset_files(output)
     make_dataset(output, corpus / "d.txt", corpus / "b.txt")
     monkeypatch.chdir(tmp_path)
     make_dataset(output, "in/*.txt")
-    assert contents(output) == before
+    assert dataset_files(output) == before
 
 
 def rename(corpus, to):
@@ -179,7 +176,7 @@ def test_a_corpus_that_lies_elsewhere_is_the_same(move, num_done, tmp_path):
     assert shards(output) == shards(unmoved)
     for name in ("_sources.parquet", "_rejects.parquet"):
         assert (output / name).read_bytes() == (unmoved / name).read_bytes()
-    before = contents(output)
+    before = dataset_files(output)
     make_dataset(output, tmp_path / "elsewhere", **SMALL)
     write(tmp_path / "elsewhere", g="new")
     make_dataset(output, tmp_path / "elsewhere", **SMALL)

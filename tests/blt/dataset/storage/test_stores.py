@@ -1,5 +1,6 @@
 """What a store does that it should not: fails, stalls, breaks off, loses answers, says no."""
 
+import contextlib
 import datetime
 import errno
 import importlib.metadata
@@ -10,11 +11,13 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import pytest
 
 from blt.dataset import storage
 from blt.dataset.storage import ChangedError, store_client, store_reader
+from blt.errors import WorkError
 
 DATA = bytes(range(256)) * 20_000
 SECRET = "do-not-show-this"
@@ -297,3 +300,46 @@ def test_errors_travel_between_processes(bucket):
         storage.replace(f"{bucket.url}/none", b"", if_version="x")
     again = pickle.loads(pickle.dumps(caught.value))
     assert str(again) == str(caught.value)
+
+
+def test_an_upload_follows_a_file_that_is_written(bucket):
+    place = f"{bucket.url}/large"
+
+    def num_parts():
+        return sum("partNumber" in path for _, path, _ in bucket.proxy.requests)
+
+    with storage.atomic_path(place, is_appended=True) as path, open(path, "wb") as file:
+        for _ in range(5):
+            file.write(DATA)
+        file.flush()
+        while not num_parts():
+            time.sleep(0.01)
+        assert not list(storage.list_below(bucket.url))
+        file.write(b"end")
+    assert read(place) == DATA * 5 + b"end"
+    assert bucket.num_uploads() == 0
+
+
+@pytest.mark.parametrize("kind", ["raises", "refused", "lost"])
+def test_of_an_upload_that_ends_badly_nothing_is_seen(bucket, kind):
+    place = f"{bucket.url}/large"
+
+    def refuse():
+        raise WorkError("taken by another")
+
+    if kind == "lost":  # the last answer: made again, whole
+        bucket.proxy.add("lost", "POST", "uploadId")
+    may_publish = refuse if kind == "refused" else (lambda: None)
+    expected = contextlib.nullcontext() if kind == "lost" else pytest.raises((WorkError, KeyError))
+    with (
+        expected,
+        storage.noted_publications(may_publish),
+        storage.atomic_path(place, is_appended=True) as path,
+    ):
+        path.write_bytes(DATA * 5)
+        time.sleep(0.3)
+        if kind == "raises":
+            raise KeyError
+    found = [file.path for file in storage.list_below(bucket.url)]
+    assert found == [place] * (kind == "lost")
+    assert kind != "lost" or read(place) == DATA * 5
