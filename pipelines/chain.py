@@ -8,13 +8,12 @@ import argparse
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from blt.cli.command import CommandModule
 from blt.dataset.manifest import MANIFEST_NAME
 from blt.dataset.stage import describe_changes
-from blt.dataset.storage import sha256_file, write_json
+from blt.dataset.storage import Place, StorePlace, is_remote, kept_copy, sha256_file, write_json
 from blt.errors import MadeOtherwiseError, UserError
 
 RECORD_NAME = "_run.json"
@@ -40,6 +39,7 @@ _WITHOUT_EFFECT = frozenset(
         "owns_process",
         "strict",
         "verbose",
+        "verify",
     )
 )
 
@@ -81,9 +81,10 @@ class RunRecord:
 
     Raises:
       UserError: what is there is no record.
+      OSError: the store that it is in cannot be asked.
     """
 
-    def __init__(self, root: Path, *, is_new: bool = False) -> None:
+    def __init__(self, root: Place, *, is_new: bool = False) -> None:
         self._path = root / RECORD_NAME
         self._root = root
         self._stages: dict[str, Any] = {}
@@ -91,6 +92,8 @@ class RunRecord:
             try:
                 self._stages = dict(json.loads(self._path.read_bytes())["stages"])
             except (OSError, KeyError, TypeError, ValueError) as error:
+                if isinstance(self._path, StorePlace) and isinstance(error, OSError):
+                    raise
                 raise UserError(
                     f"{self._path}: is not a record of blt run. Delete it; then what changed since "
                     "is found stage by stage."
@@ -145,18 +148,40 @@ class RunRecord:
 
     def _plain(self, value: Any) -> Any:
         """Returns a value as JSON has it; paths in the output folder as they are in it."""
-        if isinstance(value, Path):
-            inside = value.is_relative_to(self._root)
-            return str(value.relative_to(self._root) if inside else value)
+        if isinstance(value, Place):
+            return path_below(value, self._root) or str(value)
         if isinstance(value, list | tuple):
             return [self._plain(item) for item in value]
         return value if isinstance(value, str | int | float | None) else str(value)
 
 
-def result_digest(output: Path) -> str | None:
-    """Returns the sha256 of what tells a stage's result apart; None if it is not whole."""
-    path = output / MANIFEST_NAME if output.is_dir() else output
-    return sha256_file(path) if path.is_file() else None
+def path_below(place: Place, folder: Place) -> str | None:
+    """Returns the path of a place in a folder, "." for the folder; None of one that is not in it.
+
+    >>> path_below(StorePlace("gs://b/run/blt/m.keras"), StorePlace("gs://b/run"))
+    'blt/m.keras'
+    """
+    if is_remote(place) != is_remote(folder) or not place.is_relative_to(folder):
+        return None
+    if isinstance(place, StorePlace):
+        return place.url[len(str(folder)) + 1 :] or "."
+    return str(place.relative_to(folder))
+
+
+def result_digest(output: Place) -> str | None:
+    """Returns the sha256 of what tells a stage's result apart; None if it is not whole.
+
+    Raises:
+      UserError: no copy of a model can be kept here.
+      OSError: the store that it is in cannot be asked.
+    """
+    if output.is_dir():
+        manifest = output / MANIFEST_NAME
+        return sha256_file(manifest) if manifest.is_file() else None
+    if not output.is_file():
+        return None
+    with kept_copy(output) as copy:  # which the stages that follow need in any case
+        return sha256_file(copy)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +213,7 @@ def decide(
     prepared: Sequence[tuple[Step, argparse.Namespace]],
     record: RunRecord,
     args: argparse.Namespace,
-    root: Path,
+    root: Place,
 ) -> Redo:
     """Decides what is made anew, before any work.
 
@@ -220,7 +245,7 @@ def decide(
     return Redo(frozenset(forced), args.redo is not None, changes, expected, digests)
 
 
-def _words_of_changes(root: Path, steps: Sequence[Step], changes: Mapping[str, list[str]]) -> str:
+def _words_of_changes(root: Place, steps: Sequence[Step], changes: Mapping[str, list[str]]) -> str:
     anew = with_followers(steps, changes)
     kept = [step.label for step in steps if step.label not in anew]
     what = "; ".join(f"{label}: {', '.join(found)}" for label, found in changes.items())

@@ -107,7 +107,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Refuse, or fail at the end, where a name given by --keep-fields, --id-field, "
         "--include or --format-of matches nothing. Without it that is a warning.",
     )
-    add_output_arguments(parser, "byte shards")
+    add_output_arguments(parser, "byte shards", is_stage=True)
     add_document_arguments(parser)
     add_policy_arguments(parser)
     group = parser.add_argument_group("sizes and limits")

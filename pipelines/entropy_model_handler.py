@@ -7,15 +7,14 @@ It runs the engine that `blt patch` runs and gives the same numbers. `blt patch`
 engine without RunInference, over whole shards: docs/architecture.md says why.
 """
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from apache_beam.metrics import Metrics
 from apache_beam.ml.inference.base import ModelHandler
 
+from blt.dataset.storage import PlaceLike, as_place
 from blt.engine.options import FLOAT32
 from blt.patching.rules import PatchRule, find_patch_lengths
 from blt.tokenizer import BOS_ID, VOCAB_SIZE, frame_tokens
@@ -59,7 +58,8 @@ class EntropyModelHandler(ModelHandler[Document, EntropyResult, Any]):
     engine's rows, so large batches are faster.
 
     Args:
-      model: a file from `blt train-entropy` or `blt train-ngram`, where the workers see it.
+      model: a file from `blt train-entropy` or `blt train-ngram`, where the workers see it: a path,
+        or a URL of a store.
       rule: also cut each document into patches. With its `reset_on_newline`, entropies and nats are
         those of lines.
       precision: "float32", "bfloat16" or "auto": see `blt.engine.precision`.
@@ -74,7 +74,7 @@ class EntropyModelHandler(ModelHandler[Document, EntropyResult, Any]):
 
     def __init__(
         self,
-        model: str | os.PathLike[str],
+        model: PlaceLike,
         *,
         rule: PatchRule | None = None,
         precision: str = FLOAT32,
@@ -84,7 +84,7 @@ class EntropyModelHandler(ModelHandler[Document, EntropyResult, Any]):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
         super().__init__(min_batch_size=batch_size, max_batch_size=batch_size)
-        self._model = Path(model)
+        self._model = as_place(model)
         self._rule = rule
         self._precision = precision
         self._resource_hints = dict(resource_hints or {})

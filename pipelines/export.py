@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATCHES",
         help="Their boundaries, from blt patch with --keep-entropies.",
     )
-    add_output_arguments(parser, "the Arrow files")
+    add_output_arguments(parser, "the Arrow files", is_stage=True)
     parser.add_argument(
         "--max-lost-fraction",
         type=fraction,

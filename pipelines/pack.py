@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATCHES",
         help="Their boundaries, from blt patch.",
     )
-    add_output_arguments(parser, "the training shards")
+    add_output_arguments(parser, "the training shards", is_stage=True)
     group = parser.add_argument_group("sequences")
     group.add_argument(
         "--seq-len",

@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="From blt train-entropy (.keras) or blt train-ngram (.ngram).",
     )
-    add_output_arguments(parser, "the boundaries")
+    add_output_arguments(parser, "the boundaries", is_stage=True)
     add_rule_arguments(parser)
     parser.add_argument(
         "--keep-entropies",

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="The byte shards that they were made from. With them, boundaries inside UTF-8 "
         "characters are counted.",
     )
-    add_output_arguments(parser, "the boundaries")
+    add_output_arguments(parser, "the boundaries", is_stage=True)
     parser.add_argument(
         "--drop-entropies",
         action="store_true",

@@ -19,9 +19,18 @@ from blt.cli import command
 from blt.cli.command import Summary
 from blt.cli.console import Console, count, format_bytes, format_seconds
 from blt.commands import calibrate, report, train, train_entropy
+from blt.commands.arguments import place
 from blt.corpus.python_docs import write_python_docs
 from blt.dataset.manifest import MANIFEST_NAME, read_manifest, write_manifest
-from blt.dataset.storage import prepare_output_folder, read_json, sha256_file
+from blt.dataset.storage import (
+    Place,
+    StorePlace,
+    as_place,
+    is_remote,
+    prepare_output_folder,
+    read_json,
+    sha256_file,
+)
 from blt.dataset.trained_split import describe_documents
 from blt.dataset.units import ShardInfo
 from blt.errors import MadeOtherwiseError, UserError, near_names
@@ -33,6 +42,7 @@ from pipelines.chain import (
     RunRecord,
     Step,
     decide,
+    path_below,
     result_digest,
     words_of_refusal,
 )
@@ -47,7 +57,8 @@ DESCRIPTION = """\
 Runs the whole way on one corpus: encode, train-entropy, calibrate, patch, pack, train, score (both
 models, on held-out documents) and report. CONFIG is a YAML file with a section for each stage; its
 keys are the flags of that stage's command, with underscores. Paths in it are taken from the folder
-that the command is started in, wherever the file lies.
+that the command is started in, wherever the file lies. All of them, and CONFIG itself, may be URLs
+of stores (gs://bucket/run).
 
 Whatever an earlier run finished is reused. If a setting changed since, nothing is done but to say
 what changed and which stages follow from it; --redo changed makes those anew and keeps the rest."""
@@ -57,7 +68,7 @@ _PYTHON_DOCS_NAME = "python-docs.jsonl.gz"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", type=Path, metavar="CONFIG.yaml", help="What to run, and how.")
+    parser.add_argument("config", type=_place, metavar="CONFIG.yaml", help="What to run, and how.")
     parser.add_argument(
         "--input",
         action="extend",
@@ -67,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f"{PYTHON_DOCS} stands for the documentation that this Python carries.",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="Where all goes. Replaces CONFIG's."
+        "--output", type=_place, metavar="DIR", help="Where all goes. Replaces CONFIG's."
     )
     parser.add_argument(
         "--redo",
@@ -108,7 +119,24 @@ _PATHS = {
 }
 
 
-def _paths_in(root: Path) -> SimpleNamespace:
+def _place(text: str) -> Place:
+    """Reads a path as it stands, or a URL of a store."""
+    return place(text) if is_remote(text) else Path(text)
+
+
+def _read_root(config: dict[str, Any], file: Place) -> Place:
+    """Returns the output folder that a config names.
+
+    Raises:
+      UserError: it is a URL that cannot be used.
+    """
+    try:
+        return _place(config["output"])
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"{file}: output: {error}.") from None
+
+
+def _paths_in(root: Place) -> SimpleNamespace:
     """Returns `root` and the paths of `_PATHS` below it, by name."""
     return SimpleNamespace(root=root, **{name: root / path for name, path in _PATHS.items()})
 
@@ -116,7 +144,7 @@ def _paths_in(root: Path) -> SimpleNamespace:
 def run(args: argparse.Namespace, console: Console) -> Summary:
     """Runs the chain; see `DESCRIPTION`."""
     config = read_config(args.config)
-    paths = _paths_in(args.output or Path(config["output"]))
+    paths = _paths_in(args.output or _read_root(config, args.config))
     inputs = args.input or config["input"]
     inputs = [inputs] if isinstance(inputs, str) else list(inputs)
     steps = _steps(paths, inputs, config)
@@ -158,20 +186,22 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     return _summarize(paths, seconds, time.monotonic() - start)
 
 
-def _keep_output_out(step: Step, root: Path, inputs: list[str], config: dict[str, Any]) -> None:
+def _keep_output_out(step: Step, root: Place, inputs: list[str], config: dict[str, Any]) -> None:
     """Keeps what a run makes from being its own input, where it lies below an input folder.
 
     Raises:
       UserError: it is the input folder itself.
     """
     patterns = []
-    for path in map(Path, inputs):
-        if not path.is_dir():
+    for path in map(as_place, inputs):
+        # A store need not be asked: nothing is below a file.
+        if not (isinstance(path, StorePlace) or path.is_dir()):
             continue
-        if root.resolve() == path.resolve():
+        if (below := path_below(root.resolve(), path.resolve())) is None:
+            continue
+        if below == ".":
             raise UserError(f"--output {root}: is what is read as --input. Choose another folder.")
-        if root.resolve().is_relative_to(path.resolve()):
-            patterns.append(glob.escape(str(root.resolve().relative_to(path.resolve()))))
+        patterns.append(glob.escape(below))
     if patterns:
         given = config["encode"].get("exclude") or []
         given = given if isinstance(given, list) else [given]
@@ -179,7 +209,7 @@ def _keep_output_out(step: Step, root: Path, inputs: list[str], config: dict[str
 
 
 def _describe(
-    steps: list[Step], config: dict[str, Any], redo: Redo, root: Path, *, has_no_record: bool
+    steps: list[Step], config: dict[str, Any], redo: Redo, root: Place, *, has_no_record: bool
 ) -> Summary:
     """Returns the summary of a dry run."""
     lines = [f"blt run would run, in {root} (nothing was written):"]
@@ -321,7 +351,7 @@ def _flag(key: str) -> str:
     return "--" + str(key).replace("_", "-")
 
 
-def _make_python_docs(folder: Path, console: Console) -> None:
+def _make_python_docs(folder: Place, console: Console) -> None:
     """Writes the documentation that this Python carries as a raw corpus, unless it is there."""
     path = folder / _PYTHON_DOCS_NAME
     if (folder / MANIFEST_NAME).exists() and path.exists():

@@ -1,18 +1,18 @@
 """The YAML file of `blt run`: read, and checked before any work."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from blt.dataset.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION
+from blt.dataset.storage import Place
 from blt.errors import UserError, near_names
 
 STAGES = ("encode", "train-entropy", "calibrate", "patch", "pack", "train", "score", "report")
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Place) -> dict[str, Any]:
     """Reads and checks the YAML file of a run.
 
     Raises:

@@ -65,7 +65,7 @@ def run_stage(
     Args:
       stage: what to run.
       units: all of its units, from `blt.dataset.stage.make_units`.
-      args: with `dry_run`, `overwrite` and `beam_flags`.
+      args: with `dry_run`, `overwrite` and `beam_flags`; and `verify`, where the command has it.
       console: for progress.
       make_transform: for a stage whose units need more than their payload; given the stage and the
         pending units. None works on each unit alone.
@@ -84,18 +84,19 @@ def run_stage(
     """
     if args.dry_run:
         return None, "dry run"
-    if not args.overwrite:
-        manifest = stages.finished_manifest(stage, units)
-        if manifest is not None:
-            return manifest, "already done"
+    verify = getattr(args, "verify", False)
+    manifest = None if args.overwrite else stages.finished_manifest(stage, units)
+    if manifest is not None and not verify:
+        return manifest, "already done"
     with _hygiene(stage) as sweep:
         num_bytes = sum(unit.num_bytes for unit in units)
         what = f"{stage.output.name}: looking for finished units"
-        verify = getattr(args, "verify", False)
         with console.progress(what, num_bytes) as progress:
             stage, pending = stages.start(
                 stage, units, overwrite=args.overwrite, verify=verify, progress=progress
             )
+        if manifest is not None and not pending:
+            return manifest, "already done"
         if len(pending) < len(units):
             finished = f"{len(units) - len(pending)} of {len(units)} units are finished"
             console.say(f"{stage.output}: {finished}; going on from there.")

@@ -80,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="Cuts patches, for a BLT whose file does not hold its own.",
     )
-    add_output_arguments(parser, "the scores")
+    add_output_arguments(parser, "the scores", is_stage=True)
     group = parser.add_argument_group("what is scored, and how")
     group.add_argument(
         "--split",

@@ -9,13 +9,13 @@ Counts are added up in whatever order they come; the model is the same to the by
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import shutil
 import sys
-import tempfile
 import time
-from pathlib import Path
+import uuid
 
 import numpy as np
 
@@ -31,10 +31,15 @@ from blt.commands.arguments import (
     positive_int,
 )
 from blt.commands.sidecar import find_finished, note_finished
-from blt.dataset.manifest import Manifest, read_manifest
+from blt.dataset.manifest import Manifest, fetched_shard, read_manifest
 from blt.dataset.storage import (
     TEMPORARY_PREFIX,
+    Place,
+    as_place,
     atomic_path,
+    delete_all,
+    fetched,
+    local_folder,
     prepare_output_file,
     read_json,
     write_json,
@@ -160,7 +165,7 @@ def _words(result: dict) -> str:
 
 
 def _count(
-    data: Manifest, output: Path, config: NgramConfig, beam_flags: list[str], console: Console
+    data: Manifest, output: Place, config: NgramConfig, beam_flags: list[str], console: Console
 ) -> GramCounts:
     """Returns the sum of the counts of all shards, which Beam finds.
 
@@ -171,9 +176,8 @@ def _count(
 
     from pipelines.ngram_transform import AddUpCounts
 
-    folder = Path(
-        tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}counts-", dir=output.parent)
-    ).resolve()
+    # Beside the output, where workers elsewhere see it too if that is in a store.
+    folder = output.with_name(f"{TEMPORARY_PREFIX}counts-{uuid.uuid4().hex[:12]}").resolve()
     options = make_options(beam_flags, verbose=console.verbose)
     count_shard = CountShard(data.folder.resolve(), config, data.totals["bytes"])
     try:
@@ -190,7 +194,10 @@ def _count(
             pipeline.run().wait_until_finish()
         return _read_sum(folder)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # what went wrong before says more
+            delete_all(folder / name for name in (_COUNTS_NAME, _FAILURES_NAME))
+        if (own := local_folder(folder)) is not None:
+            shutil.rmtree(own, ignore_errors=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,15 +210,16 @@ class CountShard:
       total_bytes: of the dataset.
     """
 
-    data: Path
+    data: Place
     config: NgramConfig
     total_bytes: int
 
     def __call__(self, payload: str) -> tuple[GramCounts | None, str]:
         try:
-            path = read_payload(json.loads(payload)).checked_path(self.data)
-            chosen = chosen_parts(read_byte_shard(path), self.config, self.total_bytes)
-            return count_parts(chosen, self.config.order + 1), ""
+            shard = read_payload(json.loads(payload)).info
+            with fetched_shard(self.data, shard) as path:
+                chosen = chosen_parts(read_byte_shard(path), self.config, self.total_bytes)
+                return count_parts(chosen, self.config.order + 1), ""
         except BltError as error:
             return None, str(error)
 
@@ -219,18 +227,21 @@ class CountShard:
 def _write_sum(total: tuple[GramCounts, list[str]], folder: str) -> None:
     counts, failures = total
     if failures:
-        write_json(Path(folder) / _FAILURES_NAME, failures)
+        write_json(as_place(folder) / _FAILURES_NAME, failures)
         return
-    with atomic_path(Path(folder) / _COUNTS_NAME) as temporary:
+    with atomic_path(as_place(folder) / _COUNTS_NAME) as temporary:
         np.savez(temporary, **dataclasses.asdict(counts))
 
 
-def _read_sum(folder: Path) -> GramCounts:
-    if (folder / _FAILURES_NAME).exists():
+def _read_sum(folder: Place) -> GramCounts:
+    if (folder / _FAILURES_NAME).is_file():
         failures = read_json(folder / _FAILURES_NAME)
         more = f" (and {len(failures) - 1} more shards failed)" if len(failures) > 1 else ""
         raise WorkError(f"{failures[0]}{more}")
-    with np.load(folder / _COUNTS_NAME, allow_pickle=False) as arrays:
+    with (
+        fetched(folder / _COUNTS_NAME) as path,
+        np.load(path, allow_pickle=False) as arrays,
+    ):
         return GramCounts(
             arrays["grams"],
             arrays["counts"],

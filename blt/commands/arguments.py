@@ -10,9 +10,9 @@ from blt.engine.options import AUTO, PRECISIONS
 
 
 def add_output_arguments(
-    parser: argparse.ArgumentParser, what: str, *, metavar: str = "DIR"
+    parser: argparse.ArgumentParser, what: str, *, metavar: str = "DIR", is_stage: bool = False
 ) -> None:
-    """Adds --output, --overwrite and --dry-run."""
+    """Adds --output, --overwrite and --dry-run; and --verify for what is made of units."""
     group = parser.add_argument_group("output")
     rule = (
         " It must be new or empty, or hold an earlier run of the same command, which is then "
@@ -23,7 +23,8 @@ def add_output_arguments(
         type=output_place,
         required=True,
         metavar=metavar,
-        help=f"The folder for {what}.{rule}" if metavar == "DIR" else f"The file for {what}.",
+        help=(f"The folder for {what}.{rule}" if metavar == "DIR" else f"The file for {what}.")
+        + " It may be in a store (gs://bucket/name).",
     )
     group.add_argument(
         "--overwrite",
@@ -35,6 +36,13 @@ def add_output_arguments(
         action="store_true",
         help="Print the plan (units, bytes, outputs) and write nothing.",
     )
+    if is_stage:
+        group.add_argument(
+            "--verify",
+            action="store_true",
+            help="Read the shards of finished units again and compare their sha256; without it, "
+            "size and version in one listing are trusted.",
+        )
 
 
 def add_data_argument(

@@ -1,7 +1,6 @@
 """Finds the threshold that gives a wanted mean patch size."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from blt.cli.command import Summary
@@ -13,13 +12,14 @@ from blt.commands.arguments import (
     add_split_arguments,
     byte_size,
     number,
+    output_place,
     place,
 )
 from blt.commands.rule_arguments import add_refinement_arguments
 from blt.commands.sidecar import find_finished, note_finished
 from blt.dataset.manifest import read_manifest
 from blt.dataset.splits import SPLIT_CHOICES
-from blt.dataset.storage import prepare_output_file
+from blt.dataset.storage import Place, prepare_output_file
 from blt.ngram.model import is_ngram_path
 from blt.patching.words import share_inside_words
 
@@ -211,8 +211,8 @@ def _group_words(group: dict[str, Any]) -> str:
     )
 
 
-def _chart_path(text: str) -> Path:
-    path = place(text)
+def _chart_path(text: str) -> Place:
+    path = output_place(text)
     if path.suffix not in (".png", ".svg"):
         raise argparse.ArgumentTypeError(f"must end in .png or .svg, got {text}")
     return path

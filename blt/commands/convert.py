@@ -1,7 +1,6 @@
 """Models from and to the formats of other libraries."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blt.cli.command import Summary
@@ -12,6 +11,7 @@ from blt.commands.arguments import (
     place,
     positive_int,
 )
+from blt.dataset.storage import Place, place_errors
 from blt.errors import UserError, near_names
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     return _summarize(model, source_format, target, notes)
 
 
-def _format_and_path(flag: str, given: list[str], formats: tuple[str, ...]) -> tuple[str, Path]:
+def _format_and_path(flag: str, given: list[str], formats: tuple[str, ...]) -> tuple[str, Place]:
     name, text = given
     if name not in formats:
         raise UserError(
@@ -127,14 +127,18 @@ def _check_flags(args: argparse.Namespace, source_format: str, target_format: st
         raise UserError(f"{flag}: only for --from hf and --from meta; leave it out.")
 
 
-def _check_target(target_format: str, target: Path, *, overwrite: bool) -> None:
+def _check_target(target_format: str, target: Place, *, overwrite: bool) -> None:
     """Refuses a target that has a wrong name, or is there already."""
     if target_format == "keras" and target.suffix != ".keras":
         raise UserError(f"--to keras {target}: a model file's name ends with .keras; name it so.")
-    if target.exists() and target.is_dir() != (target_format == "hf"):
-        wanted = "folder" if target_format == "hf" else "file"
-        raise UserError(f"--to {target_format} {target}: must be a {wanted}; choose another path.")
-    is_taken = any(target.iterdir()) if target.is_dir() else target.exists()
+    with place_errors(target):
+        is_dir = target.is_dir()
+        if target.exists() and is_dir != (target_format == "hf"):
+            wanted = "folder" if target_format == "hf" else "file"
+            raise UserError(
+                f"--to {target_format} {target}: must be a {wanted}; choose another path."
+            )
+        is_taken = any(target.iterdir()) if is_dir else target.exists()
     if is_taken and not overwrite:
         raise UserError(
             f"--to {target_format} {target}: is there already. Choose another path, or give "
@@ -143,7 +147,7 @@ def _check_target(target_format: str, target: Path, *, overwrite: bool) -> None:
 
 
 def _read(
-    source_format: str, source: Path, args: argparse.Namespace
+    source_format: str, source: Place, args: argparse.Namespace
 ) -> tuple["keras.Model", list[str]]:
     from blt.model.serialization import load_entropy_model
 
@@ -167,7 +171,7 @@ def _read(
     return read_meta(checkpoint, options)
 
 
-def _read_keras(source: Path) -> "keras.Model":
+def _read_keras(source: Place) -> "keras.Model":
     from blt.model import ByteLatentTransformer, EntropyModel
     from blt.model.serialization import load_model_file, read_model_class
 
@@ -175,7 +179,7 @@ def _read_keras(source: Path) -> "keras.Model":
     return load_model_file(source, EntropyModel if is_entropy_model else ByteLatentTransformer)
 
 
-def _write(target_format: str, target: Path, model: "keras.Model", source: Path) -> list[str]:
+def _write(target_format: str, target: Place, model: "keras.Model", source: Place) -> list[str]:
     if target_format == "hf":
         from blt.conversion.export import write_hugging_face
 
@@ -186,7 +190,9 @@ def _write(target_format: str, target: Path, model: "keras.Model", source: Path)
     return []
 
 
-def _summarize(model: "keras.Model", source_format: str, target: Path, notes: list[str]) -> Summary:
+def _summarize(
+    model: "keras.Model", source_format: str, target: Place, notes: list[str]
+) -> Summary:
     from blt.model.serialization import fingerprint
 
     kind = type(model).__name__

@@ -21,7 +21,11 @@ was left out when the corpus was encoded is said."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_argument(parser)
     parser.add_argument(
-        "--output", type=place, required=True, metavar="DIR", help="The folder for the corpus."
+        "--output",
+        type=place,
+        required=True,
+        metavar="DIR",
+        help="The folder for the corpus, here or in a store (gs://bucket/folder).",
     )
 
 

@@ -2,12 +2,12 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from blt.cli.command import Summary
 from blt.cli.console import Console
 from blt.commands.arguments import place, positive_int
 from blt.dataset.manifest import MANIFEST_NAME
+from blt.dataset.storage import Place
 from blt.errors import UserError, WorkError
 
 NAME = "inspect"
@@ -20,7 +20,12 @@ file holds, and how to encode a raw corpus."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", type=place, metavar="PATH", help="A folder or a file.")
+    parser.add_argument(
+        "path",
+        type=place,
+        metavar="PATH",
+        help="A folder or a file, here or in a store (gs://bucket/folder).",
+    )
     parser.add_argument(
         "--documents",
         type=positive_int,
@@ -60,7 +65,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     return _printable(inspect_path(args.path, look))
 
 
-def _check(path: Path) -> Summary:
+def _check(path: Place) -> Summary:
     from blt.inspection import check_folder
 
     folder = path.parent if path.name == MANIFEST_NAME else path

@@ -1,12 +1,11 @@
 """One page about what stages gave."""
 
 import argparse
-from pathlib import Path
 
 from blt.cli.command import Summary
 from blt.cli.console import Console, format_bytes
 from blt.commands.arguments import place
-from blt.dataset.storage import prepare_output_file
+from blt.dataset.storage import Place, open_read, prepare_output_file
 from blt.errors import UserError
 
 NAME = "report"
@@ -25,14 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=place,
         metavar="DIR",
-        help="The output folder of blt run, or datasets: boundaries, training runs, scores.",
+        help="The output folder of blt run, or datasets: boundaries, training runs, scores. They "
+        "may lie in stores (gs://bucket/run).",
     )
     parser.add_argument(
         "--output",
         type=place,
         required=True,
         metavar="FILE.html",
-        help="The page; one that is there is replaced.",
+        help="The page, here or in a store; one that is there is replaced.",
     )
 
 
@@ -66,10 +66,10 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     )
 
 
-def _holds_something_else(output: Path) -> bool:
+def _holds_something_else(output: Place) -> bool:
     """Tells whether a file is there that is neither empty nor a page."""
     if not output.is_file():
         return False
-    with open(output, "rb") as file:
+    with open_read(output) as file:
         head = file.read(64).lstrip().lower()
     return bool(head) and not head.startswith((b"<!doctype html", b"<html"))

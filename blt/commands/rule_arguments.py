@@ -2,9 +2,8 @@
 
 import argparse
 import dataclasses
-from pathlib import Path
 
-from blt.commands.arguments import number, positive_int
+from blt.commands.arguments import number, place, positive_int
 from blt.errors import UserError
 from blt.patching.rules import RULES, PatchRule
 
@@ -33,7 +32,7 @@ def add_rule_arguments(parser: argparse.ArgumentParser) -> None:
     add_refinement_arguments(group)
     group.add_argument(
         "--calibration",
-        type=Path,
+        type=place,
         metavar="FILE.yaml",
         help="Take the rule and its numbers from this file, made by blt calibrate.",
     )

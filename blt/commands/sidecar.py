@@ -4,11 +4,18 @@
 and the summary that was given then. (Not `model.json`: that may be a corpus of the user's.)
 """
 
-from pathlib import Path
 from typing import Any
 
 from blt.dataset.stage import describe_changes
-from blt.dataset.storage import read_json, sha256_file, sha256_json, write_json
+from blt.dataset.storage import (
+    Place,
+    local_copy,
+    place_errors,
+    read_json,
+    sha256_file,
+    sha256_json,
+    write_json,
+)
 from blt.errors import MadeOtherwiseError, UserError
 
 # Parts of an identity beside its config, in words.
@@ -19,11 +26,11 @@ _OTHERS = {
 }
 
 
-def sidecar_path(output: Path) -> Path:
+def sidecar_path(output: Place) -> Place:
     return output.with_name(output.name + ".json")
 
 
-def find_finished(output: Path, identity: dict[str, Any], *, overwrite: bool) -> Any | None:
+def find_finished(output: Place, identity: dict[str, Any], *, overwrite: bool) -> Any | None:
     """Returns the summary of the run that made `output` if it was this very run, else None.
 
     Args:
@@ -34,8 +41,14 @@ def find_finished(output: Path, identity: dict[str, Any], *, overwrite: bool) ->
     Raises:
       MadeOtherwiseError: the file is there, but was made from something else, or nothing says from
         what.
-      UserError: it is a folder, or where its note goes lies another file.
+      UserError: it is a folder, where its note goes lies another file, or the place cannot be
+        asked.
     """
+    with place_errors(output):
+        return _find_finished(output, identity, overwrite=overwrite)
+
+
+def _find_finished(output: Place, identity: dict[str, Any], *, overwrite: bool) -> Any | None:
     if output.is_dir():
         raise UserError(f"--output {output}: is a folder; give the name of a file.")
     note = _read_note(sidecar_path(output))
@@ -58,16 +71,21 @@ def find_finished(output: Path, identity: dict[str, Any], *, overwrite: bool) ->
             f"exists, made with other settings or data{changed}",
             "Choose another name, or give --overwrite to make it anew.",
         )
-    return note["summary"] if note["sha256"] == sha256_file(output) else None
+    return note["summary"] if note["sha256"] == _sha256(output) else None
 
 
-def note_finished(output: Path, identity: dict[str, Any], summary: Any) -> None:
+def note_finished(output: Place, identity: dict[str, Any], summary: Any) -> None:
     """Writes the note beside `output`."""
-    value = {"identity": identity, "sha256": sha256_file(output), "summary": summary}
+    value = {"identity": identity, "sha256": _sha256(output), "summary": summary}
     write_json(sidecar_path(output), value)
 
 
-def _read_note(path: Path) -> dict[str, Any]:
+def _sha256(output: Place) -> str:
+    """Returns the sha256 of a result; of one in a store it is its copy here, to be used again."""
+    return sha256_file(local_copy(output))
+
+
+def _read_note(path: Place) -> dict[str, Any]:
     """Returns a note, {} if there is none; raises UserError if the file there is no note."""
     if not path.exists():
         return {}
@@ -79,7 +97,7 @@ def _read_note(path: Path) -> dict[str, Any]:
     return read_json(path)
 
 
-def _is_note(path: Path) -> bool:
+def _is_note(path: Place) -> bool:
     try:
         note = read_json(path)
     except UserError:

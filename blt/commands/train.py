@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blt.cli.command import Summary
@@ -19,6 +18,7 @@ from blt.commands.arguments import (
 from blt.commands.sidecar import find_finished, note_finished
 from blt.commands.train_entropy import training_words
 from blt.dataset.manifest import MANIFEST_NAME, read_manifest
+from blt.dataset.storage import Place, place_errors
 
 if TYPE_CHECKING:
     from blt.training.blt import BltTrainingConfig
@@ -123,7 +123,9 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     return Summary({"stage": NAME, "how": how, **result}, [f"train: {how}. {words} -> {model}"])
 
 
-def _check_folder(output: Path) -> None:
-    """Refuses a folder that holds the result of another command."""
-    if (output / "_manifest.json").exists():
+def _check_folder(output: Place) -> None:
+    """Refuses a folder that holds the result of another command, or cannot be asked."""
+    with place_errors(output):
+        is_there = (output / MANIFEST_NAME).is_file()
+    if is_there:
         read_manifest(output, "blt_run")

@@ -22,7 +22,17 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from blt.dataset.storage import atomic_path, read_json, write_json
+from blt.dataset.storage import (
+    Place,
+    PlaceLike,
+    as_place,
+    atomic_path,
+    kept_copy,
+    place_errors,
+    read_json,
+    stat,
+    write_json,
+)
 from blt.errors import UserError
 
 CONFIG_NAME = "config.json"
@@ -66,32 +76,36 @@ class Checkpoint:
       weights: the weights by name.
     """
 
-    path: Path
-    config_path: Path
+    path: Place
+    config_path: Place
     config: Mapping[str, Any]
     weights: Mapping[str, Weight]
 
 
-def read_checkpoint(path: Path, *, trust_pickle: bool = False) -> Checkpoint:
+def read_checkpoint(path: PlaceLike, *, trust_pickle: bool = False) -> Checkpoint:
     """Reads a checkpoint's config, and names and shapes of its weights.
 
     Args:
-      path: a folder or a file, as the module says.
+      path: a folder or a file, as the module says; the files of one in a store are copied here,
+        once.
       trust_pickle: read pickles, too (needs PyTorch).
 
     Raises:
       UserError: a file is missing, damaged, too large or of another kind.
     """
-    path = Path(path)
-    files = list(_weight_files(path))
-    total = sum(file.stat().st_size for file in files)
-    if total > MAX_WEIGHT_BYTES:
-        raise UserError(f"{path}: {total} bytes; over {MAX_WEIGHT_BYTES} are not read.")
-    config_path = _find_config(path)
-    config = read_config(config_path)
+    path = as_place(path)
+    with place_errors(path):
+        files = list(_weight_files(path))
+        total = sum(stat(file).size for file in files)
+        if total > MAX_WEIGHT_BYTES:
+            raise UserError(f"{path}: {total} bytes; over {MAX_WEIGHT_BYTES} are not read.")
+        config_path = _find_config(path)
+        config = read_config(config_path)
     weights: dict[str, Weight] = {}
     for file in files:
-        for name, weight in _read_file(file, trust_pickle).items():
+        with kept_copy(file) as copy:
+            found = _read_file(copy, trust_pickle)
+        for name, weight in found.items():
             if name in weights:
                 raise UserError(
                     f"{file}: holds the weight {quote(name)}, which another file of the "
@@ -104,7 +118,7 @@ def read_checkpoint(path: Path, *, trust_pickle: bool = False) -> Checkpoint:
 
 
 def write_checkpoint(
-    folder: Path, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]
+    folder: Place, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]
 ) -> None:
     """Writes a folder of a config and float32 weights; the config last, each file atomically.
 
@@ -121,9 +135,9 @@ def write_checkpoint(
     write_json(folder / CONFIG_NAME, config)
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Place) -> dict[str, Any]:
     """Reads a JSON object; raises UserError if the file is something else, or too large."""
-    if path.is_file() and path.stat().st_size > MAX_CONFIG_BYTES:
+    if path.is_file() and stat(path).size > MAX_CONFIG_BYTES:
         raise UserError(f"{path}: a config over {MAX_CONFIG_BYTES} bytes is not read.")
     config = read_json(path)
     if not isinstance(config, dict):
@@ -136,7 +150,7 @@ def quote(name: Any) -> str:
     return ascii(str(name)[:_NAME_CHARS])
 
 
-def _find_config(path: Path) -> Path:
+def _find_config(path: Place) -> Place:
     if path.is_dir():
         wanted = [path / name for name in _CONFIG_NAMES]
     else:
@@ -148,7 +162,7 @@ def _find_config(path: Path) -> Path:
     raise UserError(f"{path}: has no config; put its {names} beside the weights.")
 
 
-def _weight_files(path: Path) -> Iterator[Path]:
+def _weight_files(path: Place) -> Iterator[Place]:
     """Yields the files that hold the weights of a checkpoint."""
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; a checkpoint is needed.")
@@ -175,7 +189,7 @@ def _weight_files(path: Path) -> Iterator[Path]:
     raise UserError(f"{path}: holds no weights (*.safetensors or .npz).")
 
 
-def _indexed_files(index: Path) -> Iterator[Path]:
+def _indexed_files(index: Place) -> Iterator[Place]:
     """Yields the files that an index names; each must lie beside it."""
     weight_map = read_config(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:

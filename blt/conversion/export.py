@@ -5,7 +5,6 @@ with a doubled residual, an entropy model inside. Any other option is refused by
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -21,6 +20,7 @@ from blt.conversion.names import (
     patch_width,
 )
 from blt.conversion.weights import export_weights
+from blt.dataset.storage import Place
 from blt.errors import UserError
 from blt.layers.attention import CausalAttention
 from blt.layers.feed_forward import SwiGLU
@@ -37,7 +37,7 @@ class _Refusal:
       source: the file that the model is from.
     """
 
-    def __init__(self, source: Path) -> None:
+    def __init__(self, source: Place) -> None:
         self._source = source
 
     def require(self, option: str, value: Any, allowed: Any) -> None:
@@ -49,7 +49,7 @@ class _Refusal:
             )
 
 
-def write_hugging_face(model: keras.Model, folder: Path, *, source: Path) -> list[str]:
+def write_hugging_face(model: keras.Model, folder: Place, *, source: Place) -> list[str]:
     """Writes config.json and model.safetensors.
 
     Args:

@@ -8,9 +8,9 @@ of `{"id", "text"}`, or `{"id", "bytes_base64"}` where the document is not UTF-8
 an object of the fields that were kept, if there are any.
 
 Nothing is written outside the output folder: a part `..` of a source becomes `__`, and a leading
-slash goes. Where two sources would get the same file, the later one keeps its whole name if that
-says what is written, or gets a number. An input without documents (an empty file of lines) does not
-come back.
+slash goes; in a store, control characters become `_`. Where two sources would get the same file,
+the later one keeps its whole name if that says what is written, or gets a number. An input without
+documents (an empty file of lines) does not come back.
 """
 
 import base64
@@ -18,10 +18,9 @@ import contextlib
 import hashlib
 import itertools
 import json
-import os
+import re
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from blt.corpus.files.decompress import strip_compression_suffix
@@ -32,7 +31,16 @@ from blt.corpus.readers.paragraph_reader import gaps_of
 from blt.corpus.readers.text_reader import has_final_newline
 from blt.dataset.manifest import Manifest, read_manifest
 from blt.dataset.plan_file import read_plan
-from blt.dataset.storage import TEMPORARY_PREFIX, atomic_path, prepare_output_folder
+from blt.dataset.storage import (
+    TEMPORARY_PREFIX,
+    Place,
+    PlaceLike,
+    StorePlace,
+    as_place,
+    atomic_path,
+    is_remote,
+    prepare_output_folder,
+)
 from blt.dataset.units import Progress, no_progress
 from blt.errors import UserError
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
@@ -44,12 +52,13 @@ _GAPS = {
     "line": lambda meta: (b"", b"\n" if has_final_newline(meta) else b""),
     "paragraph": gaps_of,
 }
+_CONTROL = re.compile(r"[\0-\x1f\x7f]")  # which names in stores do not hold
 _MAX_NAME_BYTES = 200  # leaves room for the number and the temporary name
 
 
 def decode_dataset(
-    data_dir: str | os.PathLike[str],
-    output: str | os.PathLike[str],
+    data_dir: PlaceLike,
+    output: PlaceLike,
     progress: Progress = no_progress,
 ) -> dict[str, int]:
     """Writes the documents of a dataset of byte shards as files below `output`.
@@ -66,7 +75,7 @@ def decode_dataset(
       UserError: `data_dir` holds no byte shards, or `output` is not empty.
       WorkError: a shard is damaged, or a file cannot be written.
     """
-    data_dir, output = Path(data_dir), Path(output)
+    data_dir, output = as_place(data_dir), as_place(output)
     manifest = read_manifest(data_dir, "byte_shards")
     if output.is_dir() and any(output.iterdir()):
         raise UserError(f"--output {output}: is not empty. Choose an empty or new folder.")
@@ -104,10 +113,10 @@ def decode_dataset(
     return dict(counts)
 
 
-def _told_members(data_dir: Path) -> dict[str, str]:
+def _told_members(data_dir: Place) -> dict[str, str]:
     """Returns the formats of the members of archives that were not told by name alone."""
     path = data_dir / SOURCES_NAME
-    if not path.exists():
+    if not path.is_file():
         return {}
     return dict(member for row in read_sources(path) for member in row.told or ())
 
@@ -154,10 +163,13 @@ class _Formats:
 class _Names:
     """Gives each source a file of its own below a folder, whatever the source is called."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         self._folder = folder
+        # Of a store, which has no folders that a file could be in the way of.
+        self._files: set[Place] = set()
+        self._folders: set[Place] = {folder}
 
-    def take(self, source: str, format_name: str) -> Path:
+    def take(self, source: str, format_name: str) -> Place:
         """Returns a path that is free, with its folder made."""
         # Raw bytes are still compressed, if they were.
         stem = source if format_name == "bytes" else _without_compression(source)
@@ -171,14 +183,32 @@ class _Names:
             f"{name}~{number}" for number in itertools.count(2) for name in (wanted[0], flat)
         )
         for name in itertools.chain(wanted, numbered):
-            path = self._folder.joinpath(*(_safe(part) for part in name.split("/") if part))
-            if path == self._folder or path.exists():
-                continue
-            # A folder cannot be made where another source's file is.
-            with contextlib.suppress(FileExistsError, NotADirectoryError):
-                path.parent.mkdir(parents=True, exist_ok=True)
+            path = self._folder
+            for part in filter(None, name.split("/")):
+                path /= _CONTROL.sub("_", _safe(part)) if is_remote(path) else _safe(part)
+            if self._claim(path):
                 return path
         raise AssertionError("unreachable: the numbers do not end")
+
+    def _claim(self, path: Place) -> bool:
+        """Tells whether a name is free, and sees to it that its folder is there.
+
+        Names are given here as in a store: none where a folder is, or below a file.
+        """
+        if isinstance(path, StorePlace):
+            above = set(path.parents)
+            if path in self._files or path in self._folders or not above.isdisjoint(self._files):
+                return False
+            self._files.add(path)
+            self._folders |= above
+            return True
+        if path == self._folder or path.exists():
+            return False
+        # A folder cannot be made where another source's file is.
+        with contextlib.suppress(FileExistsError, NotADirectoryError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return True
+        return False
 
 
 def _without_compression(source: str) -> str:

@@ -1,7 +1,6 @@
 """What of a raw corpus is not in its byte shards, as the manifest tells: for `blt decode`."""
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from blt.cli.console import count
 from blt.corpus.admission.filters import FILTERS
@@ -11,6 +10,7 @@ from blt.dataset.manifest import Manifest
 from blt.dataset.rejects import count_rejects
 from blt.dataset.stage import REJECTS_NAME
 from blt.errors import WorkError
+from blt.formats.parquet import open_parquet
 
 _MAX_NAMED = 5
 
@@ -50,7 +50,7 @@ def _files_without_documents(manifest: Manifest) -> tuple[int, list[str]]:
     if not path.is_file():
         return 0, []
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             for batch in file.iter_batches(columns=["source", "documents"]):
                 for row in batch.to_pylist():
                     number += not row["documents"]

@@ -10,7 +10,6 @@ import gzip
 import inspect
 import itertools
 import json
-import os
 import re
 import sys
 import sysconfig
@@ -18,7 +17,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from blt.dataset.storage import atomic_path
+from blt.dataset.storage import PlaceLike, atomic_path
 
 # Shorter ones ("Return True if so.") teach a model little. With this limit Python 3.10 to 3.12 give
 # 2,300 to 2,500 documents, 1.7 MB.
@@ -29,7 +28,7 @@ _SURROGATES = re.compile("[\ud800-\udfff]")  # which UTF-8 cannot hold
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def write_python_docs(path: str | os.PathLike[str]) -> dict[str, int]:
+def write_python_docs(path: PlaceLike) -> dict[str, int]:
     """Writes the corpus as gzipped JSON Lines of `{"id", "text"}`, sorted by id.
 
     The same interpreter gives the same file.

@@ -1,13 +1,12 @@
 """Which documents a model was trained on, as the files beside it say; and in words, of scores."""
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from blt.cli.console import count
-from blt.dataset.manifest import read_manifest
+from blt.dataset.manifest import MANIFEST_NAME, read_manifest
 from blt.dataset.splits import is_held_out
-from blt.dataset.storage import read_json
+from blt.dataset.storage import Place, place_errors, read_json
 from blt.errors import UserError
 
 
@@ -35,14 +34,20 @@ class TrainedSplit:
         return seed == self.seed and fraction <= self.fraction
 
 
-def read_trained_split(model: Path, note: Path, fingerprint: str) -> TrainedSplit | None:
+def read_trained_split(model: Place, note: Place, fingerprint: str) -> TrainedSplit | None:
     """Returns the split that a model was trained with; None if nothing beside it tells.
 
     Args:
       model: its file. The manifest of a training run beside it tells, or else
       note: the note about it.
       fingerprint: of the model; what is about another one does not count.
+
+    Raises:
+      UserError: the place cannot be asked.
     """
+    for beside in (model.parent / MANIFEST_NAME, note):
+        with place_errors(beside):  # that a store does not answer does not tell of no run
+            beside.is_file()
     try:
         manifest = read_manifest(model.parent, "blt_run")
         if manifest.fingerprints.get("blt") == fingerprint:

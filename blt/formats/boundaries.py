@@ -27,7 +27,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from blt.dataset.manifest import FORMAT_VERSION
+from blt.dataset.storage import PlaceLike
 from blt.errors import WorkError
+from blt.formats.parquet import open_parquet
 from blt.tokenizer import VOCAB_SIZE
 
 KEEP_ENTROPIES = ("f16", "u8")
@@ -262,7 +264,7 @@ def _list_array(values: np.ndarray, sizes: Sequence[int], kind: pa.ListType) -> 
     return pa.ListArray.from_arrays(offsets, pa.array(flat, kind.value_type), type=kind)
 
 
-def read_boundaries(path: str | Path) -> Iterator[BoundariesRow]:
+def read_boundaries(path: PlaceLike) -> Iterator[BoundariesRow]:
     """Yields the rows of a shard of boundaries, holding one row group (about 1 MB of text).
 
     Raises:
@@ -283,14 +285,14 @@ def read_boundaries(path: str | Path) -> Iterator[BoundariesRow]:
             )
 
 
-def read_boundary_batches(path: str | Path) -> Iterator[BoundariesBatch]:
+def read_boundary_batches(path: PlaceLike) -> Iterator[BoundariesBatch]:
     """Yields the row groups of a shard of boundaries.
 
     Raises:
       WorkError: the file is damaged or of another kind; names it.
     """
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with open_parquet(path, page_checksum_verification=True) as file:
             parts = file.read(["part"])["part"].to_numpy()
             ends_document = np.append(parts[1:] == 0, True)
             for index in range(file.num_row_groups):
@@ -332,14 +334,15 @@ def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     return values[offsets[0] : offsets[-1]], np.diff(offsets)
 
 
-def read_boundaries_metadata(path: str | Path) -> dict[str, str]:
+def read_boundaries_metadata(path: PlaceLike) -> dict[str, str]:
     """Returns what a file says about how its boundaries were made.
 
     Raises:
       WorkError: the file is damaged or of another kind; names it.
     """
     try:
-        metadata = pq.read_metadata(path).metadata or {}
+        with open_parquet(path) as file:
+            metadata = file.metadata.metadata or {}
     except (pa.ArrowException, OSError) as error:
         raise WorkError(f"{path}: cannot be read as boundaries ({error}).") from error
     return {

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from blt.dataset.storage import PlaceLike
 from blt.dataset.units import ShardInfo
 from blt.errors import WorkError
 from blt.formats.example import (
@@ -245,7 +246,7 @@ def _encode_place(part: int, num_parts: int, source: str) -> bytes:
     )
 
 
-def read_byte_shard(path: str | os.PathLike[str]) -> Iterator[ByteRecord]:
+def read_byte_shard(path: PlaceLike) -> Iterator[ByteRecord]:
     """Yields the records of a byte shard, one at a time.
 
     Raises:
@@ -296,7 +297,7 @@ def _one_integer(features: Features, name: str) -> int:
     return int(values[0])
 
 
-def read_documents(path: str | os.PathLike[str]) -> Iterator[list[ByteRecord]]:
+def read_documents(path: PlaceLike) -> Iterator[list[ByteRecord]]:
     """Yields the documents of a byte shard, each as the list of its parts.
 
     Raises:

@@ -26,7 +26,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from blt.dataset.manifest import FORMAT_VERSION
+from blt.dataset.storage import PlaceLike
 from blt.errors import WorkError
+from blt.formats.parquet import open_parquet
 
 _ROWS_PER_GROUP = 65_536
 _GROUP_CHARACTERS = 32 << 20  # of the text in its rows; a row group is not begun beyond
@@ -131,14 +133,14 @@ class ScoresWriter:
         self._writer.close()
 
 
-def read_scores(path: str | Path, columns: list[str] | None = None) -> pa.Table:
+def read_scores(path: PlaceLike, columns: list[str] | None = None) -> pa.Table:
     """Returns a shard of scores as a table; see `iterate_scores`."""
     with _read(path) as file:
         return file.read(columns=columns)
 
 
 def iterate_scores(
-    path: str | Path, columns: list[str], batch_rows: int
+    path: PlaceLike, columns: list[str], batch_rows: int
 ) -> Iterator[pa.RecordBatch]:
     """Yields the rows of a shard of scores, in memory that does not grow with the shard.
 
@@ -155,9 +157,9 @@ def iterate_scores(
 
 
 @contextlib.contextmanager
-def _read(path: str | Path) -> Iterator[pq.ParquetFile]:
+def _read(path: PlaceLike) -> Iterator[pq.ParquetFile]:
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             if (file.schema_arrow.metadata or {}).get(b"kind") != b"scores":
                 raise WorkError(f"{path}: holds no scores. Give a file that `blt score` wrote.")
             yield file

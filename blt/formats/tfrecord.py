@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 import google_crc32c
 
+from blt.dataset.storage import PlaceLike, open_read
 from blt.errors import WorkError
 
 MAX_RECORD_BYTES = 1 << 30  # a longer declared length is taken for damage, before it is believed
@@ -116,20 +117,24 @@ def _header(size: int) -> bytes:
     return length + FOOTER.pack(masked_crc32c(length))
 
 
-def read_tfrecords(path: str | os.PathLike[str]) -> Iterator[bytes]:
+def read_tfrecords(path: PlaceLike) -> Iterator[bytes]:
     """Yields the records of a file, plain or gzip, one at a time, both checksums checked.
+
+    A file of a store is read as far as records are asked for.
 
     Raises:
       WorkError: the file cannot be read, or is cut short or altered; names the file, the record's
         index (from 0) and the byte at which it starts (in the decompressed stream for gzip).
     """
     try:
-        with open(path, "rb", buffering=_BUFFER_BYTES) as file:
+        with open_read(path, buffering=_BUFFER_BYTES) as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
             if _is_gzip(file.peek(HEADER.size)):
                 with gzip.GzipFile(fileobj=file) as unpacked:
                     yield from _read_records(path, unpacked, size=None)
             else:
-                yield from _read_records(path, file, size=os.fstat(file.fileno()).st_size)
+                yield from _read_records(path, file, size=size)
     except OSError as error:
         raise WorkError(f"{path}: cannot be read ({error.strerror or error}).") from error
 
@@ -140,7 +145,7 @@ def _is_gzip(start: bytes) -> bool:
 
 
 def _read_records(
-    path: str | os.PathLike[str], file: BinaryIO | gzip.GzipFile, size: int | None
+    path: PlaceLike, file: BinaryIO | gzip.GzipFile, size: int | None
 ) -> Iterator[bytes]:
     """Yields records; `size` is the stream's length in bytes where it is known."""
     index = offset = 0

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from blt.dataset.storage import PlaceLike
 from blt.dataset.units import ShardInfo
 from blt.errors import WorkError
 from blt.formats.example import ExampleError, encode_example, parse_example
@@ -88,7 +89,7 @@ class TrainingShardWriter:
         )
 
 
-def read_training_shard(path: Path) -> Iterator[PackedSequence]:
+def read_training_shard(path: PlaceLike) -> Iterator[PackedSequence]:
     """Yields the sequences of a training shard.
 
     Raises:

@@ -1,10 +1,9 @@
 """What is in this folder or file? Answers for whatever a stage made, and for raw corpora."""
 
-from pathlib import Path
-
 from blt.cli.command import Summary
 from blt.dataset.manifest import MANIFEST_NAME
 from blt.dataset.plan_file import PLAN_NAME
+from blt.dataset.storage import Place
 from blt.errors import UserError
 from blt.inspection.check import check_folder
 from blt.inspection.datasets import Look
@@ -14,7 +13,7 @@ from blt.inspection.folders import describe_folder
 __all__ = ["Look", "check_folder", "inspect_path"]
 
 
-def inspect_path(path: Path, look: Look) -> Summary:
+def inspect_path(path: Place, look: Look) -> Summary:
     """Describes a folder or file, as data and in words that are safe to print.
 
     Raises:

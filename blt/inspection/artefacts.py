@@ -2,12 +2,11 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any
 
 from blt.dataset.manifest import MANIFEST_NAME, Manifest, read_manifest
 from blt.dataset.plan_file import PLAN_NAME
-from blt.dataset.storage import read_json
+from blt.dataset.storage import Place, read_json, subfolders
 from blt.errors import UserError
 
 # The kinds of datasets in the order of the way of the data.
@@ -26,41 +25,37 @@ class Dataset:
         return self.manifest.folder.resolve().name
 
 
-def is_dataset(folder: Path) -> bool:
+def is_dataset(folder: Place) -> bool:
     return (folder / MANIFEST_NAME).is_file()
 
 
-def is_unfinished(folder: Path) -> bool:
+def is_unfinished(folder: Place) -> bool:
     """Tells whether a stage was begun here and has not ended."""
     return (folder / PLAN_NAME).is_file() and not is_dataset(folder)
 
 
-def open_dataset(folder: Path) -> Dataset:
+def open_dataset(folder: Place) -> Dataset:
     """Reads a dataset's manifest; raises UserError as `read_manifest` does."""
     manifest = read_manifest(folder)
     return Dataset(manifest, str(read_json(folder / MANIFEST_NAME).get("blt_version", "?")))
 
 
-def subfolders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir())
-
-
 def in_order(datasets: Iterable[Dataset]) -> list[Dataset]:
     """Returns datasets in the order of the way of the data."""
-    return sorted(datasets, key=lambda dataset: (_place(dataset.manifest.kind), dataset.name))
+    return sorted(datasets, key=lambda dataset: (_rank(dataset.manifest.kind), dataset.name))
 
 
-def _place(kind: str) -> int:
+def _rank(kind: str) -> int:
     return _WAY.index(kind) if kind in _WAY else len(_WAY)
 
 
-def find_datasets(folders: Iterable[Path]) -> list[Dataset]:
+def find_datasets(folders: Iterable[Place]) -> list[Dataset]:
     """Returns the datasets that folders are, or hold directly, each once.
 
     Raises:
       UserError: a folder does not exist, or neither is nor holds a dataset; names it.
     """
-    found: dict[Path, Dataset] = {}
+    found: dict[Place, Dataset] = {}
     for folder in folders:
         if not folder.is_dir():
             raise UserError(
@@ -80,7 +75,7 @@ def find_datasets(folders: Iterable[Path]) -> list[Dataset]:
     return in_order(found.values())
 
 
-def find_by_sha256(sha256: str, near: Path) -> Manifest | None:
+def find_by_sha256(sha256: str, near: Place) -> Manifest | None:
     """Returns the dataset with this manifest among those that lie beside the folder `near`."""
     for path in subfolders(near.resolve().parent):
         if is_dataset(path):

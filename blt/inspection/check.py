@@ -1,15 +1,14 @@
 """Whether a dataset is what its manifest says: every shard's sha256, and totals that add up."""
 
-import pyarrow.parquet as pq
-
 from blt.dataset.manifest import Manifest, check_shard, read_manifest
 from blt.dataset.markers import read_result
 from blt.dataset.plan_file import read_plan
 from blt.dataset.stage import REJECTS_NAME
-from blt.dataset.storage import Place, sha256_file
+from blt.dataset.storage import Place, sha256_file, subfolders
 from blt.dataset.units import ShardInfo
 from blt.errors import BltError
-from blt.inspection.artefacts import is_dataset, is_unfinished, subfolders
+from blt.formats.parquet import open_parquet
+from blt.inspection.artefacts import is_dataset, is_unfinished
 
 # Kinds whose shards hold each document once, so that shards add up to the totals.
 _ADDITIVE = ("byte_shards", "boundaries", "scores", "training_shards")
@@ -73,12 +72,17 @@ def _check_rejects(manifest: Manifest) -> list[str]:
     path = manifest.folder / REJECTS_NAME
     stated = manifest.totals.get("rejects", 0)
     try:
-        rows = pq.read_metadata(path).num_rows if path.is_file() else 0
+        rows = _count_rows(path) if path.is_file() else 0
     except (OSError, ValueError) as error:  # ArrowInvalid is a ValueError
         return [f"{path}: cannot be read ({error})."]
     if rows != stated:
         return [f"{path}: {rows} rejects, but the totals say {stated}."]
     return []
+
+
+def _count_rows(path: Place) -> int:
+    with open_parquet(path) as file:
+        return file.metadata.num_rows
 
 
 def _check_shards(folder: Place, shards: tuple[ShardInfo, ...]) -> list[str]:

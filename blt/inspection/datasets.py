@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from blt.cli.command import Summary
@@ -15,6 +14,7 @@ from blt.dataset.loss import describe_invalid_input, describe_lost_input
 from blt.dataset.manifest import KINDS, Manifest, read_manifest
 from blt.dataset.rejects import REASONS, count_rejects
 from blt.dataset.stage import REJECTS_NAME
+from blt.dataset.storage import Place
 from blt.dataset.trained_split import trained_share
 from blt.formats.training_shard import read_training_shard
 from blt.inspection.artefacts import Dataset, find_by_sha256, find_parent, flatten
@@ -63,7 +63,7 @@ class Look:
 
     documents: int = 3
     num_bytes: int = 300
-    data: Path | None = None
+    data: Place | None = None
 
 
 def describe_dataset(dataset: Dataset, look: Look) -> Summary:
@@ -146,7 +146,7 @@ def _origins(manifest: Manifest) -> list[tuple[str, str]]:
     return origins
 
 
-def describe_rejects(folder: Path) -> Summary:
+def describe_rejects(folder: Place) -> Summary:
     """Describes `_rejects.parquet` of a dataset by reason; nothing if there is none."""
     path = folder / REJECTS_NAME
     if not path.is_file():

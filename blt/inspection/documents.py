@@ -5,14 +5,13 @@ Only what is asked for is held: shards are streamed, and those that are not need
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from blt.dataset.manifest import Manifest, read_manifest
+from blt.dataset.storage import Place, subfolders
 from blt.dataset.units import ShardInfo
 from blt.errors import WorkError
 from blt.formats.boundaries import (
@@ -23,6 +22,7 @@ from blt.formats.boundaries import (
     restore_entropies,
 )
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
+from blt.formats.parquet import open_parquet
 from blt.inspection.artefacts import is_dataset
 from blt.tokenizer import BYTE_OFFSET, tokens_to_bytes
 from blt.training_data.packing import PackedSequence
@@ -139,14 +139,14 @@ def find_documents(
         numbers = shard_numbers(info.name)
         if not missing or numbers not in shards:
             continue
-        places = _places(patches.shard_path(info), {doc_id for doc_id, _ in missing})
-        if not places:
+        positions = _positions(patches.shard_path(info), {doc_id for doc_id, _ in missing})
+        if not positions:
             continue
         rows = read_boundaries(patches.shard_path(info))
         open_ids: dict[str, Document] = {}
         for index, record in enumerate(read_byte_shard(data.shard_path(shards[numbers]))):
             row = next(rows, None)
-            if index in places:
+            if index in positions:
                 if record.part == 0:
                     open_ids[record.doc_id] = beginning(record, row, num_bytes)
                     size = 0
@@ -157,13 +157,13 @@ def find_documents(
                     if key in missing:
                         found[key] = document
                         missing.discard(key)
-            if index >= places[-1]:
+            if index >= positions[-1]:
                 break
     return found
 
 
 def matching_records(
-    path: Path, data: Path | None
+    path: Place, data: Place | None
 ) -> Iterator[tuple[ByteRecord, BoundariesRow]] | None:
     """Pairs the rows of one shard of boundaries with the records of its byte shard.
 
@@ -176,7 +176,7 @@ def matching_records(
     """
     digest = read_boundaries_metadata(path).get("byte_shard_sha256")
     folder = path.resolve().parent
-    candidates = [data] if data is not None else sorted(folder.parent.iterdir())
+    candidates = [data] if data is not None else subfolders(folder.parent)
     for candidate in candidates:
         if not is_dataset(candidate):
             continue
@@ -188,15 +188,15 @@ def matching_records(
     return None
 
 
-def _places(path: Path, doc_ids: set[str]) -> list[int]:
+def _positions(path: Place, doc_ids: set[str]) -> list[int]:
     """Returns the rows of a shard of boundaries that have one of these ids."""
-    places, first = [], 0
-    with pq.ParquetFile(path) as file:
+    positions, first = [], 0
+    with open_parquet(path) as file:
         for batch in file.iter_batches(columns=["doc_id"]):
             is_wanted = pc.is_in(batch["doc_id"], pa.array(sorted(doc_ids), pa.string()))
-            places += (np.flatnonzero(is_wanted.to_numpy(zero_copy_only=False)) + first).tolist()
+            positions += (np.flatnonzero(is_wanted.to_numpy(zero_copy_only=False)) + first).tolist()
             first += batch.num_rows
-    return places
+    return positions
 
 
 def _rows_for(shard: ShardInfo, patches: Manifest | None) -> Iterator[BoundariesRow] | None:

@@ -4,11 +4,9 @@ import json
 import shlex
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 
 from blt.cli.command import Summary
@@ -16,11 +14,12 @@ from blt.cli.console import format_bytes
 from blt.corpus.files.decompress import DamagedInputError, read_blocks, strip_compression_suffix
 from blt.corpus.files.detect import detect
 from blt.dataset.rejects import count_rejects
-from blt.dataset.storage import read_json, sha256_file
+from blt.dataset.storage import Place, open_read, read_json, sha256_file, stat
 from blt.errors import UserError
 from blt.formats.boundaries import read_boundaries_metadata
 from blt.formats.byte_shard import read_byte_shard
 from blt.formats.example import ExampleError, parse_example
+from blt.formats.parquet import open_parquet
 from blt.formats.tfrecord import read_tfrecords
 from blt.formats.training_shard import read_training_shard
 from blt.inspection.artefacts import flatten
@@ -40,7 +39,7 @@ _TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst", ".log")  # text, the user says
 _REPORT_MARK = b"<title>Byte Latent Transformer: report</title>"
 
 
-def describe_file(path: Path, look: Look) -> Summary:
+def describe_file(path: Place, look: Look) -> Summary:
     """Describes any file.
 
     Raises:
@@ -48,7 +47,7 @@ def describe_file(path: Path, look: Look) -> Summary:
       WorkError: it is a shard, and damaged.
     """
     name = path.name
-    by_name: list[tuple[bool, Callable[[Path, Look], Summary]]] = [
+    by_name: list[tuple[bool, Callable[[Place, Look], Summary]]] = [
         (name.endswith((".tfrecord", ".tfrecord.gz")), _describe_tfrecord),
         (name.endswith(".parquet"), _describe_parquet),
         (name.endswith(".keras"), _describe_model),
@@ -63,7 +62,7 @@ def describe_file(path: Path, look: Look) -> Summary:
     return _describe_corpus(path, look)
 
 
-def _describe_tfrecord(path: Path, look: Look) -> Summary:
+def _describe_tfrecord(path: Place, look: Look) -> Summary:
     first = next(iter(read_tfrecords(path)), None)
     if first is None:
         return _file_summary(path, "an empty TFRecord file", "tfrecord", [])
@@ -79,7 +78,7 @@ def _describe_tfrecord(path: Path, look: Look) -> Summary:
     raise UserError(f"{path}: TFRecord with other fields ({fields}); {_EXPECTED}.")
 
 
-def _describe_byte_shard(path: Path, look: Look) -> Summary:
+def _describe_byte_shard(path: Place, look: Look) -> Summary:
     documents, counts = [], {"records": 0, "documents": 0, "tokens": 0}
     for record in read_byte_shard(path):
         counts["records"] += 1
@@ -94,7 +93,7 @@ def _describe_byte_shard(path: Path, look: Look) -> Summary:
     return _file_summary(path, "a byte shard, made by `blt encode`", "byte_shard", lines, data)
 
 
-def _describe_training_shard(path: Path, look: Look) -> Summary:
+def _describe_training_shard(path: Place, look: Look) -> Summary:
     counts = {"sequences": 0, "tokens": 0, "patches": 0}
     lines, first = [], []
     for sequence in read_training_shard(path):
@@ -112,9 +111,9 @@ def _describe_training_shard(path: Path, look: Look) -> Summary:
     )
 
 
-def _describe_parquet(path: Path, look: Look) -> Summary:
+def _describe_parquet(path: Place, look: Look) -> Summary:
     try:
-        with pq.ParquetFile(path) as file:
+        with open_parquet(path) as file:
             schema, num_rows = file.schema_arrow, file.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: not a Parquet file, or damaged ({error}).") from error
@@ -145,7 +144,7 @@ def _describe_parquet(path: Path, look: Look) -> Summary:
     return _file_summary(path, "a raw corpus in Parquet", "corpus", lines, data)
 
 
-def _boundary_documents(path: Path, look: Look) -> tuple[list[dict[str, Any]], list[str]]:
+def _boundary_documents(path: Place, look: Look) -> tuple[list[dict[str, Any]], list[str]]:
     found = matching_records(path, look.data)
     if found is None:
         return [], ["Its documents cannot be shown without their byte shards; give --data BYTES."]
@@ -160,8 +159,8 @@ def _boundary_documents(path: Path, look: Look) -> tuple[list[dict[str, Any]], l
     return data, lines
 
 
-def _first_rejects(path: Path, look: Look) -> list[str]:
-    with pq.ParquetFile(path) as file:
+def _first_rejects(path: Place, look: Look) -> list[str]:
+    with open_parquet(path) as file:
         batch = next(file.iter_batches(max(1, look.documents)), None)
     lines = ["The first:"] if batch is not None and batch.num_rows else []
     for row in batch.to_pylist() if batch is not None else []:
@@ -172,7 +171,7 @@ def _first_rejects(path: Path, look: Look) -> list[str]:
     return lines
 
 
-def _describe_model(path: Path, look: Look) -> Summary:
+def _describe_model(path: Place, look: Look) -> Summary:
     from blt.cli.quiet import import_keras
 
     class_name = _model_class(path)
@@ -199,7 +198,7 @@ def _describe_model(path: Path, look: Look) -> Summary:
     return _file_summary(path, what, "model", lines, data)
 
 
-def _describe_ngram(path: Path, look: Look) -> Summary:
+def _describe_ngram(path: Place, look: Look) -> Summary:
     from blt.ngram.model import fingerprint, load_ngram
 
     model = load_ngram(path)
@@ -219,17 +218,21 @@ def _plain_config(value: Any) -> Any:
     return {key: _plain_config(inner) for key, inner in value.items() if key not in left_out}
 
 
-def _model_class(path: Path) -> str:
+def _model_class(path: Place) -> str:
     """Returns the class that a model file names; nothing of it is run."""
     try:
-        with zipfile.ZipFile(path) as archive, archive.open("config.json") as member:
+        with (
+            open_read(path) as file,
+            zipfile.ZipFile(file) as archive,
+            archive.open("config.json") as member,
+        ):
             return str(json.loads(member.read(_MAX_CONFIG_BYTES))["class_name"])
     except (zipfile.BadZipFile, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         reason = visible_text(error, 200)
         raise UserError(f"{path}: not a .keras model file, or damaged ({reason}).") from error
 
 
-def _describe_yaml(path: Path, look: Look) -> Summary:
+def _describe_yaml(path: Place, look: Look) -> Summary:
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
@@ -252,7 +255,7 @@ def _numbered(values: Any) -> Any:
     return {str(n): value for n, value in enumerate(values)} if isinstance(values, list) else values
 
 
-def _describe_history_file(path: Path, look: Look) -> Summary:
+def _describe_history_file(path: Place, look: Look) -> Summary:
     records = read_history(path)
     if not records:
         return _file_summary(path, "the history of a training, empty", "history", [])
@@ -260,7 +263,7 @@ def _describe_history_file(path: Path, look: Look) -> Summary:
     return _file_summary(path, "the history of a training", "history", shown.lines, shown.data)
 
 
-def _describe_json(path: Path, look: Look) -> Summary:
+def _describe_json(path: Place, look: Look) -> Summary:
     value = read_json(path)
     known = {"bits_per_byte": "a summary of scores", "identity": "the note beside a finished file"}
     for key, what in known.items():
@@ -270,7 +273,7 @@ def _describe_json(path: Path, look: Look) -> Summary:
     raise UserError(f"{path}: JSON that blt did not make; {_EXPECTED} (JSON Lines as .jsonl).")
 
 
-def _describe_corpus(path: Path, look: Look) -> Summary:
+def _describe_corpus(path: Place, look: Look) -> Summary:
     try:
         detected = detect(str(path))
         head = b""
@@ -308,9 +311,9 @@ def _text_lines(head: bytes) -> list[str]:
 
 
 def _file_summary(
-    path: Path, what: str, kind: str, lines: list[str], data: dict[str, Any] | None = None
+    path: Place, what: str, kind: str, lines: list[str], data: dict[str, Any] | None = None
 ) -> Summary:
-    size = path.stat().st_size
+    size = stat(path).size
     head = f"{visible_text(path)}: {what}; {format_bytes(size)}."
     facts = {"what": kind, "path": str(path), "size": size, "sha256": sha256_file(path)}
     return Summary({**facts, **(data or {})}, [head, f"  sha256  {facts['sha256']}", *lines])

@@ -1,7 +1,6 @@
 """What a folder holds: a dataset, one that is not finished, many of them, or a raw corpus."""
 
 import shlex
-from pathlib import Path
 
 from blt.cli.command import Summary
 from blt.cli.console import count, format_bytes
@@ -11,7 +10,7 @@ from blt.dataset.finishing import read_failure
 from blt.dataset.manifest import KINDS, describe_kind
 from blt.dataset.markers import count_finished_bytes, marked_indices
 from blt.dataset.plan_file import UNITS_FOLDER, load_plan
-from blt.dataset.storage import read_json
+from blt.dataset.storage import Place, StorePlace, read_json, stat, subfolders
 from blt.errors import BltError, UserError
 from blt.inspection.artefacts import (
     Dataset,
@@ -19,7 +18,6 @@ from blt.inspection.artefacts import (
     is_dataset,
     is_unfinished,
     open_dataset,
-    subfolders,
 )
 from blt.inspection.datasets import Look, describe_dataset
 from blt.inspection.visible import visible_text
@@ -38,7 +36,7 @@ _MAX_REASONS_LISTED = 10
 _MAX_REASON_CHARACTERS = 2000
 
 
-def describe_folder(folder: Path, look: Look) -> Summary:
+def describe_folder(folder: Place, look: Look) -> Summary:
     """Describes any folder.
 
     Raises:
@@ -54,7 +52,7 @@ def describe_folder(folder: Path, look: Look) -> Summary:
     return _describe_corpus_folder(folder)
 
 
-def _describe_unfinished(folder: Path) -> Summary:
+def _describe_unfinished(folder: Place) -> Summary:
     plan = load_plan(folder)
     assert plan is not None  # `is_unfinished` has seen it
     identity, units = plan.identity, plan.units
@@ -99,7 +97,7 @@ def _describe_unfinished(folder: Path) -> Summary:
     return Summary(data, lines)
 
 
-def _describe_run_folder(folder: Path, inner: list[Path]) -> Summary:
+def _describe_run_folder(folder: Place, inner: list[Place]) -> Summary:
     rows, data = [], {}
     datasets = in_order(open_dataset(path) for path in inner if is_dataset(path))
     for dataset in datasets:
@@ -113,8 +111,8 @@ def _describe_run_folder(folder: Path, inner: list[Path]) -> Summary:
             data[path.name] = "unfinished"
     for path in sorted(folder.iterdir()):
         what = _FILE_KINDS.get(path.suffix)
-        if path.is_file() and what:
-            rows.append((path.name, f"{what}, {format_bytes(path.stat().st_size)}"))
+        if what and path.is_file():
+            rows.append((path.name, f"{what}, {format_bytes(stat(path).size)}"))
             data[path.name] = "file"
     lines = [
         f"{visible_text(folder)}: the output of stages, {len(inner)} datasets:",
@@ -124,7 +122,7 @@ def _describe_run_folder(folder: Path, inner: list[Path]) -> Summary:
     return Summary({"what": "run", "folder": str(folder), "content": data}, lines)
 
 
-def _most_telling(datasets: list[Dataset], inner: list[Path]) -> Path:
+def _most_telling(datasets: list[Dataset], inner: list[Place]) -> Place:
     for dataset in datasets:
         if dataset.manifest.kind == "boundaries":
             return dataset.manifest.folder
@@ -141,11 +139,13 @@ def _one_line(dataset: Dataset) -> str:
     return f"{describe_kind(dataset.manifest.kind)}{': ' * bool(described)}{described}"
 
 
-def _describe_corpus_folder(folder: Path) -> Summary:
+def _describe_corpus_folder(folder: Place) -> Summary:
     try:
-        files = discover_inputs([folder]).files
+        files = discover_inputs([str(folder)]).files
         found = [(file, detect(file.path)) for file in files[:_MAX_FILES_LISTED]]
     except (BltError, OSError) as error:
+        if isinstance(folder, StorePlace) and isinstance(error, OSError):
+            raise  # of the store, which says nothing of what is in it
         raise UserError(
             f"{folder}: holds nothing that blt knows; a folder that a stage of blt made (with "
             "_manifest.json or _plan.json), or a folder of text, JSONL, Parquet, …, expected."

@@ -1,9 +1,10 @@
 """The course of a training: JSON lines with step, kilobytes, bits_per_byte, as trainers write."""
 
+import io
 import json
-from pathlib import Path
 from typing import Any
 
+from blt.dataset.storage import Place, open_read
 from blt.errors import UserError
 
 HISTORY_SUFFIX = ".history.jsonl"  # beside an entropy model
@@ -11,14 +12,14 @@ RUN_HISTORY = "history.jsonl"  # in the folder of a BLT training run
 MAX_HISTORY_RECORDS = 20_000
 
 
-def read_history(path: Path) -> list[dict[str, Any]]:
+def read_history(path: Place) -> list[dict[str, Any]]:
     """Reads the course of a training; of a very long one, evenly spaced records.
 
     Raises:
       UserError: a line is not a record; names it.
     """
     records = []
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with io.TextIOWrapper(open_read(path), encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
             try:
                 record = json.loads(line)

@@ -10,15 +10,14 @@ import itertools
 import json
 import random
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from blt.dataset.storage import read_json
+from blt.dataset.storage import Place, read_json
 from blt.errors import WorkError
+from blt.formats.parquet import open_parquet
 from blt.inspection.artefacts import Dataset
 
 MAX_ROWS = 2_000_000
@@ -140,16 +139,16 @@ class RowSource:
                 if left <= batch.num_rows and self.is_sampled:
                     break
 
-    def _batches(self, path: Path) -> Iterator[pa.RecordBatch]:
+    def _batches(self, path: Place) -> Iterator[pa.RecordBatch]:
         try:
-            with pq.ParquetFile(path) as file:
+            with open_parquet(path) as file:
                 present = [name for name in self._columns if name in file.schema_arrow.names]
                 yield from file.iter_batches(8192, columns=present)
         except (pa.ArrowException, OSError) as error:
             raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: Exception) -> WorkError:
+def _unreadable(path: Place, error: Exception) -> WorkError:
     reason = " ".join(str(error).split())[:200]
     return WorkError(f"{path}: cannot be read ({reason}). Make it again.")
 
@@ -242,7 +241,8 @@ def read_score_spec(dataset: Dataset) -> dict[str, Any]:
         return {}
     path = manifest.shard_path(manifest.shards[0])
     try:
-        metadata = pq.read_schema(path).metadata or {}
+        with open_parquet(path) as file:
+            metadata = file.schema_arrow.metadata or {}
     except (pa.ArrowException, OSError) as error:
         raise _unreadable(path, error) from error
     try:

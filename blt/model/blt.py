@@ -14,12 +14,12 @@ Departures from the paper are listed in docs/model.md.
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
 from keras import ops
 
+from blt.dataset.storage import PlaceLike
 from blt.errors import ConfigError
 from blt.layers import ByteEmbedding, make_block_mask
 from blt.layers.attention import DEFAULT_WINDOW, choose_block_size
@@ -490,6 +490,6 @@ def create_blt(preset: str, **changes: Any) -> ByteLatentTransformer:
     return ByteLatentTransformer(**{**BLT_PRESETS[preset], **changes})
 
 
-def load_blt(path: str | Path) -> ByteLatentTransformer:
+def load_blt(place: PlaceLike) -> ByteLatentTransformer:
     """Reads a BLT; raises UserError as `load_model_file` does."""
-    return load_model_file(path, ByteLatentTransformer)
+    return load_model_file(place, ByteLatentTransformer)

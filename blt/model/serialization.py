@@ -15,7 +15,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from blt.dataset.storage import atomic_path
+from blt.dataset.storage import (
+    Place,
+    PlaceLike,
+    as_place,
+    atomic_path,
+    kept_copy,
+    place_errors,
+)
 from blt.errors import UserError
 from blt.model.entropy_model import EntropyModel
 from blt.ngram.model import is_ngram_path
@@ -36,23 +43,23 @@ _KINDS = {
 }
 
 
-def save_model(model: keras.Model, path: str | Path) -> None:
+def save_model(model: keras.Model, place: PlaceLike) -> None:
     """Writes a model file, atomically. Equal models give equal bytes.
 
     Raises:
       UserError: the name does not end with `.keras`.
+      WorkError: it cannot be written.
     """
-    path = Path(path)
-    check_model_name(path)
-    with atomic_path(path) as temporary:
+    check_model_name(place)
+    with atomic_path(place) as temporary:
         model.save(temporary)
         _make_reproducible(temporary)
 
 
-def check_model_name(path: str | Path) -> None:
+def check_model_name(place: PlaceLike) -> None:
     """Raises UserError unless the name is that of a model file."""
-    if Path(path).suffix != SUFFIX:
-        raise UserError(f"{path}: a model file's name ends with {SUFFIX}; name it so.")
+    if as_place(place).suffix != SUFFIX:
+        raise UserError(f"{place}: a model file's name ends with {SUFFIX}; name it so.")
 
 
 def _make_reproducible(path: Path) -> None:
@@ -91,9 +98,11 @@ def _without_addresses(value: Any) -> Any:
 
 
 def load_model_file(
-    path: str | Path, expected_class: type[keras.Model], *, compile: bool = False
+    place: PlaceLike, expected_class: type[keras.Model], *, compile: bool = False
 ) -> keras.Model:
     """Reads a model file that must hold a model of `expected_class`.
+
+    A file of a store comes to this machine once; see `blt.dataset.storage.local_copy`.
 
     Returns:
       The model; with `compile`, compiled as it was when it was saved.
@@ -102,9 +111,15 @@ def load_model_file(
       UserError: the file is missing, damaged or too large, would make objects of foreign classes,
         or holds another kind of model.
     """
-    path = Path(path)
+    place = as_place(place)
     wanted, command = _KINDS[expected_class.__name__]
-    _check_is_file(path, wanted, command)
+    _check_is_file(place, wanted, command)
+    with kept_copy(place) as path:
+        return _load(path, expected_class, compile=compile)
+
+
+def _load(path: Path, expected_class: type[keras.Model], *, compile: bool) -> keras.Model:
+    wanted, command = _KINDS[expected_class.__name__]
     config = _read_config(path)
     found = str(config.get("class_name"))
     if found != expected_class.__name__:
@@ -128,13 +143,15 @@ def load_model_file(
     return model
 
 
-def _check_is_file(path: Path, wanted: str, command: str) -> None:
-    if path.is_dir():
-        models = sorted(path.glob(f"*{SUFFIX}"))
-        hint = f"Give {models[0]}." if models else f"Make one with `{command}`."
-        raise UserError(f"{path}: is a folder; the file of {wanted} is needed. {hint}")
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; {wanted} is needed. Make one with `{command}`.")
+def _check_is_file(place: Place, wanted: str, command: str) -> None:
+    with place_errors(place):
+        if place.is_file():
+            return
+        if place.is_dir():
+            models = sorted(place.glob(f"*{SUFFIX}"))
+            hint = f"Give {models[0]}." if models else f"Make one with `{command}`."
+            raise UserError(f"{place}: is a folder; the file of {wanted} is needed. {hint}")
+    raise UserError(f"{place}: no such file; {wanted} is needed. Make one with `{command}`.")
 
 
 def find_non_finite_weight(model: keras.Model) -> str | None:
@@ -191,33 +208,34 @@ def _classes_in(value: Any) -> Iterator[tuple[str, str]]:
             yield from _classes_in(inner)
 
 
-def read_model_class(path: str | Path) -> str:
+def read_model_class(place: PlaceLike) -> str:
     """Returns the name of the class of the model in a file, without making the model.
 
     Raises:
       UserError: the file is missing or is not a model file.
     """
-    path = Path(path)
-    _check_is_file(path, "a model", "blt train")
-    return str(_read_config(path).get("class_name"))
+    place = as_place(place)
+    _check_is_file(place, "a model", "blt train")
+    with kept_copy(place) as path:
+        return str(_read_config(path).get("class_name"))
 
 
-def load_entropy_model(path: str | Path) -> EntropyModel:
+def load_entropy_model(place: PlaceLike) -> EntropyModel:
     """Reads an entropy model.
 
     Raises:
       UserError: as `load_model_file`, when it is an n-gram model, and when its vocabulary is not
         the one of our tokens.
     """
-    if is_ngram_path(path):
+    if is_ngram_path(place):
         raise UserError(
-            f"{path}: an n-gram model cannot be kept inside a model file. Leave it out here, and "
+            f"{place}: an n-gram model cannot be kept inside a model file. Leave it out here, and "
             "give it to `blt patch` and `blt score`."
         )
-    model = load_model_file(path, EntropyModel)
+    model = load_model_file(place, EntropyModel)
     if model.vocab_size != VOCAB_SIZE:
         raise UserError(
-            f"{path}: has a vocabulary of {model.vocab_size} ids, but byte shards have "
+            f"{place}: has a vocabulary of {model.vocab_size} ids, but byte shards have "
             f"{VOCAB_SIZE}. Use a model that `blt train-entropy` made."
         )
     return model

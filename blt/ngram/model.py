@@ -21,7 +21,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from blt.dataset.storage import atomic_path
+from blt.dataset.storage import PlaceLike, as_place, atomic_path, kept_copy, place_errors, stat
 from blt.errors import UserError
 from blt.ngram.config import NgramConfig
 from blt.ngram.counting import GramCounts
@@ -51,6 +51,7 @@ VALUES = 3  # log_share, log_backoff, entropy
 _DENSE_BYTES = 4 * VOCAB_SIZE * VOCAB_SIZE * VALUES
 _MAX_HEADER_BYTES = 10_000
 _METADATA_KEY = "blt"
+_MADE_BY = "Make one with `blt train-ngram`."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,24 +173,25 @@ def _identity(model: NgramModel) -> dict[str, Any]:
     return {"order": model.order, "salts": [table.salt for table in model.tables]}
 
 
-def is_ngram_path(path: str | Path) -> bool:
+def is_ngram_path(place: PlaceLike) -> bool:
     """Tells by its name whether a file is an n-gram model, if it is a model at all."""
-    return Path(path).suffix == SUFFIX
+    return as_place(place).suffix == SUFFIX
 
 
-def check_ngram_name(path: str | Path) -> None:
+def check_ngram_name(place: PlaceLike) -> None:
     """Raises UserError unless the name is that of an n-gram model's file."""
-    if not is_ngram_path(path):
-        raise UserError(f"{path}: an n-gram model's file name ends with {SUFFIX}; name it so.")
+    if not is_ngram_path(place):
+        raise UserError(f"{place}: an n-gram model's file name ends with {SUFFIX}; name it so.")
 
 
-def save_ngram(model: NgramModel, path: str | Path) -> None:
+def save_ngram(model: NgramModel, place: PlaceLike) -> None:
     """Writes a model file, atomically. Equal models give equal bytes.
 
     Raises:
       UserError: the name does not end with `.ngram`.
+      WorkError: it cannot be written.
     """
-    check_ngram_name(path)
+    check_ngram_name(place)
     described = {
         "kind": KIND,
         "format_version": FORMAT_VERSION,
@@ -198,22 +200,29 @@ def save_ngram(model: NgramModel, path: str | Path) -> None:
     }
     # One entry: the order of several would be the hash's of the day.
     metadata = {_METADATA_KEY: json.dumps(described, sort_keys=True)}
-    with atomic_path(path) as temporary:
+    with atomic_path(place) as temporary:
         temporary.write_bytes(safetensors.numpy.save(model.arrays(), metadata=metadata))
 
 
-def load_ngram(path: str | Path) -> NgramModel:
-    """Reads a model file.
+def load_ngram(place: PlaceLike) -> NgramModel:
+    """Reads a model file; one of a store comes to this machine once.
 
     Raises:
       UserError: the file is missing, too large, damaged, or holds something else.
     """
-    path = Path(path)
-    made_by = "Make one with `blt train-ngram`."
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; an n-gram model is needed. {made_by}")
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise UserError(f"{path}: model files over {MAX_FILE_BYTES} bytes are not read.")
+    place = as_place(place)
+    with place_errors(place):
+        if not place.is_file():
+            what = "is a folder" if place.is_dir() else "no such file"
+            raise UserError(f"{place}: {what}; an n-gram model is needed. {_MADE_BY}")
+        size = stat(place).size
+    if size > MAX_FILE_BYTES:
+        raise UserError(f"{place}: model files over {MAX_FILE_BYTES} bytes are not read.")
+    with kept_copy(place) as path:
+        return _load(path)
+
+
+def _load(path: Path) -> NgramModel:
     try:
         with safetensors.safe_open(path, framework="np") as file:
             described = json.loads((file.metadata() or {})[_METADATA_KEY])
@@ -228,10 +237,12 @@ def load_ngram(path: str | Path) -> NgramModel:
             return _read_model(file, described)
     except (OSError, safetensors.SafetensorError, RecursionError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: not an n-gram model, or damaged ({reason}). {made_by}") from error
+        raise UserError(
+            f"{path}: not an n-gram model, or damaged ({reason}). {_MADE_BY}"
+        ) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"no {error} in it" if isinstance(error, KeyError) else str(error)[:200]
-        raise UserError(f"{path}: not an n-gram model, or damaged ({what}). {made_by}") from error
+        raise UserError(f"{path}: not an n-gram model, or damaged ({what}). {_MADE_BY}") from error
 
 
 def _read_model(file: Any, described: dict[str, Any]) -> NgramModel:

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from blt.dataset.manifest import Manifest
+from blt.dataset.shard_feed import ShardFeed
 from blt.dataset.splits import is_held_out
+from blt.dataset.storage import Place, stat
 from blt.errors import UserError
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
 from blt.ngram.config import NgramConfig
@@ -21,7 +22,7 @@ MAX_HELD_OUT_TOKENS = 10_000_000
 
 
 def write_ngram_model(
-    counts: GramCounts, data: Manifest, output: Path, config: NgramConfig
+    counts: GramCounts, data: Manifest, output: Place, config: NgramConfig
 ) -> dict[str, Any]:
     """Makes the model of what was counted in a dataset and writes it.
 
@@ -51,7 +52,7 @@ def write_ngram_model(
         "bytes": counts.num_bytes,
         "grams": sum(model.config["grams"]),
         "min_count": model.config["min_count"],
-        "megabytes": round(output.stat().st_size / 1e6, 3),
+        "megabytes": round(stat(output).size / 1e6, 3),
         "fingerprint": engine.fingerprint,
         "held_out_bits_per_byte": _held_out_bits_per_byte(data, engine, config),
     }
@@ -61,20 +62,21 @@ def _held_out_bits_per_byte(
     data: Manifest, engine: NgramEngine, config: NgramConfig
 ) -> float | None:
     nats, num_bytes = 0.0, 0
-    for result in engine.run(_held_out_parts(data, config)):
-        is_byte = result.key.tokens >= BYTE_OFFSET
-        nats += float(result.token_nats[is_byte].sum(dtype=np.float64))
-        num_bytes += int(np.count_nonzero(is_byte))
+    with ShardFeed(data) as feed:
+        for result in engine.run(_held_out_parts(feed, config)):
+            is_byte = result.key.tokens >= BYTE_OFFSET
+            nats += float(result.token_nats[is_byte].sum(dtype=np.float64))
+            num_bytes += int(np.count_nonzero(is_byte))
     return nats / num_bytes / math.log(2) if num_bytes else None
 
 
 def _held_out_parts(
-    data: Manifest, config: NgramConfig
+    feed: ShardFeed, config: NgramConfig
 ) -> Iterator[tuple[ByteRecord, np.ndarray, bool]]:
     """Yields the held-out records, until there are enough."""
     taken = 0
-    for shard in data.shards:
-        for record in read_byte_shard(data.shard_path(shard)):
+    for index, name in enumerate(feed.names):
+        for record in feed.read([name], read_byte_shard, then=feed.names[index + 1 :]):
             if is_held_out(record.doc_id, fraction=config.valid_fraction, seed=config.seed):
                 yield record, record.tokens, record.part > 0
                 taken += len(record.tokens)

@@ -9,7 +9,6 @@ import io
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -20,7 +19,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from blt.dataset.storage import atomic_path
+from blt.dataset.storage import Place, atomic_path
 from blt.inspection.measures import BIN_BITS, MAX_BITS, MAX_PATCH_BIN
 from blt.report.style import STYLE
 
@@ -104,7 +103,7 @@ def _save(
         )
 
 
-def save_calibration_chart(path: Path, calibration: Mapping[str, Any]) -> None:
+def save_calibration_chart(path: Place, calibration: Mapping[str, Any]) -> None:
     """Draws mean patch size against threshold, as what `calibrate` found says; PNG or SVG.
 
     The file stands alone, so it has the page's light colours.

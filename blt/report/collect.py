@@ -3,10 +3,11 @@
 import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
-from blt.dataset.manifest import Manifest
+from blt.dataset.manifest import MANIFEST_NAME, Manifest
+from blt.dataset.storage import Place
 from blt.dataset.trained_split import is_of_held_out
 from blt.inspection.artefacts import Dataset, find_by_sha256, find_datasets, open_dataset
 from blt.inspection.history import HISTORY_SUFFIX, RUN_HISTORY, read_history
@@ -34,7 +35,7 @@ class History:
 
     title: str
     records: list[dict[str, float]]
-    folder: Path
+    folder: Place
     fingerprint: str | None = None
 
 
@@ -56,8 +57,8 @@ class Artefacts:
     scores: list[ScoreMeasures]
     patches: list[PatchMeasures]
     histories: list[History]
-    model_paths: list[Path]
-    thresholds: dict[Path, str]
+    model_paths: list[Place]
+    thresholds: dict[Place, str]
     name: str = ""
 
     def corpora(self) -> list["Artefacts"]:
@@ -66,14 +67,14 @@ class Artefacts:
         What nothing tells of belongs to the corpus of the folder that it lies in, if there is one.
         """
         keys = {id(dataset): self._key(dataset) for dataset in self.datasets}
-        of_folder: dict[Path, set[str]] = {}
+        of_folder: dict[Place, set[str]] = {}
         for dataset in self.datasets:
             if (key := keys[id(dataset)]) is not None:
                 folder = dataset.manifest.folder.resolve().parent
                 of_folder.setdefault(folder, set()).add(key)
         known = list(dict.fromkeys(key for key in keys.values() if key is not None))
 
-        def beside(folder: Path) -> str | None:
+        def beside(folder: Place) -> str | None:
             found = set(known) if len(known) == 1 else of_folder.get(folder.resolve(), set())
             return next(iter(found)) if len(found) == 1 else None
 
@@ -85,7 +86,7 @@ class Artefacts:
             datasets = [dataset for dataset in self.datasets if keys[id(dataset)] == key]
             folders = {dataset.manifest.folder.resolve() for dataset in datasets}
 
-            def is_of(folder: Path) -> bool:
+            def is_of(folder: Place) -> bool:
                 return folder.resolve() in folders or beside(folder) == key
 
             return dataclasses.replace(
@@ -128,7 +129,7 @@ class Artefacts:
     def of_kind(self, kind: str) -> list[Dataset]:
         return [dataset for dataset in self.datasets if dataset.manifest.kind == kind]
 
-    def find(self, kind: str, sha256: str | None, near: Path) -> Dataset | None:
+    def find(self, kind: str, sha256: str | None, near: Place) -> Dataset | None:
         """Returns the dataset with this manifest, from those given or those beside `near`."""
         if sha256 is None:
             return None
@@ -153,7 +154,7 @@ class Artefacts:
         return None
 
 
-def collect(folders: Sequence[Path]) -> Artefacts:
+def collect(folders: Sequence[Place]) -> Artefacts:
     """Finds and measures what lies in `folders` (datasets, or folders of datasets).
 
     Raises:
@@ -166,7 +167,7 @@ def collect(folders: Sequence[Path]) -> Artefacts:
         for kind in ("boundaries", "blt_run", "scores")
     }
     scored = sorted(of_kind["scores"], key=lambda dataset: not is_blt_scores(dataset))
-    loose = [folder for folder in folders if not (folder / "_manifest.json").is_file()]
+    loose = [folder for folder in folders if not (folder / MANIFEST_NAME).is_file()]
     return Artefacts(
         datasets=datasets,
         scores=[measure_scores(d, BLT if is_blt_scores(d) else ENTROPY_MODEL) for d in scored],
@@ -181,7 +182,7 @@ def collect(folders: Sequence[Path]) -> Artefacts:
             for path in sorted([*folder.glob("*.keras"), *folder.glob("*.ngram")])
         ],
         thresholds={
-            path: path.read_text(encoding="utf-8", errors="replace")[:4000]
+            path: path.read_bytes().decode("utf-8", "replace")[:4000]
             for folder in loose
             for path in sorted(folder.glob("threshold*.yaml"))
         },
@@ -215,8 +216,13 @@ def _labelled(found: Iterable[ScoreMeasures]) -> list[ScoreMeasures]:
 
 
 def _with_folder(measured: ScoreMeasures, depth: int) -> str:
-    parts = measured.dataset.manifest.folder.resolve().parts[-depth:]
+    parts = _parts(measured.dataset.manifest.folder.resolve())[-depth:]
     return f"{measured.label} ({'/'.join(parts)})"
+
+
+def _parts(path: object) -> tuple[str, ...]:
+    """Returns the names in a path or URL."""
+    return PurePosixPath(str(path)).parts
 
 
 def _corpus_name(datasets: Sequence[Dataset], key: str | None) -> str:
@@ -230,14 +236,14 @@ def _corpus_name(datasets: Sequence[Dataset], key: str | None) -> str:
 
 def _apart(paths: Sequence[str], least: int = 2) -> list[str]:
     """Returns the last parts of paths: `least`, or as many as tell them apart."""
-    for depth in range(least, max(len(Path(path).parts) for path in paths)):
-        names = ["/".join(Path(path).parts[-depth:]) for path in paths]
+    for depth in range(least, max(len(_parts(path)) for path in paths)):
+        names = ["/".join(_parts(path)[-depth:]) for path in paths]
         if len({*names}) == len({*paths}):
             return names
     return list(paths)
 
 
-def _entropy_histories(folders: Sequence[Path]) -> list[History]:
+def _entropy_histories(folders: Sequence[Place]) -> list[History]:
     paths = [path for folder in folders for path in sorted(folder.glob(f"*{HISTORY_SUFFIX}"))]
     return [
         History(title, read_history(path), path.parent)
@@ -259,7 +265,7 @@ def _blt_histories(runs: Sequence[Dataset]) -> list[History]:
     ]
 
 
-def _titles(title: str, paths: Sequence[Path]) -> list[str]:
+def _titles(title: str, paths: Sequence[Place]) -> list[str]:
     """Returns the title for each path; with the end of the path, where there are several."""
     if len(paths) < 2:
         return [title] * len(paths)

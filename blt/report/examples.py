@@ -2,9 +2,9 @@
 
 import dataclasses
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 from blt.dataset.manifest import Manifest
+from blt.dataset.storage import Place
 from blt.errors import UserError
 from blt.formats.boundaries import read_boundaries_metadata
 from blt.inspection.artefacts import Dataset
@@ -135,7 +135,7 @@ def _with_entropies(
     return [next(kept) if shown.entropies is None else shown for shown in documents]
 
 
-def _find_model(paths: Iterable[Path], patches: Manifest) -> Path | None:
+def _find_model(paths: Iterable[Place], patches: Manifest) -> Place | None:
     """Returns the model file whose fingerprint these boundaries name."""
     if not patches.shards:
         return None

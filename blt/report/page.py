@@ -5,12 +5,11 @@ Sections appear for what was found. The same input gives the same bytes: there i
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from blt.cli.console import count, format_bytes
 from blt.dataset.manifest import describe_kind
-from blt.dataset.storage import atomic_path
+from blt.dataset.storage import Place, atomic_path
 from blt.dataset.trained_split import trained_share, which_documents
 from blt.inspection.measures import MAX_POINTS, ScoreMeasures
 from blt.patching.words import inside_characters_words
@@ -342,7 +341,7 @@ def _figure(bits: float | None) -> str:
     return "" if bits is None else f"{bits:.3f}"
 
 
-def write_page(found: Artefacts, output: Path) -> int:
+def write_page(found: Artefacts, output: Place) -> int:
     """Writes the page to `output`, atomically; returns its size in bytes."""
     data = render_page(found).encode("utf-8")
     with atomic_path(output) as temporary:

@@ -2,9 +2,9 @@
 
 import dataclasses
 import threading
-from pathlib import Path
 
 from blt.dataset.joining import check_entropy_fingerprint
+from blt.dataset.storage import Place, PlaceLike, as_place, file_version
 from blt.engine import Engine, get_entropy_engine
 from blt.engine.options import FLOAT32
 from blt.engine.precision import choose_precision
@@ -49,9 +49,9 @@ _lock = threading.Lock()
 
 
 def get_scorer(
-    model: Path,
+    model: PlaceLike,
     *,
-    entropy_model: Path | None = None,
+    entropy_model: PlaceLike | None = None,
     min_context: int | None = None,
     precision: str = FLOAT32,
     xz: bool = False,
@@ -71,18 +71,20 @@ def get_scorer(
     Raises:
       UserError: a file is no model, or the entropy model is not the one that the BLT needs.
     """
-    stat = model.stat() if model.exists() else None
+    model = as_place(model).resolve()
+    entropy_model = None if entropy_model is None else as_place(entropy_model)
     options = (entropy_model, min_context, precision, xz, num_threads)
-    key = (model.resolve(), stat and stat.st_mtime_ns, *options)
     with _lock:
+        entropy_version = None if entropy_model is None else file_version(entropy_model)
+        key = (model, file_version(model), entropy_version, *options)
         if key not in _loaded:
             _loaded[key] = _load(model, *options)
         return _loaded[key]
 
 
 def _load(
-    model: Path,
-    entropy_model: Path | None,
+    model: Place,
+    entropy_model: Place | None,
     min_context: int | None,
     precision: str,
     xz: bool,

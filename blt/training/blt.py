@@ -8,23 +8,30 @@ import dataclasses
 import math
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import keras
 
 from blt.dataset.joining import check_entropy_fingerprint
 from blt.dataset.manifest import MANIFEST_NAME, Manifest, check_shard, read_manifest, write_manifest
-from blt.dataset.storage import prepare_output_folder, sha256_file
+from blt.dataset.shard_feed import ShardFeed
+from blt.dataset.storage import (
+    Place,
+    PlaceLike,
+    as_place,
+    local_copy,
+    prepare_output_folder,
+    sha256_file,
+)
 from blt.dataset.units import ShardInfo
 from blt.errors import UserError
 from blt.model.blt import ByteLatentTransformer, create_blt
 from blt.model.presets import BLT_PRESETS, check_preset
-from blt.model.serialization import fingerprint, load_entropy_model, save_model
+from blt.model.serialization import fingerprint, load_entropy_model
 from blt.patching.rules import PatchRule
-from blt.training.common import HistoryWriter, Report, TrainingReporter
+from blt.training.common import HistoryWriter, Report, TrainingReporter, save_trained
 from blt.training.fitting import check_learning_rate, fit_language_model
-from blt.training_data.training_dataset import training_dataset
+from blt.training_data.training_dataset import dataset_of_feed
 
 MODEL_NAME = "model.keras"
 HISTORY_NAME = "history.jsonl"
@@ -85,17 +92,17 @@ class BltTrainingConfig:
 
 
 def train_blt(
-    data: str | Path,
-    output: str | Path,
+    data: PlaceLike,
+    output: PlaceLike,
     config: BltTrainingConfig,
     *,
-    entropy_model: str | Path | None = None,
+    entropy_model: PlaceLike | None = None,
     report: Report = lambda line: None,
 ) -> dict[str, Any]:
     """Trains a BLT and writes a run: `model.keras`, `history.jsonl` and `_manifest.json`.
 
     Args:
-      data: a dataset of training shards.
+      data: a dataset of training shards. Those of a store are fetched ahead of the steps.
       output: the folder to make.
       config: how.
       entropy_model: the model that made the shards' boundaries, to be kept in the model's file.
@@ -107,18 +114,34 @@ def train_blt(
       `fingerprint`, `output` (the model's file).
 
     Raises:
-      UserError: there is nothing to train on, or the entropy model is another one.
+      UserError: there is nothing to train on, the entropy model is another one, or the folder
+        cannot be written to.
+      WorkError: the training diverged, or the model cannot be written.
     """
-    start = time.monotonic()
     data = read_manifest(data, "training_shards")
-    train_paths, valid_paths = _shard_paths(data, "train-"), _shard_paths(data, "valid-")
+    with ShardFeed(data) as feed:
+        if feed.is_local:
+            for shard in data.shards:
+                check_shard(data.folder, shard)
+        return _train(data, feed, as_place(output), config, entropy_model, report)
+
+
+def _train(
+    data: Manifest,
+    feed: ShardFeed,
+    output: Place,
+    config: BltTrainingConfig,
+    entropy_model: PlaceLike | None,
+    report: Report,
+) -> dict[str, Any]:
+    start = time.monotonic()
     if not any(s.bytes for s in data.shards if s.name.startswith("train-")):
         raise UserError(
             f"{data.folder}: no text to train on: all of it is held out, or all documents are "
             "empty. Encode more text."
         )
     kept = _load_matching_entropy_model(data, entropy_model)
-    output = prepare_output_folder(output)
+    prepare_output_folder(output)
     keras.utils.set_random_seed(config.seed)
     model = create_blt(
         config.preset,
@@ -132,17 +155,17 @@ def train_blt(
         },
     )
     report(f"BLT {config.preset}: {model.count_params():,} parameters")
-    history = HistoryWriter(output / HISTORY_NAME)
+    history = HistoryWriter(output / HISTORY_NAME, report)
     reporter = TrainingReporter(
         history=history,
         report=report,
         num_steps=config.steps,
         tokens_per_step=config.batch_size * model.max_sequence_length,
     )
-    training, held_out = _datasets(train_paths, valid_paths, config, model)
+    training, held_out = _datasets(feed, config, model)
     fit_language_model(model, training, held_out, config, reporter)
     (output / MANIFEST_NAME).unlink(missing_ok=True)  # until it is whole again
-    save_model(model, output / MODEL_NAME)
+    save_trained(model, output / MODEL_NAME)
     history.finish()
     summary = {
         "parameters": model.count_params(),
@@ -157,19 +180,10 @@ def train_blt(
     return summary
 
 
-def _shard_paths(data: Manifest, prefix: str) -> list[Path]:
-    paths = []
-    for shard in data.shards:
-        if shard.name.startswith(prefix):
-            check_shard(data.folder, shard)
-            paths.append(data.shard_path(shard))
-    return paths
-
-
-def _load_matching_entropy_model(data: Manifest, path: str | Path | None) -> keras.Model | None:
-    if path is None:
+def _load_matching_entropy_model(data: Manifest, place: PlaceLike | None) -> keras.Model | None:
+    if place is None:
         return None
-    model = load_entropy_model(path)
+    model = load_entropy_model(place)
     found = data.fingerprints.get("entropy_model")
     check_entropy_fingerprint(str(data.folder), found, fingerprint(model))
     return model
@@ -183,38 +197,39 @@ def _patch_rule(data: Manifest) -> PatchRule | None:
 
 
 def _datasets(
-    train_paths: list[Path],
-    valid_paths: list[Path],
+    feed: ShardFeed,
     config: BltTrainingConfig,
     model: ByteLatentTransformer,
 ) -> tuple[Any, list[Any]]:
     """Returns training batches without end, and the held-out ones."""
+    valid_names = [name for name in feed.names if name.startswith("valid-")]
     shape = {
         "batch_size": config.batch_size,
         "seq_len": model.max_sequence_length,
         "max_patches": model.max_patches,
     }
-    training = training_dataset(
-        train_paths,
+    training = dataset_of_feed(
+        feed,
+        [name for name in feed.names if name.startswith("train-")],
         shuffle_seed=config.seed,
         shuffle_sequences=config.shuffle_sequences,
         repeat=True,
         **shape,
     )
-    if not valid_paths:
+    if not valid_names:
         return training, []
     num_valid = math.ceil(config.max_valid_sequences / config.batch_size)
-    held_out = training_dataset(valid_paths, **shape).take(num_valid)
+    held_out = dataset_of_feed(feed, valid_names, **shape).take(num_valid)
     return training, list(held_out.as_numpy_iterator())
 
 
 def _write_manifest(
-    output: Path, data: Manifest, config: BltTrainingConfig, model_fingerprint: str
+    output: Place, data: Manifest, config: BltTrainingConfig, model_fingerprint: str
 ) -> None:
     """Lists the run's files; documents, bytes and tokens are those of the data."""
     totals = {name: data.totals[name] for name in ("documents", "bytes", "tokens")}
     files = [
-        ShardInfo(name=name, **totals, sha256=sha256_file(output / name))
+        ShardInfo(name=name, **totals, sha256=sha256_file(local_copy(output / name)))
         for name in (MODEL_NAME, HISTORY_NAME)
     ]
     write_manifest(

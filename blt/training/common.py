@@ -6,6 +6,7 @@ EOS; never PAD). Bits per byte counts the bytes alone, as scores do.
 
 import json
 import math
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from blt.errors import WorkError
+from blt.dataset.storage import Place, PlaceLike, StorePlace, as_place, delete, replace
+from blt.errors import UserError, WorkError
+from blt.model.serialization import save_model
 from blt.tokenizer import BYTE_OFFSET, PAD_ID
 
 Report = Callable[[str], None]  # takes a line of progress
@@ -112,21 +115,78 @@ class HistoryWriter:
     """Writes the course of a training as JSON lines; no times in it, so that runs compare.
 
     Each record is at once in a file that ends with `.part`, so that a training that was stopped has
-    a history too, and what lies at `path` stays with the model that it is of.
+    a history too, and what lies at `place` stays with the model that it is of. In a store, where
+    nothing can be appended to, that file is written anew whenever the model was judged.
+
+    Args:
+      place: of the history.
+      report: is told if a store does not take the `.part` file, without which training goes on.
+
+    Raises:
+      UserError: nothing can be written there.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
-        self._part = self._path.with_name(self._path.name + ".part")
-        self._part.write_text("", encoding="utf-8")
+    def __init__(self, place: PlaceLike, report: Report = lambda line: None) -> None:
+        self._place = as_place(place)
+        self._part = self._place.with_name(self._place.name + ".part")
+        self._report = report
+        self._lines: list[str] = []  # of one in a store
+        if not isinstance(self._part, StorePlace):
+            self._part.write_text("", encoding="utf-8")
+            return
+        try:  # not only once the model is trained
+            replace(self._part, b"")
+        except OSError as error:
+            raise UserError(f"{self._part}: cannot be written ({error.strerror}).") from error
 
     def write(self, record: Mapping[str, Any]) -> None:
-        with open(self._part, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record, sort_keys=True, allow_nan=False) + "\n")
+        line = json.dumps(record, sort_keys=True, allow_nan=False) + "\n"
+        if not isinstance(self._part, StorePlace):
+            with open(self._part, "a", encoding="utf-8") as file:
+                file.write(line)
+            return
+        self._lines.append(line)
+        if "held_out_nats" in record:
+            try:
+                replace(self._part, self._bytes())
+            except OSError as error:
+                self._report(
+                    f"{self._part}: cannot be written ({error.strerror}); training goes on"
+                )
+
+    def _bytes(self) -> bytes:
+        return "".join(self._lines).encode("utf-8")
 
     def finish(self) -> None:
-        """Puts the history in its place, once its model is."""
-        self._part.replace(self._path)
+        """Puts the history in its place, once its model is.
+
+        Raises:
+          WorkError: it cannot be written.
+        """
+        if not isinstance(self._part, StorePlace):
+            self._part.replace(self._place)
+            return
+        try:
+            replace(self._place, self._bytes())
+            delete(self._part)
+        except OSError as error:
+            raise WorkError(f"{self._place}: cannot be written ({error.strerror}).") from error
+
+
+def save_trained(model: keras.Model, place: Place) -> None:
+    """Writes a model that was trained; what a store does not take is kept on this machine.
+
+    Raises:
+      WorkError: it cannot be written; says where it is kept.
+    """
+    try:
+        save_model(model, place)
+    except WorkError as error:
+        if not isinstance(place, StorePlace):
+            raise
+        kept = Path(tempfile.mkdtemp(prefix="blt-trained-")) / place.name
+        save_model(model, kept)
+        raise WorkError(f"{error} The trained model is kept in {kept}; copy it there.") from error
 
 
 class TrainingReporter(keras.callbacks.Callback):

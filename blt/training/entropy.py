@@ -8,21 +8,22 @@ their id, as everywhere) are never trained on; some of them are what the model i
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from blt.dataset.manifest import Manifest, read_manifest
+from blt.dataset.manifest import read_manifest
+from blt.dataset.shard_feed import ShardFeed
 from blt.dataset.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, is_held_out
+from blt.dataset.storage import Place, PlaceLike, as_place, prepare_output_file
 from blt.errors import UserError
 from blt.formats.byte_shard import ByteRecord, read_byte_shard
 from blt.model.presets import ENTROPY_PRESETS, check_preset, create_entropy_model
-from blt.model.serialization import check_model_name, fingerprint, save_model
+from blt.model.serialization import check_model_name, fingerprint
 from blt.tokenizer import BYTE_OFFSET
-from blt.training.common import HistoryWriter, Report, TrainingReporter
+from blt.training.common import HistoryWriter, Report, TrainingReporter, save_trained
 from blt.training.fitting import check_learning_rate, fit_language_model
 
 Row = tuple[np.ndarray, np.ndarray, np.ndarray]  # tokens, targets, segment_ids: [seq_len] int32
@@ -142,23 +143,20 @@ def shuffle_rows(rows: Iterable[Row], buffer_size: int, rng: np.random.Generator
 class _Corpus:
     """The documents of a byte dataset, as batches of rows."""
 
-    def __init__(self, data: Manifest, config: EntropyTrainingConfig) -> None:
-        self._paths = [data.shard_path(shard) for shard in data.shards]
-        for path in self._paths:
-            if not path.is_file():  # an epoch may come to it hours from now
-                raise UserError(
-                    f"{path}: missing, though the manifest lists it. Make the dataset again."
-                )
+    def __init__(self, feed: ShardFeed, config: EntropyTrainingConfig) -> None:
+        self._names = feed.names
+        self._feed = feed
         self._config = config
 
-    def _records(self, paths: Iterable[Path], *, held_out: bool) -> Iterator[ByteRecord]:
+    def _records(
+        self, names: Sequence[str], *, held_out: bool, then: Sequence[str] = ()
+    ) -> Iterator[ByteRecord]:
         config = self._config
-        for path in paths:
-            for record in read_byte_shard(path):
-                if held_out == is_held_out(
-                    record.doc_id, fraction=config.valid_fraction, seed=config.split_seed
-                ):
-                    yield record
+        for record in self._feed.read(names, read_byte_shard, then=then):
+            if held_out == is_held_out(
+                record.doc_id, fraction=config.valid_fraction, seed=config.split_seed
+            ):
+                yield record
 
     def _batches(self, rows: Iterator[Row]) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
         size = self._config.batch_size
@@ -178,30 +176,36 @@ class _Corpus:
     def _training_rows(self) -> Iterator[Row]:
         config = self._config
         for epoch in itertools.count():
-            rng = np.random.default_rng([config.seed, epoch])
-            paths = [self._paths[i] for i in rng.permutation(len(self._paths))]
-            rows = make_rows(self._records(paths, held_out=False), config.seq_len)
+            rng = self._rng(epoch)
+            names, then = self._order(rng), self._order(self._rng(epoch + 1))
+            rows = make_rows(self._records(names, held_out=False, then=then), config.seq_len)
             yield from shuffle_rows(rows, config.shuffle_rows, rng)
 
+    def _rng(self, epoch: int) -> np.random.Generator:
+        return np.random.default_rng([self._config.seed, epoch])
+
+    def _order(self, rng: np.random.Generator) -> list[str]:
+        return [self._names[index] for index in rng.permutation(len(self._names))]
+
     def valid_batches(self) -> list[tuple[dict[str, np.ndarray], np.ndarray]]:
-        rows = make_rows(self._records(self._paths, held_out=True), self._config.seq_len)
+        rows = make_rows(self._records(self._names, held_out=True), self._config.seq_len)
         return list(self._batches(itertools.islice(rows, self._config.max_valid_rows)))
 
     def has_training_text(self) -> bool:
-        records = self._records(self._paths, held_out=False)
+        records = self._records(self._names, held_out=False)
         return any((record.tokens >= BYTE_OFFSET).any() for record in records)
 
 
 def train_entropy_model(
-    data: str | Path,
-    output: str | Path,
+    data: PlaceLike,
+    output: PlaceLike,
     config: EntropyTrainingConfig,
     report: Report = lambda line: None,
 ) -> dict[str, Any]:
     """Trains an entropy model and writes it.
 
     Args:
-      data: a dataset of byte shards.
+      data: a dataset of byte shards. Shards of a store are fetched ahead of the steps.
       output: the model file to make; its history goes to `<output>.history.jsonl` beside it.
       config: how.
       report: takes lines of progress.
@@ -212,22 +216,34 @@ def train_entropy_model(
       `fingerprint`, `output`.
 
     Raises:
-      UserError: there is nothing to train on, or `output` is not a model file's name.
+      UserError: there is nothing to train on, `output` is not a model file's name, or it cannot be
+        written to.
+      WorkError: the training diverged, or the model cannot be written.
     """
-    start = time.monotonic()
-    output = Path(output)
+    output = as_place(output)
     check_model_name(output)
-    corpus = _Corpus(read_manifest(data, "byte_shards"), config)
+    with ShardFeed(read_manifest(data, "byte_shards")) as feed:
+        return _train(_Corpus(feed, config), data, output, config, report)
+
+
+def _train(
+    corpus: _Corpus,
+    data: PlaceLike,
+    output: Place,
+    config: EntropyTrainingConfig,
+    report: Report,
+) -> dict[str, Any]:
+    start = time.monotonic()
     if not corpus.has_training_text():
         raise UserError(
             f"{data}: no documents to train on, once those held out are left out "
             f"(valid_fraction {config.valid_fraction}). Encode more text."
         )
-    output.parent.mkdir(parents=True, exist_ok=True)
+    prepare_output_file(output)
     keras.utils.set_random_seed(config.seed)
     model = create_entropy_model(config.preset, **config.model)
     report(f"entropy model {config.preset}: {model.count_params():,} parameters")
-    history = HistoryWriter(output.with_name(output.name + ".history.jsonl"))
+    history = HistoryWriter(output.with_name(output.name + ".history.jsonl"), report)
     reporter = TrainingReporter(
         history=history,
         report=report,
@@ -235,7 +251,7 @@ def train_entropy_model(
         tokens_per_step=config.batch_size * config.seq_len,
     )
     fit_language_model(model, corpus.training_batches(), corpus.valid_batches(), config, reporter)
-    save_model(model, output)
+    save_trained(model, output)
     history.finish()
     return {
         "parameters": model.count_params(),

@@ -6,7 +6,7 @@ made of that, `cache` the copies of files that must be files here, and `local` w
 machine need.
 """
 
-from blt.dataset.storage.cache import local_copy
+from blt.dataset.storage.cache import kept_copy, local_copy
 from blt.dataset.storage.local import TEMPORARY_PREFIX, remove_temporaries, shared_use
 from blt.dataset.storage.places import (
     ChangedError,
@@ -38,13 +38,17 @@ from blt.dataset.storage.publishing import (
 )
 from blt.dataset.storage.reading import (
     delete_all,
+    errors_named,
+    file_version,
     json_errors,
     local_folder,
     open_source,
+    place_errors,
     read_all,
     read_json,
     sha256_file,
     sha256_json,
+    subfolders,
 )
 from blt.dataset.storage.store_place import Place, StorePlace, as_place, check_url
 
@@ -62,12 +66,15 @@ __all__ = [
     "create",
     "delete",
     "delete_all",
+    "errors_named",
     "fetch_all",
     "fetched",
+    "file_version",
     "find",
     "is_remote",
     "json_bytes",
     "json_errors",
+    "kept_copy",
     "list_below",
     "local_copy",
     "local_folder",
@@ -75,6 +82,7 @@ __all__ = [
     "open_read",
     "open_source",
     "open_write",
+    "place_errors",
     "prepare_output_file",
     "prepare_output_folder",
     "read_all",
@@ -88,5 +96,6 @@ __all__ = [
     "sha256_json",
     "shared_use",
     "stat",
+    "subfolders",
     "write_json",
 ]

@@ -12,10 +12,12 @@ import os
 import shutil
 import tempfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from blt.dataset.storage import places
 from blt.dataset.storage.places import PlaceLike
+from blt.dataset.storage.reading import errors_named
 from blt.dataset.storage.store_place import StorePlace, as_place
 from blt.errors import UserError
 
@@ -58,6 +60,26 @@ def local_copy(place: PlaceLike) -> Path:
     with contextlib.suppress(OSError):
         (folder / f"{digest[:40]}.lock").unlink()
     return copy
+
+
+@contextlib.contextmanager
+def kept_copy(place: PlaceLike) -> Iterator[Path]:
+    """Yields the path of `local_copy`; errors of ours that the block raises name the place.
+
+    Raises:
+      UserError: it is not there, cannot be read, or cannot be kept here.
+    """
+    place = as_place(place)
+    try:
+        path = local_copy(place)
+    except OSError as error:
+        reason = error.strerror or error
+        if str(error.filename) != str(place):
+            where = error.filename or cache_folder()
+            reason = f"no copy of it can be kept in {where}: {reason}; set {CACHE_VARIABLE}"
+        raise UserError(f"{place}: cannot be read ({reason}).") from error
+    with errors_named(path, place):
+        yield path
 
 
 def cache_folder() -> Path:

@@ -110,7 +110,7 @@ def open_read(place: PlaceLike, *, buffering: int = -1) -> BinaryIO:
 
     Args:
       place: where it lies.
-      buffering: as for `open`: 0, or the default.
+      buffering: as for `open`; of a store, 0 or a MiB.
 
     Raises:
       OSError: it is not there, or cannot be read.

@@ -25,9 +25,9 @@ from blt.dataset.storage.following import FollowingUpload
 from blt.dataset.storage.local import TEMPORARY_PREFIX, temporary_beside
 from blt.dataset.storage.local_places import version_at
 from blt.dataset.storage.places import PlaceLike
-from blt.dataset.storage.reading import sha256_file
+from blt.dataset.storage.reading import errors_named, sha256_file
 from blt.dataset.storage.store_place import Place, StorePlace, as_place
-from blt.errors import BltError, UserError, WorkError
+from blt.errors import UserError, WorkError
 
 _COPY_BYTES = 4 << 20
 _NUM_AHEAD = 16
@@ -187,13 +187,8 @@ def fetched(place: PlaceLike, *, sha256: str | None = None) -> Iterator[Path]:
             raise UserError(
                 f"{place}: its sha256 is not the manifest's; it was changed or damaged."
             )
-        try:
+        with errors_named(path, place):
             yield path
-        except BltError as error:
-            if path == place or str(path) not in str(error):
-                raise
-            error.args = (str(error).replace(str(path), str(place)), *error.args[1:])
-            raise
 
 
 def fetch_all(files: Iterable[PlaceLike]) -> Iterator[Path]:

@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from blt.dataset.storage import places
+from blt.dataset.storage import places, stores
 from blt.dataset.storage.places import PlaceLike
-from blt.dataset.storage.store_place import StorePlace, as_place
-from blt.errors import UserError
+from blt.dataset.storage.store_place import Place, StorePlace, as_place
+from blt.errors import BltError, UserError
 
 _COPY_BYTES = 1 << 20
 NUM_REQUESTS = 64  # to a store at a time, where there is much to ask
@@ -57,6 +57,41 @@ def json_errors(place: PlaceLike) -> Iterator[None]:
         raise UserError(f"{place}: cannot be read ({error.strerror or error}).") from error
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: not a JSON file ({error}).") from error
+
+
+@contextlib.contextmanager
+def place_errors(place: PlaceLike) -> Iterator[None]:
+    """Raises what goes wrong with asking a place, before any work, as an error that names it.
+
+    Raises:
+      UserError: it cannot be asked: there is no such bucket, or no permission.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{place}: cannot be read ({error.strerror or error}).") from error
+
+
+def file_version(place: PlaceLike) -> str | None:
+    """Returns what tells a file from one that replaces it; None if there is none.
+
+    Raises:
+      UserError: the place cannot be asked.
+    """
+    with place_errors(place), contextlib.suppress(FileNotFoundError):
+        return places.stat(place).version
+    return None
+
+
+@contextlib.contextmanager
+def errors_named(path: Path, place: Place) -> Iterator[None]:
+    """Lets errors of ours that the block raises name a place in place of a path to its bytes."""
+    try:
+        yield
+    except BltError as error:
+        if path != place and error.args and str(path) in str(error.args[0]):
+            error.args = (str(error.args[0]).replace(str(path), str(place)), *error.args[1:])
+        raise
 
 
 def read_all(files: Iterable[PlaceLike]) -> Iterator[bytes | None]:
@@ -110,6 +145,20 @@ def delete_all(files: Iterable[PlaceLike]) -> int:
         for file in files:
             places.delete(file)
     return len(files)
+
+
+def subfolders(folder: PlaceLike) -> list[Place]:
+    """Returns the folders right in a folder, in order of their names.
+
+    Of a store that is one request, however many files there are.
+
+    Raises:
+      OSError: the folder cannot be asked.
+    """
+    folder = as_place(folder)
+    if isinstance(folder, StorePlace):
+        return [folder / name for name in sorted(stores.folders_in(str(folder)))]
+    return sorted(path for path in folder.iterdir() if path.is_dir())
 
 
 def local_folder(place: PlaceLike) -> Path | None:

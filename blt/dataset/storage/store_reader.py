@@ -16,6 +16,8 @@ _FIRST_BLOCK_BYTES, _MAX_BLOCK_BYTES = 1 << 20, 16 << 20
 def stat(place: str) -> StoredFile:
     """Returns the file at a URL."""
     with store_client(place) as (obstore, client, key):
+        if not key:  # a bucket, of which some stores tell as of a file
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), place)
         return stored_file(place, obstore.head(client, key))
 
 

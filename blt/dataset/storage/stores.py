@@ -14,6 +14,7 @@ __all__ = [
     "StoreReader",
     "create",
     "delete",
+    "folders_in",
     "holds_any",
     "list_below",
     "names_in",
@@ -66,6 +67,13 @@ def names_in(folder: str) -> set[str]:
         found = obstore.list_with_delimiter(client, key or None)
     paths = [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]
     return {path.rstrip("/").rpartition("/")[2] for path in paths}
+
+
+def folders_in(folder: str) -> set[str]:
+    """Returns the names of the folders alone."""
+    with store_client(folder) as (obstore, client, key):
+        found = obstore.list_with_delimiter(client, key or None)
+    return {path.rstrip("/").rpartition("/")[2] for path in found["common_prefixes"]}
 
 
 def _next_page(pages: Iterator[Any], folder: str) -> list[Any]:

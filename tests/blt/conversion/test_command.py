@@ -74,7 +74,7 @@ def test_the_authors_two_models_become_one(tmp_path, capsys):
     [
         (["--from", "HF", "x", "--to", "keras", "y.keras"], "--from HF: not a format; must be hf"),
         (["--from", "hf", "x", "--to", "meta", "y"], "--to meta: not a format; must be hf, keras"),
-        (["--from", "hf", "s3://x", "--to", "keras", "y.keras"], "is not a local path"),
+        (["--from", "hf", "ftp://x", "--to", "keras", "y.keras"], "--from hf: ftp://x: "),
         (["--from", "keras", "x.keras", "--to", "keras", "y.keras"], "nothing to convert"),
         (["--from", "hf", "x", "--to", "hf", "y"], "nothing to convert"),
         (["--from", "hf", "x", "--to", "keras", "y.h5"], "ends with .keras; name it so"),

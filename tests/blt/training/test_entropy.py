@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blt.dataset.shard_feed import ShardFeed
 from blt.dataset.splits import is_held_out
 from blt.errors import UserError, WorkError
 from blt.formats.byte_shard import ByteRecord
@@ -174,9 +175,9 @@ def test_impossible_learning_rates_are_refused(learning_rate):
 
 
 def test_held_out_documents_are_not_trained_on(data):
-    corpus = entropy._Corpus(entropy.read_manifest(data), EntropyTrainingConfig(**SMALL))
-    trained = {r.doc_id for r in corpus._records(corpus._paths, held_out=False)}
-    judged = {r.doc_id for r in corpus._records(corpus._paths, held_out=True)}
+    corpus = entropy._Corpus(ShardFeed(entropy.read_manifest(data)), EntropyTrainingConfig(**SMALL))
+    trained = {r.doc_id for r in corpus._records(corpus._names, held_out=False)}
+    judged = {r.doc_id for r in corpus._records(corpus._names, held_out=True)}
     assert trained | judged == {f"doc-{i}" for i in range(60)}
     assert judged == {doc_id for doc_id in trained | judged if is_held_out(doc_id)} != set()
     assert not trained & judged
@@ -184,9 +185,9 @@ def test_held_out_documents_are_not_trained_on(data):
 
 def test_epochs_differ_in_order_alone(data):
     config = EntropyTrainingConfig(**SMALL)
-    corpus = entropy._Corpus(entropy.read_manifest(data), config)
-    paths = corpus._paths
-    one_epoch = len(list(make_rows(corpus._records(paths, held_out=False), config.seq_len)))
+    corpus = entropy._Corpus(ShardFeed(entropy.read_manifest(data)), config)
+    names = corpus._names
+    one_epoch = len(list(make_rows(corpus._records(names, held_out=False), config.seq_len)))
     rows = list(itertools.islice(corpus._training_rows(), 2 * one_epoch))
     first, second = (
         sorted(np.bincount(row[1], minlength=260).tolist() for row in half)
@@ -196,7 +197,7 @@ def test_epochs_differ_in_order_alone(data):
     np.testing.assert_array_equal(*total)
     assert any((a[1] != b[1]).any() for a, b in zip(rows, rows[one_epoch:], strict=False))
     config = EntropyTrainingConfig(**SMALL, seed=1)
-    others = entropy._Corpus(entropy.read_manifest(data), config)._training_rows()
+    others = entropy._Corpus(ShardFeed(entropy.read_manifest(data)), config)._training_rows()
     assert any((a[1] != b[1]).any() for a, b in zip(rows, others, strict=False))
 
 

@@ -1,8 +1,16 @@
+import itertools
+
 import numpy as np
 import pytest
 
+from blt.dataset import storage
+from blt.dataset.manifest import write_manifest
+from blt.dataset.shard_feed import ShardFeed
+from blt.dataset.storage import as_place, sha256_file
+from blt.dataset.units import ShardInfo
+from blt.errors import UserError
 from blt.formats.training_shard import PackedSequence, TrainingShardWriter
-from blt.training_data.training_dataset import training_dataset
+from blt.training_data.training_dataset import dataset_of_feed, training_dataset
 
 
 def write(path, sequences):
@@ -64,3 +72,49 @@ def test_a_sequence_over_the_budget_is_an_error(tmp_path):
     path = write(tmp_path / "t", [([1] + [9] * 8, [1, 8], [1] * 9)])
     with pytest.raises(Exception, match="tokens: longer than it was said to be packed"):
         list(batches(path))
+
+
+def test_shards_of_a_store_give_the_same_batches_epoch_after_epoch(bucket, tmp_path):
+    shards = []
+    for number in range(11):  # more than are kept here
+        path = tmp_path / f"train-{number:05d}.tfrecord"
+        write(path, [([1, 70 + number, 80 + i, 2], [1, 3], [1] * 4) for i in range(5)])
+        counts = {"documents": 5, "bytes": 10, "tokens": 20}
+        shards.append(ShardInfo(name=path.name, sha256=sha256_file(path), **counts))
+        storage.replace(f"{bucket.url}/train/{path.name}", path.read_bytes())
+    described = {"kind": "training_shards", "config": {}, "fingerprints": {}, "parents": {}}
+    folder = as_place(f"{bucket.url}/train")
+    data = write_manifest(folder, totals={}, shards=shards, **described)
+    options = {"batch_size": 2, "seq_len": 8, "max_patches": 4}
+    shuffled = {"shuffle_seed": 3, "shuffle_sequences": 9, "repeat": True}
+    for given, num_batches in (({}, 28), (shuffled, 150)):  # 28 are an epoch
+        with ShardFeed(data) as feed:
+            here = training_dataset([tmp_path / shard.name for shard in shards], **options, **given)
+            there = dataset_of_feed(feed, feed.names, **options, **given)
+            pairs = zip(here.as_numpy_iterator(), there.as_numpy_iterator(), strict=False)
+            count = 0
+            for expected, found in itertools.islice(pairs, num_batches):
+                count += 1
+                for name in expected[0]:
+                    np.testing.assert_array_equal(found[0][name], expected[0][name])
+                np.testing.assert_array_equal(found[1], expected[1])
+            assert count == num_batches
+            assert feed.num_fetched >= len(shards)
+
+
+def test_a_shard_that_was_changed_in_a_store_ends_the_training_by_its_name(gcs_bucket, tmp_path):
+    path = write(tmp_path / "train-00000.tfrecord", [([1, 70, 2], [1, 2], [1] * 3)])
+    counts = {"documents": 1, "bytes": 1, "tokens": 3}
+    shard = ShardInfo(name=path.name, sha256=sha256_file(path), **counts)
+    folder = as_place(f"{gcs_bucket.url}/train")
+    storage.replace(folder / shard.name, path.read_bytes() + b"x")
+    described = {"kind": "training_shards", "config": {}, "fingerprints": {}, "parents": {}}
+    data = write_manifest(folder, totals={}, shards=[shard], **described)
+
+    def read():
+        with ShardFeed(data) as feed:
+            list(dataset_of_feed(feed, feed.names, batch_size=2, seq_len=8, max_patches=4))
+
+    with pytest.raises(UserError, match="its sha256 is not the manifest's") as error:
+        read()
+    assert str(error.value).startswith(f"{folder / shard.name}: ")

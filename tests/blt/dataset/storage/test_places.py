@@ -253,6 +253,23 @@ def test_names_that_stand_for_folders_are_left_out(bucket):
     assert names(f"{bucket.url}/in/e") == []
 
 
+def test_a_bucket_is_a_folder_and_no_file(bucket):
+    put(f"{bucket.url}/b/c.txt", b"x")
+    put(f"{bucket.url}/a.txt", b"x")
+    place = storage.as_place(f"{bucket.url}/")
+    assert (place.exists(), place.is_dir(), place.is_file()) == (True, True, False)
+    with pytest.raises(FileNotFoundError):
+        storage.stat(bucket.url)
+
+
+def test_the_folders_in_a_folder_are_told_in_order(root):
+    for name in ("d/b/1", "d/b/2", "d/a-b/x/y", "d/a/x", "d/file", "e/x"):
+        put(f"{root}/{name}", b"x")
+    folder = storage.as_place(f"{root}/d")
+    assert storage.subfolders(folder) == [folder / "a", folder / "a-b", folder / "b"]
+    assert storage.subfolders(str(folder / "a")) == []
+
+
 def test_listings_have_pages(gcs_bucket):
     for number in range(2500):
         gcs_bucket.put(f"n/{number:05d}", b"1")
