@@ -11,6 +11,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ CACHE_BYTES_VARIABLE = "BLT_CACHE_BYTES"  # and how much of them
 _DEFAULT_BYTES = 20 << 30
 _COPY_BYTES = 4 << 20
 _PARTIAL_PREFIX = "part-"
+_DAY_SECONDS = 24 * 3600
 
 
 def local_copy(place: PlaceLike) -> Path:
@@ -34,6 +36,7 @@ def local_copy(place: PlaceLike) -> Path:
     Raises:
       FileNotFoundError: there is no such file.
       OSError: it cannot be read, or kept here.
+      UserError: the folder for copies is another user's.
     """
     place = as_place(place)
     if not isinstance(place, StorePlace):
@@ -43,9 +46,14 @@ def local_copy(place: PlaceLike) -> Path:
     folder = cache_folder()
     # The suffix stays: models are told by it.
     copy = folder / f"{digest[:40]}{place.suffix}"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():  # whose files may be anything
+        raise UserError(
+            f"{folder}: belongs to another user, so that no copies of models are kept there. Set "
+            f"{CACHE_VARIABLE} to a folder of yours."
+        )
     if _use(copy):
         return copy
-    folder.mkdir(parents=True, exist_ok=True)
     with open(folder / f"{digest[:40]}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _use(copy):
@@ -113,7 +121,10 @@ def _make_room(folder: Path, num_bytes: int) -> None:
     for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):
             info = path.stat()
-            copies.append((info.st_mtime_ns, info.st_size, path))
+            if path.name.startswith(_PARTIAL_PREFIX) and time.time() - info.st_mtime > _DAY_SECONDS:
+                path.unlink()  # of a process that was killed
+            else:
+                copies.append((info.st_mtime_ns, info.st_size, path))
     total = sum(size for _, size, _ in copies) + num_bytes
     for _, size, path in sorted(copies):
         if total <= _limit_bytes():
