@@ -31,7 +31,8 @@ class _BytesDone:
 
 
 _BYTES_DONE = _BytesDone()
-_LOOK_SHARE = 20  # of the time, at most, goes into looking
+_LONG_SECONDS = 0.1  # a look that takes longer is followed by a pause
+_LOOK_SHARE = 20  # times as long, so that little time goes into looking
 WORK = "work"  # the step of units themselves
 
 
@@ -59,7 +60,7 @@ def count_done(
                 for index in left.keys() & read_done_indices():
                     done_bytes += left.pop(index).num_bytes
             took = time.monotonic() - start
-            next_look = start + took * _LOOK_SHARE
+            next_look = start + took * _LOOK_SHARE if took > _LONG_SECONDS else start
         return done_bytes + _BYTES_DONE.of_units(left, step)
 
     return read_done

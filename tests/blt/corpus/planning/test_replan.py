@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from blt.corpus.admission.duplicates import remove_found
 from blt.dataset.manifest import read_manifest
 from blt.dataset.storage import read_json
 from blt.errors import UserError
@@ -69,6 +70,7 @@ def test_growing_is_the_same_however_the_runs_were_cut(tmp_path):
         write(corpus, a="aa", c="bb")
         for max_units in cuts:
             make_dataset(output, corpus, max_units=max_units, **options)
+        remove_found(output)
         outputs.append(dataset_files(output))
         assert documents(output) == [("b.txt", "bb"), ("d.txt", "dd"), ("a.txt", "aa")]
         for path in (corpus / "a.txt", corpus / "c.txt"):
