@@ -23,7 +23,13 @@ from blt.dataset.finishing import UndoneError, finish, note_failure
 from blt.dataset.manifest import Manifest
 from blt.dataset.markers import marked_indices
 from blt.dataset.stage import Stage
-from blt.dataset.storage import is_remote, prepare_output_folder, remove_scratch, shared_use
+from blt.dataset.storage import (
+    is_remote,
+    place_errors,
+    prepare_output_folder,
+    remove_scratch,
+    shared_use,
+)
 from blt.dataset.units import Unit
 from blt.errors import BltError, WorkError
 from pipelines.beam_flags import (
@@ -85,7 +91,8 @@ def run_stage(
     if args.dry_run:
         return None, "dry run"
     verify = getattr(args, "verify", False)
-    manifest = None if args.overwrite else stages.finished_manifest(stage, units)
+    with place_errors(stage.output):
+        manifest = None if args.overwrite else stages.finished_manifest(stage, units)
     if manifest is not None and not verify:
         return manifest, "already done"
     with _hygiene(stage) as sweep:
@@ -183,7 +190,7 @@ def runner_failures_in_words() -> Iterator[None]:
         if "KeyboardInterrupt" in str(error):  # Beam wraps what the user's Ctrl-C raised in a DoFn
             raise KeyboardInterrupt from error
         # An error in a worker process comes as the text of its traceback.
-        if ours := re.findall(r"^blt\.errors\.\w+: (.*)", str(error), re.MULTILINE):
+        if ours := re.findall(r"^blt\.[\w.]+Error: (.*)", str(error), re.MULTILINE):
             raise WorkError(_own_words(ours[-1])) from error
         reason = " ".join(str(error).split())[:300].rstrip(".")
         raise WorkError(

@@ -79,6 +79,7 @@ def work_on(stage: Stage, unit: Unit, progress: Progress) -> UnitResult | None:
             reason = f"{type(error).__name__}: {error}"
             trace = traceback.format_exc()
     # Only now, since until here the error held on to the files that fill the disk.
+    check_current(stage)  # else the note is none of the folder's
     try:
         reason_name, trace_name = failure_names(unit.index)
         if trace is not None:

@@ -57,12 +57,12 @@ def without_seconds(note):
 
 
 def test_the_files_are_those_of_a_run_here(here, small_bytes, bucket):
-    data = copy_to(small_bytes, f"{bucket.url}/work/bytes")
-    summary = run_all(data, f"{bucket.url}/work")
+    data = copy_to(small_bytes, f"{bucket.url}/d/bytes")
+    summary = run_all(data, f"{bucket.url}/d")
     # The note beside the model says what was trained on, as it does here.
     assert summary == here[1]
     assert summary["split"] == "valid"
-    expected, found = results(here[0]), results(f"{bucket.url}/work")
+    expected, found = results(here[0]), results(f"{bucket.url}/d")
     assert sorted(found) == sorted(expected)  # and no counts are left
     for name in expected:
         if name.endswith("_plan.json"):

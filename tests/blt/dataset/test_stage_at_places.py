@@ -212,3 +212,16 @@ def test_nothing_is_left_of_failed_attempts(root):
     run(*make_stage(root))
     names = {file.path.rpartition("/")[2] for file in storage.list_below(stage.output / "_units")}
     assert names == {f"0000{index}.json" for index in range(4)}
+
+
+def test_a_late_worker_that_fails_leaves_no_note(root):
+    def overwritten(unit):
+        run(*make_stage(root, Shout("!"), config={"loudness": 2}), overwrite=True)
+        raise OSError(5, "Input/output error", "in.txt")
+
+    stage, units = make_stage(root, Shout(before=overwritten))
+    started, _ = stages.start(stage, units)
+    with pytest.raises(SupersededError):
+        work_on(started, units[0], no_progress)
+    names = {place.name for place in (stage.output / "_units").iterdir()}
+    assert names == {f"0000{index}.json" for index in range(4)}
