@@ -104,3 +104,12 @@ def test_verify_makes_again_what_was_altered(root, small_corpus, capsys):
     assert results(output) == expected
     assert run(encode, *argv, "--verify") == 0
     assert "already done" in capsys.readouterr().out
+
+
+def test_an_output_in_no_bucket_is_refused_before_work(bucket, tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("a")
+    output = f"{bucket.url}-none/bytes"
+    assert run(encode, "--input", tmp_path / "a.txt", "--output", output) == 2
+    said = capsys.readouterr().err
+    assert f"there is no bucket {bucket.url}-none, check its name" in said
+    assert said.count("\n") == 1
