@@ -13,6 +13,7 @@ from tests.emulators.fixtures import (  # noqa: F401 (pytest finds them here)
     bucket,
     gcs_bucket,
     gcs_server,
+    no_clients,
     root,
     s3_bucket,
     s3_server,

@@ -23,6 +23,7 @@ from blt.cli.console import (
 from blt.commands.arguments import byte_size, place
 from blt.dataset.splits import is_held_out, seeded_hash
 from blt.dataset.storage import (
+    StorePlace,
     atomic_path,
     prepare_output_folder,
     remove_temporaries,
@@ -218,6 +219,7 @@ def test_every_path_has_a_name_for_what_is_put_beside_it(tmp_path, monkeypatch):
     assert place(".") == tmp_path / "in"
     assert place("..") == tmp_path
     assert place("a/b") == Path("a/b")
-    for text in ("", "n" * 300, "gs://a/b"):
+    assert place("gs://a/b") == StorePlace("gs://a/b")
+    for text in ("", "n" * 300):
         with pytest.raises(argparse.ArgumentTypeError):
             place(text)

@@ -14,6 +14,7 @@ import urllib.request
 
 import pytest
 
+from blt.dataset.storage import store_client
 from tests.emulators.fake_gcs import FakeGcs
 from tests.emulators.fault_proxy import FaultProxy
 
@@ -136,7 +137,13 @@ def s3_server():
 
 
 @pytest.fixture
-def gcs_bucket(gcs_server, monkeypatch):
+def no_clients(monkeypatch):
+    """Clients that other tests made lead to their proxies, which are gone."""
+    monkeypatch.setattr(store_client, "_clients", {})
+
+
+@pytest.fixture
+def gcs_bucket(gcs_server, no_clients, monkeypatch):
     proxy = FaultProxy(gcs_server.url)
     monkeypatch.setenv("GOOGLE_BASE_URL", proxy.url)
     monkeypatch.setenv("GOOGLE_BEARER_TOKEN", "test")
@@ -148,7 +155,7 @@ def gcs_bucket(gcs_server, monkeypatch):
 
 
 @pytest.fixture
-def s3_bucket(s3_server, monkeypatch):
+def s3_bucket(s3_server, no_clients, monkeypatch):
     proxy = FaultProxy(s3_server.url)
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
@@ -162,7 +169,7 @@ def s3_bucket(s3_server, monkeypatch):
 
 
 @pytest.fixture
-def azure_bucket(azure_server, monkeypatch):
+def azure_bucket(azure_server, no_clients, monkeypatch):
     proxy = FaultProxy(azure_server.url)
     monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", f"{proxy.url}/{azure_server.account}")
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", azure_server.account)
