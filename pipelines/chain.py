@@ -42,6 +42,8 @@ _WITHOUT_EFFECT = frozenset(
         "verify",
     )
 )
+# Flags that take several datasets.
+_DATASETS = ("data", "patches")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,10 +142,14 @@ class RunRecord:
         write_json(self._path, {"stages": self._stages})
 
     def _settings(self, args: argparse.Namespace) -> dict[str, Any]:
-        return {
+        settings = {
             name: self._plain(value)
             for name, value in vars(args).items()
             if name not in _WITHOUT_EFFECT
+        }
+        # A stage of the chain reads one dataset of a kind; records of earlier runs have it so.
+        return settings | {
+            name: settings[name][0] for name in _DATASETS if len(settings.get(name) or ()) == 1
         }
 
     def _plain(self, value: Any) -> Any:

@@ -18,14 +18,16 @@ from blt.cli.console import Console, count, format_bytes
 from blt.commands.arguments import (
     add_data_argument,
     add_output_arguments,
+    add_places_argument,
     fraction,
-    place,
 )
+from blt.commands.read_together import with_read
 from blt.dataset.loss import DEFAULT_MAX_LOST_FRACTION
-from blt.dataset.manifest import Manifest, fetched_shard, read_manifest
+from blt.dataset.manifest import Manifest
+from blt.dataset.several import NumberedShard, check_boundaries_of, read_datasets
 from blt.dataset.stage import REJECTS_NAME, Gathered, Stage, make_units
 from blt.dataset.storage import Place, atomic_path
-from blt.dataset.units import Progress, ShardInfo, Unit, UnitResult
+from blt.dataset.units import Progress, Unit, UnitResult
 from blt.errors import UserError
 from blt.formats.meta_arrow import COMPLETE_SUFFIX, meta_arrow_name
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
@@ -45,9 +47,9 @@ TARGETS = ("meta-arrow",)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", choices=TARGETS, required=True, help="The format to write.")
     add_data_argument(parser)
-    parser.add_argument(
+    add_places_argument(
+        parser,
         "--patches",
-        type=place,
         required=True,
         metavar="PATCHES",
         help="Their boundaries, from blt patch with --keep-entropies.",
@@ -64,24 +66,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _ExportShard:
-    data: Place
-    patches: Place
+    data: tuple[Place, ...]  # the datasets
+    patches: tuple[Place, ...]
     entropy_model: str
 
     def __call__(self, unit: Unit, output: Place, progress: Progress) -> UnitResult:
         from blt.training_data.meta_arrow_export import export_meta_arrow_shard
 
         payload = dict(unit.payload)
-        info = ShardInfo(**payload.pop("boundaries"))
+        described = NumberedShard.from_json(payload.pop("boundaries"))
         shard = read_payload(payload)
         with (
-            fetched_shard(self.data, shard.info) as byte_shard,
-            fetched_shard(self.patches, info) as boundaries,
+            shard.fetched(self.data) as byte_shard,
+            described.fetched(self.patches) as boundaries,
         ):
             return export_meta_arrow_shard(
                 byte_shard,
                 boundaries,
                 output,
+                name=shard.numbered.name,
                 unit_index=unit.index,
                 metadata={
                     "byte_shard_sha256": shard.info.sha256,
@@ -100,20 +103,16 @@ def _mark_complete(output: Place, gathered: Gathered) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> Summary:
     """Exports; see `DESCRIPTION`."""
-    data = read_manifest(args.data, "byte_shards")
-    patches = read_manifest(args.patches, "boundaries")
-    if patches.parents.get("byte_shards") != data.sha256:
-        raise UserError(
-            f"--patches {args.patches}: made from other byte shards than --data {args.data}. "
-            "Run `blt patch` on these."
-        )
+    data = read_datasets(args.data, "byte_shards")
+    patches = read_datasets(args.patches, "boundaries")
+    check_boundaries_of(patches, data)
     if patches.config.get("keep_entropies") is None:
         from blt.training_data.meta_arrow_export import no_entropies
 
-        raise UserError(no_entropies(args.patches))
+        raise UserError(no_entropies(patches.where))
     payloads = shard_payloads(data)
-    for payload, info in zip(payloads, patches.shards, strict=True):
-        payload["boundaries"] = dataclasses.asdict(info)
+    for payload, boundaries in zip(payloads, patches.numbered, strict=True):
+        payload["boundaries"] = boundaries.to_json()
     names = [meta_arrow_name(shard.name) for shard in data.shards]
     stage = Stage(
         kind="meta_arrow",
@@ -121,9 +120,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         config={"to": args.to},
         fingerprints=patches.fingerprints,
         parents={"byte_shards": data.sha256, "boundaries": patches.sha256},
-        run_unit=_ExportShard(
-            args.data.resolve(), args.patches.resolve(), patches.fingerprints["entropy_model"]
-        ),
+        run_unit=_ExportShard(data.folders, patches.folders, patches.fingerprints["entropy_model"]),
         shard_patterns=("bytes-*.shard_*.arrow",),
         reads_foreign_data=True,
         extra_files=tuple(name + COMPLETE_SUFFIX for name in names),
@@ -133,8 +130,9 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     units = make_units(stage, payloads, [shard.bytes for shard in data.shards])
     manifest, how = run_stage(stage, units, args, console)
     if manifest is None:
-        return describe_plan(stage, units, [*names, REJECTS_NAME, "_manifest.json"])
-    return _summarize(manifest, how)
+        plan = describe_plan(stage, units, [*names, REJECTS_NAME, "_manifest.json"])
+        return with_read(plan, data=data, patches=patches)
+    return with_read(_summarize(manifest, how), data=data, patches=patches)
 
 
 def _summarize(manifest: Manifest, how: str) -> Summary:

@@ -19,16 +19,17 @@ from blt.cli.console import Console, count, format_bytes
 from blt.commands.arguments import (
     add_data_argument,
     add_output_arguments,
+    add_places_argument,
     add_split_arguments,
     byte_size,
-    place,
     positive_int,
 )
-from blt.dataset.manifest import Manifest, read_manifest
+from blt.commands.read_together import with_read
+from blt.dataset.manifest import Manifest
+from blt.dataset.several import Datasets, check_boundaries_of, read_datasets
 from blt.dataset.stage import Stage, make_units
 from blt.dataset.storage import Place
 from blt.dataset.units import Progress, Unit, UnitResult
-from blt.errors import UserError
 from blt.training_data.packing import PackConfig
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
 from pipelines.run_units import describe_plan, run_stage
@@ -47,9 +48,9 @@ DEFAULT_TARGET_SHARD_BYTES = 64 << 20
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_argument(parser, help="Byte shards.")
-    parser.add_argument(
+    add_places_argument(
+        parser,
         "--patches",
-        type=place,
         required=True,
         metavar="PATCHES",
         help="Their boundaries, from blt patch.",
@@ -82,13 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> Summary:
     """Packs; see `DESCRIPTION`."""
-    data = read_manifest(args.data, "byte_shards")
-    patches = read_manifest(args.patches, "boundaries")
-    if patches.parents.get("byte_shards") != data.sha256:
-        raise UserError(
-            f"--patches {args.patches}: made from other byte shards than --data {args.data}. "
-            "Run `blt patch` on these."
-        )
+    data = read_datasets(args.data, "byte_shards")
+    patches = read_datasets(args.patches, "boundaries")
+    check_boundaries_of(patches, data)
     config = PackConfig(
         seq_len=args.seq_len,
         max_patches=args.max_patches or _default_max_patches(args.seq_len, patches),
@@ -118,8 +115,9 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     manifest, how = run_stage(stage, units, args, console, make_transform)
     if manifest is None:
         outputs = [f"{split}-NNNNN.tfrecord" for split in ("train", "valid")]
-        return describe_plan(stage, units, [*outputs, "_manifest.json"])
-    return _summarize(manifest, how)
+        plan = describe_plan(stage, units, [*outputs, "_manifest.json"])
+        return with_read(plan, data=data, patches=patches)
+    return with_read(_summarize(manifest, how), data=data, patches=patches)
 
 
 def _documents_must_travel(unit: Unit, output: Place, progress: Progress) -> UnitResult:
@@ -130,21 +128,21 @@ def _make_transform(
     stage: Stage,
     pending: list[Unit],
     *,
-    data: Manifest,
-    patches: Manifest,
+    data: Datasets,
+    patches: Datasets,
     num_buckets: int,
     config: PackConfig,
 ) -> "PackShuffled":  # noqa: F821
     from pipelines.pack_transform import PackShuffled
 
-    pairs = list(zip(data.shards, patches.shards, strict=True))
-    folders = data.folder.resolve(), patches.folder.resolve()
+    pairs = list(zip(data.numbered, patches.numbered, strict=True))
+    folders = data.folders, patches.folders
     return PackShuffled(
         stage, pending, folders=folders, pairs=pairs, num_buckets=num_buckets, config=config
     )
 
 
-def _default_max_patches(seq_len: int, patches: Manifest) -> int:
+def _default_max_patches(seq_len: int, patches: Datasets) -> int:
     """Patches for `seq_len` tokens at the mean size of these boundaries, and a quarter more."""
     totals = patches.totals
     if not totals["bytes"]:

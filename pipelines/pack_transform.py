@@ -9,10 +9,10 @@ import apache_beam as beam
 import numpy as np
 
 from blt.dataset.joining import PatchedDocument, join_documents, read_patched_parts
-from blt.dataset.manifest import fetched_shard
+from blt.dataset.several import NumberedShard
 from blt.dataset.stage import Stage
 from blt.dataset.storage import Place
-from blt.dataset.units import Progress, ShardInfo, Unit, UnitResult
+from blt.dataset.units import Progress, Unit, UnitResult
 from blt.dataset.working import planned_unit
 from blt.tokenizer import frame_tokens, tokens_to_bytes
 from blt.training_data.packing import PackConfig, bucket_of, shuffle_key, write_bucket
@@ -20,6 +20,8 @@ from pipelines.transforms import work_on_unit
 
 # A document on its way: shuffle key (big endian), shard, record, id, raw bytes, patch lengths.
 _Travelling = tuple[bytes, str, int, str, bytes, bytes]
+# Of the datasets of byte shards, and of those of boundaries.
+_Folders = tuple[Sequence[Place], Sequence[Place]]
 
 
 class PackShuffled(beam.PTransform):
@@ -31,7 +33,7 @@ class PackShuffled(beam.PTransform):
     Args:
       stage: of the packing.
       pending: the buckets still to do; documents of others do not travel.
-      folders: of the byte shards and of the boundaries.
+      folders: of the datasets of byte shards, and of those of boundaries.
       pairs: (byte shard, boundaries) in these.
       num_buckets: in all.
       config: how to pack.
@@ -42,8 +44,8 @@ class PackShuffled(beam.PTransform):
         stage: Stage,
         pending: Sequence[Unit],
         *,
-        folders: tuple[Place, Place],
-        pairs: Sequence[tuple[ShardInfo, ShardInfo]],
+        folders: _Folders,
+        pairs: Sequence[tuple[NumberedShard, NumberedShard]],
         num_buckets: int,
         config: PackConfig,
     ) -> None:
@@ -51,7 +53,7 @@ class PackShuffled(beam.PTransform):
         self._stage = stage
         self._pending = frozenset(unit.index for unit in pending)
         self._folders = folders
-        self._pairs = [[dataclasses.asdict(info) for info in pair] for pair in pairs]
+        self._pairs = [[shard.to_json() for shard in pair] for pair in pairs]
         self._num_buckets = num_buckets
         self._config = config
 
@@ -85,15 +87,15 @@ def _with_itself(index: int) -> tuple[int, int]:
 def _read_documents(
     pair: str,
     *,
-    folders: tuple[Place, Place],
+    folders: _Folders,
     num_buckets: int,
     pending: frozenset[int],
     seed: int,
 ) -> Iterator[tuple[int, _Travelling]]:
-    shard, boundaries = (ShardInfo(**info) for info in json.loads(pair))
+    shard, boundaries = (NumberedShard.from_json(described) for described in json.loads(pair))
     with (
-        fetched_shard(folders[0], shard) as shard_path,
-        fetched_shard(folders[1], boundaries) as boundaries_path,
+        shard.fetched(folders[0]) as shard_path,
+        boundaries.fetched(folders[1]) as boundaries_path,
     ):
         for document in join_documents(read_patched_parts(shard_path, boundaries_path)):
             key = shuffle_key(seed, shard.name, document.index)

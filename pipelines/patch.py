@@ -22,8 +22,10 @@ from blt.commands.arguments import (
     add_precision_argument,
     place,
 )
+from blt.commands.read_together import with_read
 from blt.commands.rule_arguments import add_rule_arguments, read_rule
-from blt.dataset.manifest import Manifest, fetched_shard, read_manifest
+from blt.dataset.manifest import Manifest
+from blt.dataset.several import read_datasets
 from blt.dataset.stage import Stage, make_units
 from blt.dataset.storage import Place
 from blt.dataset.units import Progress, Unit, UnitResult
@@ -69,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _PatchShard:
-    data: Place
+    data: tuple[Place, ...]  # the datasets
     entropy_model: Place | None
     rule: PatchRule
     keep_entropies: str | None
@@ -89,7 +91,7 @@ class _PatchShard:
                 self.entropy_model, precision=self.precision, num_threads=self.num_threads
             )
         shard = read_payload(unit.payload)
-        with fetched_shard(self.data, shard.info) as byte_shard:
+        with shard.fetched(self.data) as byte_shard:
             return patch_shard(
                 byte_shard,
                 output,
@@ -105,7 +107,7 @@ class _PatchShard:
 
 def run(args: argparse.Namespace, console: Console) -> Summary:
     """Finds boundaries; see `DESCRIPTION`."""
-    data = read_manifest(args.data, "byte_shards")
+    data = read_datasets(args.data, "byte_shards")
     hints = read_resource_hints(args)
     from blt.engine import get_entropy_engine, import_engine_backend
     from blt.patching.shard import check_patch_options
@@ -135,7 +137,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         fingerprints={"entropy_model": fingerprint} if fingerprint else {},
         parents={"byte_shards": data.sha256},
         run_unit=_PatchShard(
-            args.data.resolve(),
+            data.folders,
             args.entropy_model and args.entropy_model.resolve(),
             rule,
             args.keep_entropies,
@@ -153,8 +155,9 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
 
         shards = [read_payload(unit.payload) for unit in units]
         outputs = [patches_name(shard.unit, shard.roll) for shard in shards]
-        return describe_plan(stage, units, [*outputs, "_manifest.json"])
-    return summarize(NAME, manifest, how, _describe_inference(metrics))
+        plan = describe_plan(stage, units, [*outputs, "_manifest.json"])
+        return with_read(plan, data=data)
+    return with_read(summarize(NAME, manifest, how, _describe_inference(metrics)), data=data)
 
 
 def _describe_inference(metrics: Counter[str]) -> dict[str, int | float] | None:

@@ -16,12 +16,13 @@ from typing import Any
 from blt.cli import command
 from blt.cli.command import Summary
 from blt.cli.console import Console
-from blt.commands.arguments import add_output_arguments, place
+from blt.commands.arguments import add_output_arguments, add_places_argument
+from blt.commands.read_together import with_read
 from blt.commands.rule_arguments import add_rule_arguments, read_rule
-from blt.dataset.manifest import Manifest, fetched_shard, read_manifest
+from blt.dataset.several import Datasets, NumberedShard, read_datasets
 from blt.dataset.stage import Stage, make_units
 from blt.dataset.storage import Place
-from blt.dataset.units import Progress, ShardInfo, Unit, UnitResult
+from blt.dataset.units import Progress, Unit, UnitResult
 from blt.errors import UserError
 from blt.patching.rules import PatchRule
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
@@ -37,17 +38,17 @@ takes those. No model is run. The rule space, and --snap-utf8, look at the bytes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
+    add_places_argument(
+        parser,
         "--patches",
-        type=place,
         required=True,
         metavar="PATCHES",
         help="Boundaries, from blt patch; for the rules entropy, monotonic and combined with "
         "--keep-entropies.",
     )
-    parser.add_argument(
+    add_places_argument(
+        parser,
         "--data",
-        type=place,
         metavar="BYTES",
         help="The byte shards that they were made from. With them, boundaries inside UTF-8 "
         "characters are counted.",
@@ -64,8 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _RepatchShard:
-    patches: Place
-    data: Place | None
+    patches: tuple[Place, ...]  # the datasets
+    data: tuple[Place, ...] | None
     rule: PatchRule
     drop_entropies: bool
 
@@ -74,18 +75,19 @@ class _RepatchShard:
         from blt.patching.repatch import repatch_shard
 
         with contextlib.ExitStack() as resources:
-            described = ShardInfo(**unit.payload["boundaries"])
-            boundaries = resources.enter_context(fetched_shard(self.patches, described))
+            described = NumberedShard.from_json(unit.payload["boundaries"])
+            boundaries = resources.enter_context(described.fetched(self.patches))
             byte_shard = None
             if self.data is not None:
-                info = ShardInfo(**unit.payload["byte_shard"])
-                byte_shard = resources.enter_context(fetched_shard(self.data, info))
-                check_made_from(boundaries, byte_shard, info.sha256)
+                of = NumberedShard.from_json(unit.payload["byte_shard"])
+                byte_shard = resources.enter_context(of.fetched(self.data))
+                check_made_from(boundaries, byte_shard, of.info.sha256)
             return repatch_shard(
                 boundaries,
                 output,
                 rule=self.rule,
                 byte_shard=byte_shard,
+                name=described.name,
                 drop_entropies=self.drop_entropies,
                 progress=progress,
             )
@@ -96,17 +98,17 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     from blt.dataset.joining import check_related
     from blt.patching.repatch import check_repatch_options, with_kept_context
 
-    patches = read_manifest(args.patches, "boundaries")
+    patches = read_datasets(args.patches, "boundaries")
     data = None
     if args.data is not None:
-        data = read_manifest(args.data, "byte_shards")
+        data = read_datasets(args.data, "byte_shards")
         check_related(patches, data)
     rule = read_rule(args, patches.fingerprints.get("entropy_model"))
     was_reset = bool(patches.config.get("reset_on_newline"))
     if was_reset and args.calibration is not None and not rule.reset_on_newline:
         raise UserError(
             f"--calibration {args.calibration}: made without --reset-on-newline, but --patches "
-            f"{args.patches} with it. Calibrate again with --reset-on-newline."
+            f"{patches.where} with it. Calibrate again with --reset-on-newline."
         )
     rule = with_kept_context(rule, was_reset=was_reset)
     kept_as = patches.config["keep_entropies"]
@@ -121,24 +123,23 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         },
         fingerprints=patches.fingerprints,
         parents={"byte_shards": patches.parents["byte_shards"], "boundaries": patches.sha256},
-        run_unit=_RepatchShard(
-            args.patches.resolve(), args.data and args.data.resolve(), rule, args.drop_entropies
-        ),
+        run_unit=_RepatchShard(patches.folders, data and data.folders, rule, args.drop_entropies),
         shard_patterns=("patches-*.parquet",),
     )
     units = make_units(stage, _payloads(patches, data), [shard.bytes for shard in patches.shards])
     manifest, how = run_stage(stage, units, args, console)
     if manifest is None:
         outputs = [shard.name for shard in patches.shards]
-        return describe_plan(stage, units, [*outputs, "_manifest.json"])
-    return summarize(NAME, manifest, how)
+        plan = describe_plan(stage, units, [*outputs, "_manifest.json"])
+        return with_read(plan, patches=patches, data=data)
+    return with_read(summarize(NAME, manifest, how), patches=patches, data=data)
 
 
-def _payloads(patches: Manifest, data: Manifest | None) -> list[dict[str, Any]]:
-    payloads = [{"boundaries": dataclasses.asdict(shard)} for shard in patches.shards]
+def _payloads(patches: Datasets, data: Datasets | None) -> list[dict[str, Any]]:
+    payloads = [{"boundaries": shard.to_json()} for shard in patches.numbered]
     if data is not None:
-        for payload, shard in zip(payloads, data.shards, strict=True):
-            payload["byte_shard"] = dataclasses.asdict(shard)
+        for payload, shard in zip(payloads, data.numbered, strict=True):
+            payload["byte_shard"] = shard.to_json()
     return payloads
 
 

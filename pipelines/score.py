@@ -21,20 +21,28 @@ from blt.cli.console import Console, format_bytes, printable
 from blt.cli.quiet import import_keras, silence
 from blt.commands.arguments import (
     add_output_arguments,
+    add_places_argument,
     add_precision_argument,
     add_split_arguments,
     field_names,
     place,
     positive_int,
 )
+from blt.commands.read_together import with_read
 from blt.commands.sidecar import sidecar_path
 from blt.dataset.groups import describe_bounds, input_group
-from blt.dataset.manifest import Manifest, fetched_shard, read_manifest
+from blt.dataset.manifest import Manifest
+from blt.dataset.several import (
+    Datasets,
+    NumberedShard,
+    check_boundaries_of,
+    read_datasets,
+)
 from blt.dataset.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, SPLIT_CHOICES
 from blt.dataset.stage import Gathered, Stage, make_units
 from blt.dataset.storage import Place, fetch_all, read_json, write_json
 from blt.dataset.trained_split import TrainedSplit, describe_documents, read_trained_split
-from blt.dataset.units import Progress, ShardInfo, Unit, UnitResult
+from blt.dataset.units import Progress, Unit, UnitResult
 from blt.errors import BltError, UserError, near_names
 from blt.ngram.model import is_ngram_path
 from pipelines import encode
@@ -58,7 +66,7 @@ BASELINES = ("zlib", "xz")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", type=place, metavar="BYTES", help="Byte shards, from blt encode.")
+    add_places_argument(source, "--data", metavar="BYTES", help="Byte shards, from blt encode.")
     source.add_argument(
         "--input",
         action="extend",
@@ -73,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="A BLT, from blt train, or an entropy model (.keras or .ngram).",
     )
-    parser.add_argument("--patches", type=place, metavar="PATCHES", help="Boundaries of --data.")
+    add_places_argument(parser, "--patches", metavar="PATCHES", help="Boundaries of --data.")
     parser.add_argument(
         "--entropy-model",
         type=place,
@@ -153,13 +161,14 @@ class _Options:
 
 @dataclasses.dataclass(frozen=True)
 class _ScoreShard:
-    data: Place
-    patches: Place | None
+    data: tuple[Place, ...]  # the datasets
+    patches: tuple[Place, ...] | None
     options: _Options
     split: str
     valid_fraction: float
     seed: int
     trained: TrainedSplit | None
+    trained_on: frozenset[int]  # the numbers of the datasets that it was trained on
 
     def __call__(self, unit: Unit, output: Place, progress: Progress) -> UnitResult:
         silence()
@@ -171,11 +180,11 @@ class _ScoreShard:
         shard = read_payload(payload)
         loaded = self.options.load()
         with contextlib.ExitStack() as resources:
-            byte_shard = resources.enter_context(fetched_shard(self.data, shard.info))
+            byte_shard = resources.enter_context(shard.fetched(self.data))
             boundaries = None
             if described is not None:
-                info = ShardInfo(**described)
-                boundaries = resources.enter_context(fetched_shard(self.patches, info))
+                found = NumberedShard.from_json(described)
+                boundaries = resources.enter_context(found.fetched(self.patches))
             resources.enter_context(loaded.lock)
             return score_shard(
                 byte_shard,
@@ -187,7 +196,7 @@ class _ScoreShard:
                 split=self.split,
                 valid_fraction=self.valid_fraction,
                 seed=self.seed,
-                trained=self.trained,
+                trained=self.trained if shard.numbered.dataset in self.trained_on else None,
                 unit_index=shard.unit,
                 roll=shard.roll,
                 progress=progress,
@@ -220,7 +229,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         raise UserError("--patches: needs --data, the byte shards that they were made from.")
     kept = args.keep_fields
     if args.data is not None:
-        kept = read_manifest(args.data, "byte_shards").config.get("keep_fields", ())
+        kept = read_datasets(args.data, "byte_shards").config.get("keep_fields", ())
     input_name = input_group(kept)
     by = [input_name] if args.by is None else list(dict.fromkeys(args.by))
     known = [input_name, *kept]
@@ -253,20 +262,20 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
                 "note: where patches snapped to UTF-8 characters begin tells of bytes that are not "
                 "read yet; bits per byte come out a little too low."
             )
-        for payload, info in zip(payloads, patches.shards, strict=True):
-            payload["boundaries"] = dataclasses.asdict(info)
+        for payload, boundaries in zip(payloads, patches.numbered, strict=True):
+            payload["boundaries"] = boundaries.to_json()
     elif loaded.role == "blt":
         from blt.scoring.shard import check_can_cut
 
         check_can_cut(loaded.engine, loaded.rule)
-    trained = _trained_on(args.model, data, loaded.scorer.fingerprint)
+    trained, trained_on = _trained_on(args.model, data, loaded.scorer.fingerprint)
     if args.valid_fraction is None:
         args.valid_fraction = trained.fraction if trained else DEFAULT_VALID_FRACTION
     if args.seed is None:
         args.seed = trained.seed if trained else DEFAULT_SEED
     split = args.split or ("valid" if trained is not None else "all")
     if args.split is None and trained is not None:
-        console.say(_describe_default_split(trained, args.valid_fraction, args.seed))
+        console.say(_describe_default_split(trained, trained_on, data, args))
     stage = Stage(
         kind="scores",
         output=args.output,
@@ -282,13 +291,14 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         finishing={"by": by},
         parents=parents,
         run_unit=_ScoreShard(
-            data.folder.resolve(),
-            args.patches and args.patches.resolve(),
+            data.folders,
+            patches and patches.folders,
             options,
             split,
             args.valid_fraction,
             args.seed,
             trained,
+            frozenset(trained_on),
         ),
         shard_patterns=("scores-*.parquet",),
         extra_files=(SUMMARY_NAME,),
@@ -300,22 +310,38 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     units = make_units(stage, payloads, expected)
     manifest, how = run_stage(stage, units, args, console, MakeTransform(hints))
     if manifest is None:
-        return describe_plan(stage, units, ["scores-*.parquet", SUMMARY_NAME, "_manifest.json"])
+        plan = describe_plan(stage, units, ["scores-*.parquet", SUMMARY_NAME, "_manifest.json"])
+        return with_read(plan, data=data, patches=patches)
     summary = _summarize(manifest, how, known)
-    return dataclasses.replace(summary, lines=[*summary.lines, *other_split])
+    summary = dataclasses.replace(summary, lines=[*summary.lines, *other_split])
+    return with_read(summary, data=data, patches=patches)
 
 
-def _trained_on(model: Place, data: Manifest, fingerprint: str) -> TrainedSplit | None:
-    """Returns the split of the model's training if it was on these byte shards, else None."""
+def _trained_on(
+    model: Place, data: Datasets, fingerprint: str
+) -> tuple[TrainedSplit | None, list[int]]:
+    """Returns the split of the model's training, and the numbers of the datasets that it was on.
+
+    None, if it was on none of these.
+    """
     trained = read_trained_split(model, sidecar_path(model), fingerprint)
-    return trained if trained is not None and trained.byte_shards == data.sha256 else None
+    if trained is None:
+        return None, []
+    found = [i for i, member in enumerate(data.members) if trained.was_on(member.sha256)]
+    return (trained if found else None), found
 
 
-def _describe_default_split(trained: TrainedSplit, fraction: float, seed: int) -> str:
+def _describe_default_split(
+    trained: TrainedSplit, trained_on: Sequence[int], data: Datasets, args: argparse.Namespace
+) -> str:
     """Says which documents are scored where the user did not say."""
+    fraction, seed = args.valid_fraction, args.seed
     if trained.covers(fraction=fraction, seed=seed):
+        which = "these byte shards"
+        if len(trained_on) < len(data.members):
+            which = ", ".join(str(data.members[i].folder) for i in trained_on)
         return (
-            "note: the model was trained on these byte shards, so that only held-out documents are "
+            f"note: the model was trained on {which}, so that only held-out documents are "
             "scored; --split all scores all."
         )
     return (
@@ -346,10 +372,10 @@ def _unknown_group(name: str, known: Sequence[str]) -> str:
     )
 
 
-def _read_data(args: argparse.Namespace, console: Console) -> Manifest:
+def _read_data(args: argparse.Namespace, console: Console) -> Datasets:
     """Returns the byte shards to score; raw input is encoded first."""
     if args.data is not None:
-        return read_manifest(args.data, "byte_shards")
+        return read_datasets(args.data, "byte_shards")
     folder = args.output.with_name(args.output.name + "-bytes")
     if args.dry_run:
         raise UserError("--dry-run: needs --data; with --input nothing is encoded yet to plan by.")
@@ -374,22 +400,18 @@ def _read_data(args: argparse.Namespace, console: Console) -> Manifest:
         ) from error
     for line in summary.lines:
         console.say(line)
-    return read_manifest(folder, "byte_shards")
+    return read_datasets(folder, "byte_shards")
 
 
-def _read_patches(args: argparse.Namespace, data: Manifest, loaded: Any) -> Manifest | None:
+def _read_patches(args: argparse.Namespace, data: Datasets, loaded: Any) -> Datasets | None:
     if args.patches is None:
         return None
     from blt.dataset.joining import check_entropy_fingerprint
 
-    patches = read_manifest(args.patches, "boundaries")
-    if patches.parents.get("byte_shards") != data.sha256:
-        raise UserError(
-            f"--patches {args.patches}: made from other byte shards than --data {args.data}. "
-            "Run `blt patch` on these."
-        )
+    patches = read_datasets(args.patches, "boundaries")
+    check_boundaries_of(patches, data)
     check_entropy_fingerprint(
-        f"--patches {args.patches}",
+        f"--patches {patches.where}",
         patches.fingerprints.get("entropy_model"),
         loaded.scorer.entropy_fingerprint,
     )

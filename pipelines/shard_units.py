@@ -1,10 +1,14 @@
 """Units of the stages that map byte shards one to one: `patch` and `score`."""
 
+import contextlib
 import dataclasses
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from blt.dataset.manifest import Manifest
+from blt.dataset.several import Datasets, NumberedShard
+from blt.dataset.storage import Place
 from blt.dataset.units import ShardInfo
 from blt.errors import UserError
 
@@ -13,19 +17,30 @@ _NAME = re.compile(r"bytes-(\d+)-(\d+)\.tfrecord(\.gz)?")
 
 @dataclasses.dataclass(frozen=True)
 class ByteShard:
-    """A byte shard as a unit sees it: where it is in the plan of `encode`, and what is in it."""
+    """A byte shard as a unit sees it.
 
-    info: ShardInfo
+    Attributes:
+      numbered: it, among the shards of all datasets that are read.
+      unit, roll: the numbers in the name that it goes by, which name what is made of it.
+    """
+
+    numbered: NumberedShard
     unit: int
     roll: int
 
+    @property
+    def info(self) -> ShardInfo:
+        """As its manifest describes it."""
+        return self.numbered.info
 
-def shard_payloads(manifest: Manifest) -> list[dict[str, Any]]:
-    """Returns a unit's payload for each byte shard of a dataset.
+    def fetched(self, folders: Sequence[Place]) -> contextlib.AbstractContextManager[Path]:
+        """Returns `blt.dataset.manifest.fetched_shard` of it, given the datasets' folders."""
+        return self.numbered.fetched(folders)
 
-    They hold no folder: a dataset that was moved is the same dataset.
-    """
-    return [dataclasses.asdict(shard) for shard in manifest.shards]
+
+def shard_payloads(data: Datasets) -> list[dict[str, Any]]:
+    """Returns a unit's payload for each byte shard, as `NumberedShard.to_json`."""
+    return [shard.to_json() for shard in data.numbered]
 
 
 def read_payload(payload: dict[str, Any]) -> ByteShard:
@@ -34,10 +49,10 @@ def read_payload(payload: dict[str, Any]) -> ByteShard:
     Raises:
       UserError: its name is not one that `blt encode` gives.
     """
-    info = ShardInfo(**payload)
-    match = _NAME.fullmatch(info.name)
+    shard = NumberedShard.from_json(payload)
+    match = _NAME.fullmatch(shard.name)
     if match is None:
         raise UserError(
-            f"{info.name}: not the name of a byte shard, such as bytes-00012-000.tfrecord"
+            f"{shard.name}: not the name of a byte shard, such as bytes-00012-000.tfrecord"
         )
-    return ByteShard(info=info, unit=int(match[1]), roll=int(match[2]))
+    return ByteShard(numbered=shard, unit=int(match[1]), roll=int(match[2]))

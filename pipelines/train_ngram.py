@@ -30,8 +30,9 @@ from blt.commands.arguments import (
     number,
     positive_int,
 )
+from blt.commands.read_together import with_read
 from blt.commands.sidecar import find_finished, note_finished
-from blt.dataset.manifest import Manifest, fetched_shard, read_manifest
+from blt.dataset.several import Datasets, read_datasets
 from blt.dataset.storage import (
     TEMPORARY_PREFIX,
     Place,
@@ -124,7 +125,7 @@ def check(args: argparse.Namespace) -> NgramConfig:
 
 def run(args: argparse.Namespace, console: Console) -> Summary:
     """Trains; see `DESCRIPTION`."""
-    data = read_manifest(args.data, "byte_shards")
+    data = read_datasets(args.data, "byte_shards")
     config = check(args)
     identity = {
         "command": NAME,
@@ -136,7 +137,8 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     if args.dry_run:
         sample = min(config.sample_bytes, data.totals["bytes"])
         line = f"train-ngram would count about {format_bytes(sample)} of text (dry run)."
-        return Summary({"dry_run": True, "outputs": [str(args.output)]}, [line])
+        plan = Summary({"dry_run": True, "outputs": [str(args.output)]}, [line])
+        return with_read(plan, data=data)
     if result is None:
         prepare_output_file(args.output)
         how = "done"
@@ -148,10 +150,11 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         console.end_progress()
         result["seconds"] = time.monotonic() - start
         note_finished(args.output, identity, result)
-    return Summary(
+    summary = Summary(
         {"stage": NAME, "how": how, "output": str(args.output), **result},
         [f"train-ngram: {how}. {_words(result)} -> {args.output}"],
     )
+    return with_read(summary, data=data)
 
 
 def _words(result: dict) -> str:
@@ -165,7 +168,7 @@ def _words(result: dict) -> str:
 
 
 def _count(
-    data: Manifest, output: Place, config: NgramConfig, beam_flags: list[str], console: Console
+    data: Datasets, output: Place, config: NgramConfig, beam_flags: list[str], console: Console
 ) -> GramCounts:
     """Returns the sum of the counts of all shards, which Beam finds.
 
@@ -179,7 +182,7 @@ def _count(
     # Beside the output, where workers elsewhere see it too if that is in a store.
     folder = output.with_name(f"{TEMPORARY_PREFIX}counts-{uuid.uuid4().hex[:12]}").resolve()
     options = make_options(beam_flags, verbose=console.verbose)
-    count_shard = CountShard(data.folder.resolve(), config, data.totals["bytes"])
+    count_shard = CountShard(data.folders, config, data.totals["bytes"])
     try:
         with runner_failures_in_words(), quiet_workers(options, console):
             pipeline = beam.Pipeline(runner=make_runner(options), options=options)
@@ -205,19 +208,18 @@ class CountShard:
     """Counts one byte shard (JSON, as the manifest describes it); what failed, it says in words.
 
     Attributes:
-      data: the dataset's folder.
+      data: the datasets' folders.
       config: of the model.
-      total_bytes: of the dataset.
+      total_bytes: of all of them.
     """
 
-    data: Place
+    data: tuple[Place, ...]
     config: NgramConfig
     total_bytes: int
 
     def __call__(self, payload: str) -> tuple[GramCounts | None, str]:
         try:
-            shard = read_payload(json.loads(payload)).info
-            with fetched_shard(self.data, shard) as path:
+            with read_payload(json.loads(payload)).fetched(self.data) as path:
                 chosen = chosen_parts(read_byte_shard(path), self.config, self.total_bytes)
                 return count_parts(chosen, self.config.order + 1), ""
         except BltError as error:

@@ -3,6 +3,7 @@
 import argparse
 import csv
 from pathlib import Path
+from typing import Any
 
 from blt.dataset.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION
 from blt.dataset.storage import Place, check_url, is_remote
@@ -51,8 +52,30 @@ def add_data_argument(
     metavar: str = "BYTES",
     help: str = "Byte shards, from blt encode.",
 ) -> None:
-    """Adds --data, the dataset to read."""
-    parser.add_argument("--data", type=place, required=True, metavar=metavar, help=help)
+    """Adds --data, the datasets to read: a list of places."""
+    add_places_argument(parser, "--data", required=True, metavar=metavar, help=help)
+
+
+def add_places_argument(
+    parser: Any, flag: str, *, metavar: str, help: str, required: bool = False
+) -> None:
+    """Adds a flag that takes one dataset, or several that are used together: a list of places.
+
+    Args:
+      parser: or a group of one.
+      flag: its name.
+      metavar, required: as `add_argument` takes them.
+      help: what one dataset is.
+    """
+    parser.add_argument(
+        flag,
+        type=place,
+        nargs="+",
+        action="extend",
+        required=required,
+        metavar=metavar,
+        help=f"{help} Several are used together, in this order.",
+    )
 
 
 def add_split_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,9 +15,10 @@ from blt.commands.arguments import (
     output_place,
     place,
 )
+from blt.commands.read_together import with_read
 from blt.commands.rule_arguments import add_refinement_arguments
 from blt.commands.sidecar import find_finished, note_finished
-from blt.dataset.manifest import read_manifest
+from blt.dataset.several import read_datasets
 from blt.dataset.splits import SPLIT_CHOICES
 from blt.dataset.storage import Place, prepare_output_file
 from blt.ngram.model import is_ngram_path
@@ -128,7 +129,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> Summary:
     """Calibrates; see `DESCRIPTION`."""
-    data = read_manifest(args.data, "byte_shards")
+    data = read_datasets(args.data, "byte_shards")
     from blt.engine import get_entropy_engine, import_engine_backend
     from blt.patching.calibrate import calibrate
     from blt.patching.calibration_file import write_calibration
@@ -155,7 +156,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         sample = min(args.sample_bytes, data.totals["bytes"])
         line = f"calibrate would look at about {format_bytes(sample)} of text (dry run)."
         outputs = [str(path) for path in (args.output, args.plot) if path]
-        return Summary({"dry_run": True, "outputs": outputs}, [line])
+        return with_read(Summary({"dry_run": True, "outputs": outputs}, [line]), data=data)
     if finished is None:
         prepare_output_file(args.output)
         how = "done"
@@ -181,10 +182,11 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         prepare_output_file(args.plot)
         save_calibration_chart(args.plot, finished)
         lines.append(f"  its curve -> {args.plot}")
-    return Summary(
+    summary = Summary(
         {"stage": NAME, "how": how, "output": str(args.output), **finished},
         lines,
     )
+    return with_read(summary, data=data)
 
 
 def _words(target: dict[str, Any]) -> str:

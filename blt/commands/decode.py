@@ -5,9 +5,10 @@ import argparse
 from blt.cli.command import Summary
 from blt.cli.console import Console, count, format_bytes
 from blt.commands.arguments import add_data_argument, place
+from blt.commands.read_together import with_read
 from blt.corpus.decode import decode_dataset
 from blt.corpus.not_decoded import not_decoded_lines
-from blt.dataset.manifest import read_manifest
+from blt.dataset.several import read_datasets
 
 NAME = "decode"
 HELP = "byte shards back to the corpus"
@@ -31,11 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, console: Console) -> Summary:
     """Decodes; see `DESCRIPTION`."""
-    manifest = read_manifest(args.data, "byte_shards")
-    left_out = not_decoded_lines(manifest)
-    with console.progress("decode", manifest.totals.get("bytes")) as progress:
+    data = read_datasets(args.data, "byte_shards")
+    left_out = []
+    for manifest in data.members:
+        which = f"{manifest.folder}: " if len(data.members) > 1 else ""
+        left_out += [which + line for line in not_decoded_lines(manifest)]
+    with console.progress("decode", data.totals.get("bytes")) as progress:
         counts = decode_dataset(args.data, args.output, progress)
-    return Summary(
+    summary = Summary(
         {"stage": NAME, "output": str(args.output), **counts, "left_out": left_out},
         [
             f"decode: done. {count(counts['documents'], 'document')}, "
@@ -43,3 +47,4 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
             *(f"  {line}" for line in left_out),
         ],
     )
+    return with_read(summary, data=data)

@@ -15,9 +15,11 @@ from blt.commands.arguments import (
     positive_int,
     whole_number,
 )
+from blt.commands.read_together import with_read
 from blt.commands.sidecar import find_finished, note_finished
 from blt.commands.train_entropy import training_words
 from blt.dataset.manifest import MANIFEST_NAME, read_manifest
+from blt.dataset.several import read_datasets
 from blt.dataset.storage import Place, place_errors
 
 if TYPE_CHECKING:
@@ -85,7 +87,7 @@ def check(args: argparse.Namespace) -> "BltTrainingConfig":
 
 def run(args: argparse.Namespace, console: Console) -> Summary:
     """Trains; see `DESCRIPTION`."""
-    data = read_manifest(args.data, "training_shards")
+    data = read_datasets(args.data, "training_shards")
     import_keras(verbose=console.verbose)
     from blt.engine.accelerator import unused_gpu_note
     from blt.model.serialization import fingerprint, load_entropy_model
@@ -109,7 +111,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         result = None  # stopped before the run was whole
     if args.dry_run:
         lines = [f"train would train {args.preset} for {count(config.steps, 'step')} (dry run)."]
-        return Summary({"dry_run": True, "outputs": [str(model)]}, lines)
+        return with_read(Summary({"dry_run": True, "outputs": [str(model)]}, lines), data=data)
     if result is None:
         how = "done"
         if note := unused_gpu_note():
@@ -120,7 +122,8 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         console.end_progress()
         note_finished(model, identity, result)
     words = training_words(result, "sequences")
-    return Summary({"stage": NAME, "how": how, **result}, [f"train: {how}. {words} -> {model}"])
+    summary = Summary({"stage": NAME, "how": how, **result}, [f"train: {how}. {words} -> {model}"])
+    return with_read(summary, data=data)
 
 
 def _check_folder(output: Place) -> None:

@@ -14,8 +14,9 @@ from blt.commands.arguments import (
     number,
     positive_int,
 )
+from blt.commands.read_together import with_read
 from blt.commands.sidecar import find_finished, note_finished
-from blt.dataset.manifest import read_manifest
+from blt.dataset.several import read_datasets
 from blt.dataset.storage import prepare_output_file
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def check(args: argparse.Namespace) -> "EntropyTrainingConfig":
 
 def run(args: argparse.Namespace, console: Console) -> Summary:
     """Trains; see `DESCRIPTION`."""
-    manifest = read_manifest(args.data, "byte_shards")
+    data = read_datasets(args.data, "byte_shards")
     import_keras(verbose=console.verbose)
     from blt.engine.accelerator import unused_gpu_note
     from blt.training.entropy import train_entropy_model
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     identity = {
         "command": NAME,
         "config": dataclasses.asdict(config),
-        "parents": {"byte_shards": manifest.sha256},
+        "parents": {"byte_shards": data.sha256},
     }
     how = "already done"
     result = find_finished(args.output, identity, overwrite=args.overwrite)
@@ -92,7 +93,8 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         lines = [
             f"train-entropy would train {args.preset} for {count(config.steps, 'step')} (dry run)."
         ]
-        return Summary({"dry_run": True, "outputs": [str(args.output)]}, lines)
+        plan = Summary({"dry_run": True, "outputs": [str(args.output)]}, lines)
+        return with_read(plan, data=data)
     if result is None:
         prepare_output_file(args.output)
         how = "done"
@@ -101,10 +103,11 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         result = train_entropy_model(args.data, args.output, config, console.show)
         console.end_progress()
         note_finished(args.output, identity, result)
-    return Summary(
+    summary = Summary(
         {"stage": NAME, "how": how, "output": str(args.output), **result},
         [f"train-entropy: {how}. {training_words(result, 'rows')} -> {args.output}"],
     )
+    return with_read(summary, data=data)
 
 
 def training_words(result: dict[str, Any], what: str) -> str:

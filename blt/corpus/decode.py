@@ -20,7 +20,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from blt.corpus.files.decompress import strip_compression_suffix
@@ -29,8 +29,9 @@ from blt.corpus.format_rules import wanted_format
 from blt.corpus.planning.sources import SOURCES_NAME, read_sources
 from blt.corpus.readers.paragraph_reader import gaps_of
 from blt.corpus.readers.text_reader import has_final_newline
-from blt.dataset.manifest import Manifest, read_manifest
+from blt.dataset.manifest import Manifest
 from blt.dataset.plan_file import read_plan
+from blt.dataset.several import read_datasets
 from blt.dataset.storage import (
     TEMPORARY_PREFIX,
     Place,
@@ -57,14 +58,14 @@ _MAX_NAME_BYTES = 200  # leaves room for the number and the temporary name
 
 
 def decode_dataset(
-    data_dir: PlaceLike,
+    data: PlaceLike | Sequence[PlaceLike],
     output: PlaceLike,
     progress: Progress = no_progress,
 ) -> dict[str, int]:
-    """Writes the documents of a dataset of byte shards as files below `output`.
+    """Writes the documents of byte shards as files below `output`.
 
     Args:
-      data_dir: the folder that `blt encode` made.
+      data: the folder that `blt encode` made, or several, which are decoded one after the other.
       output: a new or empty folder.
       progress: is told of the documents' bytes as they are written.
 
@@ -72,17 +73,25 @@ def decode_dataset(
       The number of `documents`, `bytes` and `files`.
 
     Raises:
-      UserError: `data_dir` holds no byte shards, or `output` is not empty.
+      UserError: `data` holds no byte shards, or `output` is not empty.
       WorkError: a shard is damaged, or a file cannot be written.
     """
-    data_dir, output = as_place(data_dir), as_place(output)
-    manifest = read_manifest(data_dir, "byte_shards")
+    output = as_place(output)
+    datasets = read_datasets(data, "byte_shards")
     if output.is_dir() and any(output.iterdir()):
         raise UserError(f"--output {output}: is not empty. Choose an empty or new folder.")
     prepare_output_folder(output)
-    entries = [entry for unit in read_plan(data_dir) for entry in unit.payload["files"]]
-    formats = _Formats(entries, manifest)
     names = _Names(output)
+    counts = Counter(documents=0, bytes=0, files=0)
+    for manifest in datasets.members:
+        counts.update(_decode(manifest, names, progress))
+    return dict(counts)
+
+
+def _decode(manifest: Manifest, names: "_Names", progress: Progress) -> Counter[str]:
+    """Writes the documents of one dataset; returns how many there are of what."""
+    units = read_plan(manifest.folder)
+    formats = _Formats([entry for unit in units for entry in unit.payload["files"]], manifest)
     counts = Counter(documents=0, bytes=0, files=0)
     doc_per = manifest.config.get("doc_per", "file")
     # The documents of a source follow one another, so that one file is open at a time.
@@ -110,7 +119,7 @@ def decode_dataset(
                         held.clear()
                 counts.update(documents=int(is_last), bytes=len(raw))
                 progress(len(raw))
-    return dict(counts)
+    return counts
 
 
 def _told_members(data_dir: Place) -> dict[str, str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from blt.dataset.manifest import Manifest
+from blt.dataset.several import Datasets, as_datasets, check_boundaries_of
 from blt.dataset.storage import sha256_file
 from blt.errors import UserError, WorkError
 from blt.formats.boundaries import read_boundaries, read_boundaries_metadata
@@ -90,13 +91,21 @@ def join_documents(parts: Iterable[PatchedPart]) -> Iterator[PatchedDocument]:
             pending = []
 
 
-def check_related(patches: Manifest, data: Manifest) -> None:
-    """Raises UserError unless these boundaries were made from these byte shards."""
-    if patches.parents.get("byte_shards") != data.sha256:
-        raise UserError(
-            f"--data {data.folder}: not the byte shards that {patches.folder} was made from "
-            "(another manifest). Give those."
-        )
+def check_related(patches: Manifest | Datasets, data: Manifest | Datasets) -> None:
+    """Checks that these byte shards are those that boundaries were made from, in the same order.
+
+    Raises:
+      UserError: they are not; blames --data.
+    """
+    patches, data = as_datasets(patches), as_datasets(data)
+    if patches.parents.get("byte_shards") == data.sha256:
+        return
+    if max(len(patches.members), len(data.members)) > 1:
+        check_boundaries_of(patches, data)
+    raise UserError(
+        f"--data {data.where}: not the byte shards that {patches.where} was made from "
+        "(another manifest). Give those."
+    )
 
 
 def check_boundaries(boundaries: Path, byte_shard: Path, entropy_fingerprint: str | None) -> None:

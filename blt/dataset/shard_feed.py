@@ -1,4 +1,4 @@
-"""Shards of a dataset as files here, for trainers, which read them again and again.
+"""Shards of datasets as files here, for trainers, which read them again and again.
 
 Of a dataset on this machine they are its own files. Those of one in a store are fetched into
 scratch and checked; the next ones come while one is read, and few are kept.
@@ -13,8 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
-from blt.dataset.manifest import Manifest, fetched_shard
-from blt.dataset.storage import errors_named, local_folder, place_errors, remove_scratch
+from blt.dataset.manifest import Manifest
+from blt.dataset.several import Datasets, as_datasets, shares
+from blt.dataset.storage import Place, errors_named, local_folder, place_errors, remove_scratch
 from blt.errors import UserError
 
 NUM_AHEAD = 2  # shards that are asked for while another is read
@@ -26,25 +27,26 @@ _Record = TypeVar("_Record")
 class ShardFeed:
     """Gives paths of shards; a context, after which those that were fetched are gone.
 
-    Memory and scratch do not grow with the dataset. Several threads may use it.
+    Memory and scratch do not grow with the datasets. Several threads may use it.
 
     Args:
-      data: the dataset.
+      data: the dataset, or several that are used together.
 
     Raises:
-      UserError: a shard that the manifest lists is not there, or the store cannot be asked.
+      UserError: a shard that a manifest lists is not there, or a store cannot be asked.
 
     Attributes:
-      names: of the shards, in the order of the manifest.
-      is_local: whether the paths are those of the dataset itself.
+      names: that the shards go by, those of all datasets in order.
+      is_local: whether all paths are those of the datasets themselves.
       num_fetched: how many shards were fetched so far; one that came twice counts twice.
     """
 
-    def __init__(self, data: Manifest) -> None:
-        self._folder = data.folder
-        self.names = tuple(shard.name for shard in data.shards)
-        self._shards = {shard.name: shard for shard in data.shards}
-        self.is_local = local_folder(data.folder) is not None
+    def __init__(self, data: Manifest | Datasets) -> None:
+        self._data = as_datasets(data)
+        self._folders = [member.folder for member in self._data.members]
+        self._shards = {shard.name: shard for shard in self._data.numbered}
+        self.names = tuple(self._shards)
+        self.is_local = all(local_folder(folder) is not None for folder in self._folders)
         self.num_fetched = 0
         self._check_all_there()  # now: an epoch may come to it hours from now
         self._lock = threading.Lock()
@@ -57,17 +59,18 @@ class ShardFeed:
             self._pool = ThreadPoolExecutor(NUM_AHEAD)
 
     def _check_all_there(self) -> None:
-        if self.is_local:
-            missing = [name for name in self._shards if not (self._folder / name).is_file()]
-        else:
-            with place_errors(self._folder):
-                there = {place.name for place in self._folder.iterdir()}
-            missing = [name for name in self._shards if name not in there]
-        if missing:
-            raise UserError(
-                f"{self._folder / missing[0]}: missing, though the manifest lists it. Make the "
-                "dataset again."
-            )
+        for member in self._data.members:
+            places = [member.shard_path(shard) for shard in member.shards]
+            if local_folder(member.folder) is not None:
+                missing = [place for place in places if not place.is_file()]
+            else:
+                with place_errors(member.folder):
+                    there = {place.name for place in member.folder.iterdir()}
+                missing = [place for place in places if place.name not in there]
+            if missing:
+                raise UserError(
+                    f"{missing[0]}: missing, though the manifest lists it. Make the dataset again."
+                )
 
     def __enter__(self) -> "ShardFeed":
         return self
@@ -93,9 +96,20 @@ class ShardFeed:
         if self._error is not None and isinstance(error, Exception) and error is not self._error:
             raise self._error from error
 
+    def shared(self, total: int) -> list[tuple[list[str], int]]:
+        """Returns, of each dataset, the names of its shards and how much of `total` it is due."""
+        names: list[list[str]] = [[] for _ in self._folders]
+        for shard in self._data.numbered:
+            names[shard.dataset].append(shard.name)
+        return list(zip(names, shares(total, self._data), strict=True))
+
+    def _place(self, name: str) -> Place:
+        shard = self._shards[name]
+        return self._folders[shard.dataset] / shard.info.name
+
     def request(self, name: str) -> None:
         """Sees to it that a shard will be here; does not wait for it."""
-        if not (self.is_local or self._is_closed):
+        if not self._is_closed and local_folder(self._place(name)) is None:
             self._requested(name)
 
     def path(self, name: str) -> Path:
@@ -104,8 +118,8 @@ class ShardFeed:
         Raises:
           UserError: it is missing, or not what the manifest says.
         """
-        if self.is_local:
-            return self._folder / name
+        if (own := local_folder(self._place(name))) is not None:
+            return own
         try:
             return self._requested(name).result()[1]
         except Exception as error:
@@ -123,7 +137,7 @@ class ShardFeed:
 
     def _fetch(self, name: str) -> tuple[contextlib.ExitStack, Path]:
         own = contextlib.ExitStack()
-        path = own.enter_context(fetched_shard(self._folder, self._shards[name]))
+        path = own.enter_context(self._shards[name].fetched(self._folders))
         with self._lock:
             self.num_fetched += 1
         return own, path
@@ -138,7 +152,7 @@ class ShardFeed:
         """Yields what a reader of files yields, shard by shard.
 
         The next shards are fetched while one is read. Errors of ours name the shard by its place in
-        the dataset.
+        its dataset.
 
         Args:
           names: of the shards, in order.
@@ -156,7 +170,7 @@ class ShardFeed:
     ) -> Iterator[_Record]:
         path = self.path(name)
         try:
-            with errors_named(path, self._folder / name):
+            with errors_named(path, self._place(name)):
                 yield from reader(path)
         except Exception as error:
             self._error = error

@@ -5,6 +5,7 @@ from typing import Any
 
 from blt.cli.console import count
 from blt.dataset.manifest import MANIFEST_NAME, read_manifest
+from blt.dataset.several import is_made_from
 from blt.dataset.splits import is_held_out
 from blt.dataset.storage import Place, place_errors, read_json
 from blt.errors import UserError
@@ -17,13 +18,17 @@ class TrainedSplit:
     Attributes:
       fraction: of the documents.
       seed: of the hash that chooses them.
-      byte_shards: sha256 of the manifest of the byte shards that it was trained on; None if nothing
-        tells.
+      byte_shards: sha256 of the manifest of the byte shards that it was trained on, of several
+        joined as `blt.dataset.several` does; None if nothing tells.
     """
 
     fraction: float
     seed: int
     byte_shards: str | None = None
+
+    def was_on(self, byte_shards: str) -> bool:
+        """Tells whether the training was on the byte shards with this manifest, among others."""
+        return is_made_from(self.byte_shards, byte_shards)
 
     def holds(self, doc_id: str) -> bool:
         """Tells whether a document of these byte shards was trained on."""

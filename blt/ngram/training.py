@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from blt.dataset.manifest import Manifest
+from blt.dataset.several import Datasets
 from blt.dataset.shard_feed import ShardFeed
 from blt.dataset.splits import is_held_out
 from blt.dataset.storage import Place, stat
@@ -22,7 +22,7 @@ MAX_HELD_OUT_TOKENS = 10_000_000
 
 
 def write_ngram_model(
-    counts: GramCounts, data: Manifest, output: Place, config: NgramConfig
+    counts: GramCounts, data: Datasets, output: Place, config: NgramConfig
 ) -> dict[str, Any]:
     """Makes the model of what was counted in a dataset and writes it.
 
@@ -41,7 +41,7 @@ def write_ngram_model(
     """
     if not counts.num_bytes:
         raise UserError(
-            f"{data.folder}: no text to count. Encode some, hold out less of it, or raise "
+            f"{data.where}: no text to count. Encode some, hold out less of it, or raise "
             "--sample-bytes."
         )
     model = build_model(counts, config)
@@ -59,7 +59,7 @@ def write_ngram_model(
 
 
 def _held_out_bits_per_byte(
-    data: Manifest, engine: NgramEngine, config: NgramConfig
+    data: Datasets, engine: NgramEngine, config: NgramConfig
 ) -> float | None:
     nats, num_bytes = 0.0, 0
     with ShardFeed(data) as feed:
@@ -73,12 +73,13 @@ def _held_out_bits_per_byte(
 def _held_out_parts(
     feed: ShardFeed, config: NgramConfig
 ) -> Iterator[tuple[ByteRecord, np.ndarray, bool]]:
-    """Yields the held-out records, until there are enough."""
-    taken = 0
-    for index, name in enumerate(feed.names):
-        for record in feed.read([name], read_byte_shard, then=feed.names[index + 1 :]):
-            if is_held_out(record.doc_id, fraction=config.valid_fraction, seed=config.seed):
-                yield record, record.tokens, record.part > 0
-                taken += len(record.tokens)
-        if taken >= MAX_HELD_OUT_TOKENS:
-            return
+    """Yields the held-out records, until there are enough of each dataset."""
+    for names, wanted in feed.shared(MAX_HELD_OUT_TOKENS):
+        taken = 0
+        for index, name in enumerate(names):
+            for record in feed.read([name], read_byte_shard, then=names[index + 1 :]):
+                if is_held_out(record.doc_id, fraction=config.valid_fraction, seed=config.seed):
+                    yield record, record.tokens, record.part > 0
+                    taken += len(record.tokens)
+            if taken >= wanted:
+                break

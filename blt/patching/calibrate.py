@@ -20,6 +20,7 @@ import numpy as np
 
 from blt.dataset.groups import group_name, input_group
 from blt.dataset.manifest import Manifest
+from blt.dataset.several import Datasets, as_datasets
 from blt.dataset.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, is_in_split, seeded_hash
 from blt.engine import Engine, LineEngine
 from blt.errors import UserError, near_names
@@ -52,7 +53,7 @@ _INTERVAL_PERCENT = (2.5, 97.5)
 
 
 def calibrate(
-    data: Manifest,
+    data: Manifest | Datasets,
     engine: Engine,
     *,
     target_patch_bytes: Sequence[float],
@@ -101,10 +102,11 @@ def calibrate(
         raise UserError(f"--rule {rule}: has no threshold; calibrate one of {ENTROPY_RULES}.")
     if reset_on_newline:
         engine = LineEngine(engine)
+    data = as_datasets(data)
     pieces = _choose_pieces(data, sample_bytes, split, valid_fraction, seed)
     sample = _take_sample(data, engine, pieces, keep_entropies, by)
     if not sample.num_bytes.sum():
-        raise UserError(f"{data.folder}: no text to calibrate on. Encode some, or take more of it.")
+        raise UserError(f"{data.where}: no text to calibrate on. Encode some, or take more of it.")
     report(
         f"calibrating on pieces of {sample.num_documents} documents, {sample.total_bytes:,} bytes"
     )
@@ -238,7 +240,7 @@ class _Piece:
 
 
 def _take_sample(
-    data: Manifest,
+    data: Datasets,
     engine: Engine,
     pieces: Iterable[_Piece],
     keep: str | None,
@@ -264,7 +266,7 @@ def _take_sample(
         columns["document"].append(documents.setdefault(doc_id, len(documents)))
         columns["group"].append(labels.of(piece.record))
     if not columns["tokens"]:
-        raise UserError(f"{data.folder}: no text to calibrate on. Encode some, or take more of it.")
+        raise UserError(f"{data.where}: no text to calibrate on. Encode some, or take more of it.")
     labels.check()
     return _Sample(
         num_tokens=np.array([len(tokens) for tokens in columns["tokens"]]),
@@ -276,7 +278,7 @@ def _take_sample(
 
 
 def _choose_pieces(
-    data: Manifest, sample_bytes: int, split: str, valid_fraction: float, seed: int
+    data: Datasets, sample_bytes: int, split: str, valid_fraction: float, seed: int
 ) -> Iterator[_Piece]:
     """Yields the pieces that make the sample, in the order of the dataset.
 

@@ -51,10 +51,11 @@ def repatch_shard(
     *,
     rule: PatchRule,
     byte_shard: Path | None = None,
+    name: str | None = None,
     drop_entropies: bool = False,
     progress: Progress = no_progress,
 ) -> UnitResult:
-    """Writes the boundaries that another rule gives, in a file of the same name.
+    """Writes the boundaries that another rule gives.
 
     It is the very file that `patch_shard` would have made by this rule.
 
@@ -64,6 +65,7 @@ def repatch_shard(
       rule: where patches begin.
       byte_shard: what the boundaries are of; only a rule that `needs_bytes` needs it. With it,
         boundaries inside characters are counted.
+      name: of the new file; that of `boundaries` if not given.
       drop_entropies: leave the kept entropies out.
       progress: called with the document bytes done.
 
@@ -86,7 +88,8 @@ def repatch_shard(
     counts = dict.fromkeys(names if byte_shard is None else [*names, INSIDE_CHARACTERS], 0)
     nats: float | None = 0.0
     source = _TokenSource(boundaries, byte_shard)
-    with atomic_path(output / boundaries.name, is_appended=True) as temporary:
+    name = name or boundaries.name
+    with atomic_path(output / name, is_appended=True) as temporary:
         writer = BoundariesWriter(
             temporary, metadata=metadata, keep_entropies=None if drop_entropies else kept_as
         )
@@ -114,7 +117,7 @@ def repatch_shard(
         sha256 = sha256_file(temporary)
     if nats is not None:
         counts["entropy_model_bits"] = round(nats / math.log(2))
-    shard = ShardInfo.of_counts(boundaries.name, counts, sha256)
+    shard = ShardInfo.of_counts(name, counts, sha256)
     return UnitResult(shards=(shard,), counts=counts)
 
 

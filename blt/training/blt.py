@@ -7,19 +7,21 @@ model's file, frozen, so that the file alone can score text; it must be the one 
 import dataclasses
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
 from blt.dataset.joining import check_entropy_fingerprint
-from blt.dataset.manifest import MANIFEST_NAME, Manifest, check_shard, read_manifest, write_manifest
+from blt.dataset.manifest import MANIFEST_NAME, check_shard, write_manifest
+from blt.dataset.several import Datasets, read_datasets
 from blt.dataset.shard_feed import ShardFeed
 from blt.dataset.storage import (
     Place,
     PlaceLike,
     as_place,
     local_copy,
+    local_folder,
     prepare_output_folder,
     sha256_file,
 )
@@ -92,7 +94,7 @@ class BltTrainingConfig:
 
 
 def train_blt(
-    data: PlaceLike,
+    data: PlaceLike | Sequence[PlaceLike],
     output: PlaceLike,
     config: BltTrainingConfig,
     *,
@@ -102,7 +104,8 @@ def train_blt(
     """Trains a BLT and writes a run: `model.keras`, `history.jsonl` and `_manifest.json`.
 
     Args:
-      data: a dataset of training shards. Those of a store are fetched ahead of the steps.
+      data: a dataset of training shards, or several that were packed in the same way. Shards of a
+        store are fetched ahead of the steps.
       output: the folder to make.
       config: how.
       entropy_model: the model that made the shards' boundaries, to be kept in the model's file.
@@ -118,16 +121,17 @@ def train_blt(
         cannot be written to.
       WorkError: the training diverged, or the model cannot be written.
     """
-    data = read_manifest(data, "training_shards")
-    with ShardFeed(data) as feed:
-        if feed.is_local:
-            for shard in data.shards:
-                check_shard(data.folder, shard)
-        return _train(data, feed, as_place(output), config, entropy_model, report)
+    datasets = read_datasets(data, "training_shards")
+    with ShardFeed(datasets) as feed:
+        for member in datasets.members:
+            if local_folder(member.folder) is not None:  # others are checked as they are fetched
+                for shard in member.shards:
+                    check_shard(member.folder, shard)
+        return _train(datasets, feed, as_place(output), config, entropy_model, report)
 
 
 def _train(
-    data: Manifest,
+    data: Datasets,
     feed: ShardFeed,
     output: Place,
     config: BltTrainingConfig,
@@ -137,7 +141,7 @@ def _train(
     start = time.monotonic()
     if not any(s.bytes for s in data.shards if s.name.startswith("train-")):
         raise UserError(
-            f"{data.folder}: no text to train on: all of it is held out, or all documents are "
+            f"{data.where}: no text to train on: all of it is held out, or all documents are "
             "empty. Encode more text."
         )
     kept = _load_matching_entropy_model(data, entropy_model)
@@ -180,16 +184,16 @@ def _train(
     return summary
 
 
-def _load_matching_entropy_model(data: Manifest, place: PlaceLike | None) -> keras.Model | None:
+def _load_matching_entropy_model(data: Datasets, place: PlaceLike | None) -> keras.Model | None:
     if place is None:
         return None
     model = load_entropy_model(place)
     found = data.fingerprints.get("entropy_model")
-    check_entropy_fingerprint(str(data.folder), found, fingerprint(model))
+    check_entropy_fingerprint(data.where, found, fingerprint(model))
     return model
 
 
-def _patch_rule(data: Manifest) -> PatchRule | None:
+def _patch_rule(data: Datasets) -> PatchRule | None:
     """Returns the rule that the shards' patches were made by, if their config tells it."""
     names = {field.name for field in dataclasses.fields(PatchRule)}
     rule = {k: v for k, v in (data.config.get("patch_rule") or {}).items() if k in names}
@@ -201,8 +205,7 @@ def _datasets(
     config: BltTrainingConfig,
     model: ByteLatentTransformer,
 ) -> tuple[Any, list[Any]]:
-    """Returns training batches without end, and the held-out ones."""
-    valid_names = [name for name in feed.names if name.startswith("valid-")]
+    """Returns training batches without end, and the held-out ones, of each dataset its share."""
     shape = {
         "batch_size": config.batch_size,
         "seq_len": model.max_sequence_length,
@@ -216,15 +219,17 @@ def _datasets(
         repeat=True,
         **shape,
     )
-    if not valid_names:
-        return training, []
-    num_valid = math.ceil(config.max_valid_sequences / config.batch_size)
-    held_out = dataset_of_feed(feed, valid_names, **shape).take(num_valid)
-    return training, list(held_out.as_numpy_iterator())
+    held_out: list[Any] = []
+    for names, num_sequences in feed.shared(config.max_valid_sequences):
+        if valid_names := [name for name in names if name.startswith("valid-")]:
+            batches = dataset_of_feed(feed, valid_names, **shape)
+            batches = batches.take(math.ceil(num_sequences / config.batch_size))
+            held_out += batches.as_numpy_iterator()
+    return training, held_out
 
 
 def _write_manifest(
-    output: Place, data: Manifest, config: BltTrainingConfig, model_fingerprint: str
+    output: Place, data: Datasets, config: BltTrainingConfig, model_fingerprint: str
 ) -> None:
     """Lists the run's files; documents, bytes and tokens are those of the data."""
     totals = {name: data.totals[name] for name in ("documents", "bytes", "tokens")}
@@ -249,6 +254,6 @@ def _write_manifest(
     )
 
 
-def _byte_shards_of(data: Manifest) -> dict[str, str]:
+def _byte_shards_of(data: Datasets) -> dict[str, str]:
     """Returns which byte shards training shards were packed from, as parents; {} if unknown."""
     return {kind: sha for kind, sha in data.parents.items() if kind == "byte_shards"}

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from blt.dataset.manifest import read_manifest
+from blt.dataset.several import Datasets, read_datasets
 from blt.dataset.shard_feed import ShardFeed
 from blt.dataset.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, is_held_out
 from blt.dataset.storage import Place, PlaceLike, as_place, prepare_output_file
@@ -141,7 +141,7 @@ def shuffle_rows(rows: Iterable[Row], buffer_size: int, rng: np.random.Generator
 
 
 class _Corpus:
-    """The documents of a byte dataset, as batches of rows."""
+    """The documents of byte datasets, as batches of rows."""
 
     def __init__(self, feed: ShardFeed, config: EntropyTrainingConfig) -> None:
         self._names = feed.names
@@ -188,8 +188,13 @@ class _Corpus:
         return [self._names[index] for index in rng.permutation(len(self._names))]
 
     def valid_batches(self) -> list[tuple[dict[str, np.ndarray], np.ndarray]]:
-        rows = make_rows(self._records(self._names, held_out=True), self._config.seq_len)
-        return list(self._batches(itertools.islice(rows, self._config.max_valid_rows)))
+        rows = itertools.chain.from_iterable(
+            itertools.islice(
+                make_rows(self._records(names, held_out=True), self._config.seq_len), num_rows
+            )
+            for names, num_rows in self._feed.shared(self._config.max_valid_rows)
+        )
+        return list(self._batches(rows))
 
     def has_training_text(self) -> bool:
         records = self._records(self._names, held_out=False)
@@ -197,7 +202,7 @@ class _Corpus:
 
 
 def train_entropy_model(
-    data: PlaceLike,
+    data: PlaceLike | Sequence[PlaceLike],
     output: PlaceLike,
     config: EntropyTrainingConfig,
     report: Report = lambda line: None,
@@ -205,7 +210,7 @@ def train_entropy_model(
     """Trains an entropy model and writes it.
 
     Args:
-      data: a dataset of byte shards. Shards of a store are fetched ahead of the steps.
+      data: a dataset of byte shards, or several. Shards of a store are fetched ahead of the steps.
       output: the model file to make; its history goes to `<output>.history.jsonl` beside it.
       config: how.
       report: takes lines of progress.
@@ -222,13 +227,14 @@ def train_entropy_model(
     """
     output = as_place(output)
     check_model_name(output)
-    with ShardFeed(read_manifest(data, "byte_shards")) as feed:
-        return _train(_Corpus(feed, config), data, output, config, report)
+    datasets = read_datasets(data, "byte_shards")
+    with ShardFeed(datasets) as feed:
+        return _train(_Corpus(feed, config), datasets, output, config, report)
 
 
 def _train(
     corpus: _Corpus,
-    data: PlaceLike,
+    data: Datasets,
     output: Place,
     config: EntropyTrainingConfig,
     report: Report,
@@ -236,7 +242,7 @@ def _train(
     start = time.monotonic()
     if not corpus.has_training_text():
         raise UserError(
-            f"{data}: no documents to train on, once those held out are left out "
+            f"{data.where}: no documents to train on, once those held out are left out "
             f"(valid_fraction {config.valid_fraction}). Encode more text."
         )
     prepare_output_file(output)

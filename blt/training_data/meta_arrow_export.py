@@ -43,6 +43,7 @@ def export_meta_arrow_shard(
     boundaries: Path,
     output: Path,
     *,
+    name: str | None = None,
     unit_index: int,
     metadata: Mapping[str, str] | None = None,
     progress: Progress = no_progress,
@@ -55,6 +56,7 @@ def export_meta_arrow_shard(
     Args:
       byte_shard, boundaries: the files; row i describes record i.
       output: the folder.
+      name: that the byte shard goes by, and the new file is called after; its own if not given.
       unit_index: of the plan, names the rejects.
       metadata: strings for the schema.
       progress: called with the document bytes done.
@@ -66,7 +68,8 @@ def export_meta_arrow_shard(
       UserError: the boundaries hold no entropies.
       WorkError: a file is damaged, or they do not belong together.
     """
-    name = meta_arrow_name(byte_shard.name)
+    source = name or byte_shard.name
+    name = meta_arrow_name(source)
     counts = {"documents": 0, "bytes": 0, "tokens": 0, "records": 0, "rejects": 0}
     rejects_path = output / UNITS_FOLDER / f"{unit_index:05d}.rejects.parquet"
     with (
@@ -81,7 +84,7 @@ def export_meta_arrow_shard(
                     text = _text(document)
                 except _Unfit as unfit:
                     rejects.add(
-                        source=byte_shard.name,
+                        source=source,
                         position=document.index,
                         reason=unfit.reason,
                         detail=f"document {document.doc_id!r:.200}: {unfit.detail}",
@@ -141,7 +144,7 @@ def _join(parts: Iterable[PatchedPart], boundaries: Path) -> Iterator[_Document]
             pieces, num_tokens = [], 0
 
 
-def no_entropies(patches: Path) -> str:
+def no_entropies(patches: Path | str) -> str:
     """What to say of boundaries without entropies."""
     return (
         f"--patches {patches}: holds no entropies. Run `blt patch` with --keep-entropies f16 and "

@@ -4,9 +4,10 @@ import pytest
 
 from blt.dataset import shard_feed, storage
 from blt.dataset.manifest import read_manifest
+from blt.dataset.several import read_datasets
 from blt.dataset.shard_feed import ShardFeed
 from blt.dataset.storage import as_place
-from blt.errors import UserError
+from blt.errors import UserError, WorkError
 from blt.formats.byte_shard import read_byte_shard
 from tests.blt.datasets import write_byte_dataset
 from tests.blt.places import copy_to
@@ -81,3 +82,30 @@ def test_a_shard_that_was_changed_is_named_whatever_a_library_makes_of_it(bucket
     with pytest.raises(UserError, match="its sha256 is not the manifest's") as error:
         read_by_a_library()
     assert str(place) in str(error.value)
+
+
+def test_shards_of_several_datasets_are_those_of_each_place(root, tmp_path, scratch):
+    places = [tmp_path / "here", as_place(f"{root}/there")]
+    for number, place in enumerate(places):
+        documents = {f"{place.name}{i}": b"x" * (1 + i) for i in range(4 + 2 * number)}
+        write_byte_dataset(tmp_path / f"made-{number}", documents, num_shards=2 + number)
+        copy_to(tmp_path / f"made-{number}", place)
+    several = read_datasets(places, "byte_shards")
+    with ShardFeed(several) as feed:
+        assert feed.names == tuple(f"bytes-{unit:05d}-000.tfrecord" for unit in range(5))
+        names, due = zip(*feed.shared(30), strict=True)
+        assert names == (list(feed.names[:2]), list(feed.names[2:]))
+        assert due == (10, 21)  # of 10 and 21 bytes
+        # Both have a shard of the first's name.
+        assert read(feed, [feed.names[2], feed.names[0]]) == ["there0", "there3", "here0", "here2"]
+        assert feed.path(feed.names[0]) == places[0] / feed.names[0]
+        assert feed.num_fetched == (0 if feed.is_local else 1)
+    wrong = places[1] / "bytes-00001-000.tfrecord"
+    storage.replace(wrong, b"no shard")
+    with pytest.raises((UserError, WorkError)) as error, ShardFeed(several) as feed:
+        read(feed, feed.names)
+    assert str(error.value).startswith(f"{wrong}: ")
+    storage.delete(wrong)
+    with pytest.raises(UserError) as error:
+        ShardFeed(several)
+    assert str(error.value).startswith(f"{wrong}: missing")

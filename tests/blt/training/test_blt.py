@@ -1,20 +1,25 @@
+import dataclasses
 import json
 import shutil
+from types import SimpleNamespace
 
 import keras
 import pytest
 
 from blt.dataset.joining import PatchedDocument
 from blt.dataset.manifest import read_manifest, write_manifest
+from blt.dataset.several import read_datasets, shares
+from blt.dataset.shard_feed import ShardFeed
 from blt.dataset.storage import sha256_file
 from blt.dataset.trained_split import TrainedSplit, read_trained_split
 from blt.errors import UserError
+from blt.formats.training_shard import read_training_shard
 from blt.model.blt import load_blt
 from blt.model.entropy_model import EntropyModel
 from blt.model.serialization import fingerprint, save_model
 from blt.patching.rules import PatchRule, find_patch_lengths
 from blt.tokenizer import frame_tokens
-from blt.training.blt import BltTrainingConfig, train_blt
+from blt.training.blt import BltTrainingConfig, _datasets, train_blt
 from blt.training_data.packing import PackConfig, write_bucket
 
 MODEL = {
@@ -84,6 +89,36 @@ def folder(tmp_path_factory, entropy_model):
         )
         (folder / f"{name}.json").write_text(json.dumps([summary, lines]))
     return folder
+
+
+def test_several_datasets_are_trained_on_together(folder, tmp_path):
+    data = make_data(tmp_path / "a", texts=TEXTS[:20]), make_data(tmp_path / "b", texts=TEXTS[:12])
+    train_blt(data, tmp_path / "run", CONFIG)
+    members = [read_manifest(place) for place in data]
+    run = read_manifest(tmp_path / "run")
+    assert run.parents == {"training_shards": "+".join(member.sha256 for member in members)}
+    assert run.totals["documents"] == 32
+    assert run.config["valid_fraction"] == 0.2 and run.config["split_seed"] == 0
+    other = make_data(tmp_path / "c", seq_len=16)
+    with pytest.raises(UserError, match="seq_len is 32 there and 16 here"):
+        train_blt([data[0], other], tmp_path / "run-2", CONFIG)
+    assert not (tmp_path / "run-2").exists()
+
+
+def test_held_out_sequences_are_of_each_dataset(tmp_path):
+    data = [make_data(tmp_path / name, texts=TEXTS[:n]) for name, n in (("a", 40), ("b", 30))]
+    several = read_datasets(data, "training_shards")
+    model = SimpleNamespace(max_sequence_length=32, max_patches=16)
+    config = dataclasses.replace(CONFIG, batch_size=1, max_valid_sequences=7)
+    quotas = shares(config.max_valid_sequences, several)
+    _, held_out = _datasets(ShardFeed(several), config, model)
+    assert len(quotas) == 2 and len(held_out) == sum(quotas) and min(quotas) >= 3
+    # The first sequence of each set is there, once.
+    for place in data:
+        path = min(place.glob("valid-*"))
+        first = next(iter(read_training_shard(path))).tokens
+        same = [inputs["tokens"][0, : len(first)].tolist() for inputs, _ in held_out]
+        assert first.tolist() in same
 
 
 def test_a_run_holds_a_model_that_learned_its_history_and_its_lineage(folder, entropy_model):

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import json
 import math
@@ -7,16 +8,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blt.dataset.manifest import read_manifest
+from blt.dataset.several import read_datasets
 from blt.dataset.shard_feed import ShardFeed
 from blt.dataset.splits import is_held_out
 from blt.errors import UserError, WorkError
 from blt.formats.byte_shard import ByteRecord
 from blt.model import EntropyModel
 from blt.model.serialization import fingerprint, load_entropy_model
-from blt.tokenizer import frame_tokens
-from blt.training import entropy
+from blt.tokenizer import BOS_ID, frame_tokens, tokens_to_bytes
 from blt.training.common import NextTokenTrainer, record_every, token_nats
-from blt.training.entropy import EntropyTrainingConfig, make_rows, train_entropy_model
+from blt.training.entropy import (
+    EntropyTrainingConfig,
+    _Corpus,
+    make_rows,
+    train_entropy_model,
+)
 from tests.blt.datasets import write_byte_dataset
 
 SMALL = {
@@ -114,6 +121,38 @@ def test_training_learns_and_is_the_same_again(data, tmp_path):
     assert any("held out" in line for line in lines)
 
 
+def test_several_datasets_are_read_as_one_and_all_are_judged_by(tmp_path):
+    text = b"Bytes are predicted from the bytes before them, one after the other. "
+    documents = [(f"doc-{i}", b"%04d %b" % (i, text * 3)) for i in range(40)]
+    folders = [tmp_path / name for name in ("whole", "a", "b")]
+    write_byte_dataset(folders[0], dict(documents), num_shards=1)
+    write_byte_dataset(folders[1], dict(documents[:30]))
+    write_byte_dataset(folders[2], dict(documents[30:]))
+    config = EntropyTrainingConfig(**{**SMALL, "max_valid_rows": 10**6})
+
+    def rows(places, config):
+        corpus = _Corpus(ShardFeed(read_datasets(places, "byte_shards")), config)
+        held_out = [inputs["tokens"] for inputs, _ in corpus.valid_batches()]
+        return corpus, np.concatenate(held_out)
+
+    def begun(rows):
+        """Which documents begin in these rows, by the digits that they begin with."""
+        windows = zip(*(rows.ravel()[i:] for i in range(5)), strict=False)
+        return {int(tokens_to_bytes(np.array(w))) for w in windows if w[0] == BOS_ID}
+
+    held_out = [i for i in range(40) if is_held_out(f"doc-{i}", fraction=config.valid_fraction)]
+    first, second = ([i for i in held_out if (i >= 30) == later] for later in (False, True))
+    assert first and second
+    corpus, found = rows(folders[1:], config)
+    assert len(corpus._names) == 2 and corpus.has_training_text()
+    assert np.count_nonzero(found) == np.count_nonzero(rows(folders[0], config)[1])
+    assert begun(found) == set(held_out)
+    # Where not all are looked at, each dataset has its share.
+    _, few = rows(folders[1:], dataclasses.replace(config, max_valid_rows=4, batch_size=4))
+    assert first[0] in begun(few) and second[0] in begun(few)
+    assert begun(few) < set(held_out)
+
+
 def test_figures_are_means_over_targets_and_never_over_batches():
     trainer = NextTokenTrainer(EntropyModel(dim=8, num_layers=1, num_heads=2, window=8))
     full = np.array([[70, 71, 72, 73, 74, 2]], np.int32)  # five bytes and EOS
@@ -175,7 +214,7 @@ def test_impossible_learning_rates_are_refused(learning_rate):
 
 
 def test_held_out_documents_are_not_trained_on(data):
-    corpus = entropy._Corpus(ShardFeed(entropy.read_manifest(data)), EntropyTrainingConfig(**SMALL))
+    corpus = _Corpus(ShardFeed(read_manifest(data)), EntropyTrainingConfig(**SMALL))
     trained = {r.doc_id for r in corpus._records(corpus._names, held_out=False)}
     judged = {r.doc_id for r in corpus._records(corpus._names, held_out=True)}
     assert trained | judged == {f"doc-{i}" for i in range(60)}
@@ -185,7 +224,7 @@ def test_held_out_documents_are_not_trained_on(data):
 
 def test_epochs_differ_in_order_alone(data):
     config = EntropyTrainingConfig(**SMALL)
-    corpus = entropy._Corpus(ShardFeed(entropy.read_manifest(data)), config)
+    corpus = _Corpus(ShardFeed(read_manifest(data)), config)
     names = corpus._names
     one_epoch = len(list(make_rows(corpus._records(names, held_out=False), config.seq_len)))
     rows = list(itertools.islice(corpus._training_rows(), 2 * one_epoch))
@@ -197,7 +236,7 @@ def test_epochs_differ_in_order_alone(data):
     np.testing.assert_array_equal(*total)
     assert any((a[1] != b[1]).any() for a, b in zip(rows, rows[one_epoch:], strict=False))
     config = EntropyTrainingConfig(**SMALL, seed=1)
-    others = entropy._Corpus(ShardFeed(entropy.read_manifest(data)), config)._training_rows()
+    others = _Corpus(ShardFeed(read_manifest(data)), config)._training_rows()
     assert any((a[1] != b[1]).any() for a, b in zip(rows, others, strict=False))
 
 

@@ -15,7 +15,7 @@ from blt.training.common import HistoryWriter, save_trained
 from blt.training.entropy import EntropyTrainingConfig, train_entropy_model
 from tests.blt.datasets import write_byte_dataset
 from tests.blt.places import contents, copy_to
-from tests.blt.training.test_blt import CONFIG, make_data
+from tests.blt.training.test_blt import CONFIG, TEXTS, make_data
 
 NUM_SHARDS = 11  # more than are kept
 
@@ -69,6 +69,16 @@ def test_a_blt_of_a_store_is_the_one_of_a_path(gcs_bucket, tmp_path):
     assert summary == {**expected, "output": model_file, "seconds": summary["seconds"]}
     assert contents(output) == contents(tmp_path / "run")
     assert read_manifest(output, "blt_run").fingerprints["blt"] == expected["fingerprint"]
+
+
+def test_datasets_here_and_in_a_store_are_trained_on_together(gcs_bucket, tmp_path):
+    here, other = make_data(tmp_path / "a"), make_data(tmp_path / "b", texts=TEXTS[:20])
+    there = copy_to(other, f"{gcs_bucket.url}/b")
+    expected = train_blt([here, other], tmp_path / "run", CONFIG)
+    summary = train_blt([here, there], tmp_path / "run-2", CONFIG)
+    model_file = str(tmp_path / "run-2" / "model.keras")
+    assert summary == {**expected, "output": model_file, "seconds": summary["seconds"]}
+    assert contents(tmp_path / "run-2") == contents(tmp_path / "run")
 
 
 def test_the_command_says_that_it_is_done_already(byte_data, gcs_bucket, capsys):
