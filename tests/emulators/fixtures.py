@@ -152,6 +152,7 @@ def gcs_bucket(gcs_server, no_clients, monkeypatch):
     gcs_server.buckets[name] = {}
     yield Bucket(f"gs://{name}", proxy, gcs_server)
     proxy.stop()
+    del gcs_server.buckets[name]  # it lies in memory
 
 
 @pytest.fixture
@@ -166,6 +167,9 @@ def s3_bucket(s3_server, no_clients, monkeypatch):
     s3_server.client.create_bucket(Bucket=name)
     yield Bucket(f"s3://{name}", proxy, s3_server)
     proxy.stop()
+    while keys := s3_server.client.list_objects_v2(Bucket=name).get("Contents"):  # they, too
+        objects = [{"Key": file["Key"]} for file in keys]
+        s3_server.client.delete_objects(Bucket=name, Delete={"Objects": objects})
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
-"""A small byte dataset and an untrained entropy model, made once."""
+"""A small byte dataset and an untrained entropy model, made once for all processes of a run."""
 
+import fcntl
 import json
+import os
 import random
 
 import pytest
@@ -30,10 +32,35 @@ def make_text(rng: random.Random, num_words: int) -> str:
 
 
 @pytest.fixture(scope="session")
-def small_corpus(tmp_path_factory):
+def made_once(tmp_path_factory):
+    """A function that returns a folder by name, made by the first process that asks for it."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # which the processes of a run share
+
+    def made(name, make):
+        folder = root / "made-once" / name
+        folder.parent.mkdir(exist_ok=True)
+        with open(folder.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            done = folder.with_suffix(".done")
+            if not done.exists():
+                assert not folder.exists(), f"{name} could not be made; see the first failure"
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def small_corpus(made_once):
     """60 documents in 3 JSONL files: an empty one, a one-byte one, one of 6 KB, short ones."""
-    folder = tmp_path_factory.mktemp("small") / "corpus"
-    folder.mkdir()
+    return made_once("corpus", _make_corpus)
+
+
+def _make_corpus(folder):
     rng = random.Random(11)
     for number in range(3):
         texts = [make_text(rng, rng.randrange(1, 60)) for _ in range(20)]
@@ -44,7 +71,6 @@ def small_corpus(tmp_path_factory):
         ]
         lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{number}.jsonl").write_text(lines)
-    return folder
 
 
 @pytest.fixture(scope="session")

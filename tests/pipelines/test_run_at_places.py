@@ -68,11 +68,13 @@ def without_seconds(words):
 
 
 @pytest.fixture(scope="module")
-def here(small_corpus, tmp_path_factory):
+def here(small_corpus, made_once):
     """A run whose every place is here: what it made."""
-    place = tmp_path_factory.mktemp("chain") / "here"
-    assert call(write_config(place, small_corpus)) == 0
-    return results(place)
+
+    def make(place):
+        assert call(write_config(place, small_corpus)) == 0
+
+    return results(made_once("chain", make))
 
 
 def test_the_whole_chain_in_a_store_is_the_chain_here(

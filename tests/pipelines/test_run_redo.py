@@ -54,10 +54,11 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def finished(small_corpus, tmp_path_factory):
-    place = Place(tmp_path_factory.mktemp("finished"), small_corpus)
-    assert place.call() == 0
-    return place
+def finished(small_corpus, made_once):
+    def make(folder):
+        assert Place(folder, small_corpus).call() == 0
+
+    return Place(made_once("finished-run", make), small_corpus)
 
 
 @pytest.fixture
