@@ -19,7 +19,7 @@ import functools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +257,13 @@ def _differences(key: str, ours: Any, theirs: Any) -> list[tuple[str, Any, Any]]
 def is_made_from(parent: str | None, sha256: str) -> bool:
     """Tells whether a dataset is among those that `parent`, of a `parents`, names."""
     return sha256 in (parent or "").split(SEPARATOR)
+
+
+def each_parent(parents: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yields kind and sha256 of every single manifest that the `parents` of another name."""
+    for kind, joined in parents.items():
+        for sha256 in joined.split(SEPARATOR):
+            yield kind, sha256
 
 
 def as_datasets(data: Manifest | Datasets) -> Datasets:

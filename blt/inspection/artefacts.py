@@ -6,6 +6,7 @@ from typing import Any
 
 from blt.dataset.manifest import MANIFEST_NAME, Manifest, read_manifest
 from blt.dataset.plan_file import PLAN_NAME
+from blt.dataset.several import SEPARATOR, Datasets
 from blt.dataset.storage import Place, read_json, subfolders
 from blt.errors import UserError
 
@@ -88,10 +89,12 @@ def find_by_sha256(sha256: str, near: Place) -> Manifest | None:
     return None
 
 
-def find_parent(manifest: Manifest, kind: str) -> Manifest | None:
-    """Returns the parent of this kind if it lies beside the dataset, else None."""
-    sha256 = manifest.parents.get(kind)
-    return find_by_sha256(sha256, manifest.folder) if sha256 else None
+def find_parents(manifest: Manifest, kind: str) -> Datasets | None:
+    """Returns the parents of this kind if they all lie beside the dataset, else None."""
+    names = manifest.parents.get(kind, "").split(SEPARATOR)
+    found = [find_by_sha256(name, manifest.folder) for name in names if name]
+    members = tuple(member for member in found if member is not None)
+    return Datasets(members) if members and len(members) == len(names) else None
 
 
 def flatten(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -11,13 +11,14 @@ from blt.corpus.planning.sources import SOURCES_NAME
 from blt.dataset.groups import describe_bounds
 from blt.dataset.joining import check_related
 from blt.dataset.loss import describe_invalid_input, describe_lost_input
-from blt.dataset.manifest import KINDS, Manifest, read_manifest
+from blt.dataset.manifest import KINDS, Manifest
 from blt.dataset.rejects import REASONS, count_rejects
+from blt.dataset.several import each_parent, read_datasets
 from blt.dataset.stage import REJECTS_NAME
 from blt.dataset.storage import Place
 from blt.dataset.trained_split import trained_share
 from blt.formats.training_shard import read_training_shard
-from blt.inspection.artefacts import Dataset, find_by_sha256, find_parent, flatten
+from blt.inspection.artefacts import Dataset, find_by_sha256, find_parents, flatten
 from blt.inspection.documents import (
     Document,
     first_documents,
@@ -137,7 +138,7 @@ def _totals(manifest: Manifest) -> list[tuple[str, Any]]:
 
 def _origins(manifest: Manifest) -> list[tuple[str, str]]:
     origins = []
-    for kind, sha256 in manifest.parents.items():
+    for kind, sha256 in each_parent(manifest.parents):
         found = find_by_sha256(sha256, manifest.folder)
         where = f" ({visible_text(found.folder.name)}, beside it)" if found else ""
         origins.append((KINDS.get(kind, (kind,))[0], f"manifest {sha256[:SHORT_HEX]}…{where}"))
@@ -216,10 +217,10 @@ def _describe_bytes(dataset: Dataset, look: Look) -> Summary:
 def _describe_boundaries(dataset: Dataset, look: Look) -> Summary:
     manifest = dataset.manifest
     if look.data is not None:
-        data = read_manifest(look.data, "byte_shards")
+        data = read_datasets(look.data, "byte_shards")
         check_related(manifest, data)
     else:
-        data = find_parent(manifest, "byte_shards")
+        data = find_parents(manifest, "byte_shards")
     if data is None:
         lines = [
             "The documents cannot be shown: the byte shards that these boundaries were made from "

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from blt.dataset.manifest import Manifest, read_manifest
+from blt.dataset.several import Datasets
 from blt.dataset.storage import Place, subfolders
 from blt.dataset.units import ShardInfo
 from blt.errors import WorkError
@@ -91,7 +92,7 @@ def shard_numbers(name: str) -> Numbers | None:
 
 
 def first_documents(
-    data: Manifest, patches: Manifest | None, *, count: int, num_bytes: int
+    data: Manifest | Datasets, patches: Manifest | Datasets | None, *, count: int, num_bytes: int
 ) -> Iterator[Document]:
     """Yields the beginnings of a dataset's first documents.
 
@@ -120,7 +121,11 @@ def first_documents(
 
 
 def find_documents(
-    data: Manifest, patches: Manifest, wanted: Sequence[tuple[str, int]], *, num_bytes: int
+    data: Manifest | Datasets,
+    patches: Manifest | Datasets,
+    wanted: Sequence[tuple[str, int]],
+    *,
+    num_bytes: int,
 ) -> dict[tuple[str, int], Document]:
     """Finds documents by id and size in byte shards, with their boundaries.
 
@@ -199,7 +204,9 @@ def _positions(path: Place, doc_ids: set[str]) -> list[int]:
     return positions
 
 
-def _rows_for(shard: ShardInfo, patches: Manifest | None) -> Iterator[BoundariesRow] | None:
+def _rows_for(
+    shard: ShardInfo, patches: Manifest | Datasets | None
+) -> Iterator[BoundariesRow] | None:
     numbers = shard_numbers(shard.name)
     if patches is None or numbers is None:
         return None

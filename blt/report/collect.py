@@ -7,9 +7,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from blt.dataset.manifest import MANIFEST_NAME, Manifest
+from blt.dataset.several import SEPARATOR, Datasets
 from blt.dataset.storage import Place
 from blt.dataset.trained_split import is_of_held_out
-from blt.inspection.artefacts import Dataset, find_by_sha256, find_datasets, open_dataset
+from blt.inspection.artefacts import Dataset, find_by_sha256, find_datasets
 from blt.inspection.history import HISTORY_SUFFIX, RUN_HISTORY, read_history
 from blt.inspection.measures import (
     BLT,
@@ -64,9 +65,15 @@ class Artefacts:
     def corpora(self) -> list["Artefacts"]:
         """Returns what belongs together: of one corpus each, as the byte shards' manifest tells.
 
+        Byte shards that were used together are one corpus.
         What nothing tells of belongs to the corpus of the folder that it lies in, if there is one.
         """
-        keys = {id(dataset): self._key(dataset) for dataset in self.datasets}
+        named = [self._key(dataset) for dataset in self.datasets]
+        first_of = _used_together(key for key in named if key is not None)
+        keys = {
+            id(dataset): key and first_of[key.partition(SEPARATOR)[0]]
+            for dataset, key in zip(self.datasets, named, strict=True)
+        }
         of_folder: dict[Place, set[str]] = {}
         for dataset in self.datasets:
             if (key := keys[id(dataset)]) is not None:
@@ -122,35 +129,39 @@ class Artefacts:
         packed = self.find(
             "training_shards", manifest.parents.get("training_shards"), manifest.folder
         )
-        return manifest.parents.get("byte_shards") or (
-            packed and packed.manifest.parents.get("byte_shards")
-        )
+        return manifest.parents.get("byte_shards") or (packed and packed.parents.get("byte_shards"))
 
     def of_kind(self, kind: str) -> list[Dataset]:
         return [dataset for dataset in self.datasets if dataset.manifest.kind == kind]
 
-    def find(self, kind: str, sha256: str | None, near: Place) -> Dataset | None:
-        """Returns the dataset with this manifest, from those given or those beside `near`."""
+    def find(self, kind: str, sha256: str | None, near: Place) -> Datasets | None:
+        """Returns the datasets that a parent names, from those given or those beside `near`."""
         if sha256 is None:
             return None
-        for dataset in self.of_kind(kind):
-            if dataset.manifest.sha256 == sha256:
-                return dataset
-        manifest = find_by_sha256(sha256, near)
-        return open_dataset(manifest.folder) if manifest else None
+        given = {dataset.manifest.sha256: dataset.manifest for dataset in self.of_kind(kind)}
+        names = sha256.split(SEPARATOR)
+        members = [given.get(name) or find_by_sha256(name, near) for name in names]
+        found = tuple(member for member in members if member is not None)
+        return Datasets(found) if len(found) == len(names) else None
 
-    def byte_shards_of(self, manifest: Manifest) -> Dataset | None:
+    def byte_shards_of(self, manifest: Manifest) -> Datasets | None:
         return self.find("byte_shards", manifest.parents.get("byte_shards"), manifest.folder)
 
-    def boundaries_of(self, manifest: Manifest) -> Dataset | None:
+    def boundaries_of(self, manifest: Manifest) -> Datasets | None:
         """Returns the boundaries a dataset was made with, or those found of the same bytes."""
         named = self.find("boundaries", manifest.parents.get("boundaries"), manifest.folder)
-        if named is not None:
-            return named
         byte_shards = manifest.parents.get("byte_shards")
+        if named is not None or byte_shards is None:
+            return named
+        of_parent: dict[str | None, Manifest] = {}
         for measured in self.patches:
-            if byte_shards and measured.dataset.manifest.parents.get("byte_shards") == byte_shards:
-                return measured.dataset
+            patches = measured.dataset.manifest
+            of_parent.setdefault(patches.parents.get("byte_shards"), patches)
+        if byte_shards in of_parent:
+            return Datasets((of_parent[byte_shards],))
+        names = byte_shards.split(SEPARATOR)
+        if of_parent.keys() >= set(names):
+            return Datasets(tuple(of_parent[name] for name in names))
         return None
 
 
@@ -229,9 +240,21 @@ def _corpus_name(datasets: Sequence[Dataset], key: str | None) -> str:
     """Returns the path of what a corpus is called by: its byte shards' folder, or theirs."""
     if key is None:
         return "of a corpus that nothing tells of"
-    folders = [d.manifest.folder.resolve() for d in datasets if d.manifest.sha256 == key]
-    folders += [dataset.manifest.folder.resolve() for dataset in datasets]
-    return str(folders[0])
+    of_bytes = [dataset for dataset in datasets if dataset.manifest.kind == "byte_shards"]
+    folder = str((of_bytes or datasets)[0].manifest.folder.resolve())
+    return f"{folder} and {len(of_bytes) - 1} more" if of_bytes[1:] else folder
+
+
+def _used_together(keys: Iterable[str]) -> dict[str, str]:
+    """Returns one sha256 of the byte shards of its corpus by each that the keys name."""
+    first_of: dict[str, str] = {}
+    for key in keys:
+        names = key.split(SEPARATOR)
+        joined = {first_of.get(name, name) for name in names}
+        first = min(joined)
+        first_of |= {name: first for name, other in first_of.items() if other in joined}
+        first_of |= dict.fromkeys(names, first)
+    return first_of
 
 
 def _apart(paths: Sequence[str], least: int = 2) -> list[str]:

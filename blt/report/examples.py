@@ -3,11 +3,10 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from blt.dataset.manifest import Manifest
+from blt.dataset.several import Datasets, as_datasets
 from blt.dataset.storage import Place
 from blt.errors import UserError
 from blt.formats.boundaries import read_boundaries_metadata
-from blt.inspection.artefacts import Dataset
 from blt.inspection.documents import Document, find_documents, first_documents
 from blt.inspection.measures import MIN_RANKED_BYTES, Score, ScoreMeasures
 from blt.report.collect import Artefacts
@@ -25,7 +24,7 @@ def render_examples(found: Artefacts) -> str:
     for measured in found.patches:
         data = found.byte_shards_of(measured.dataset.manifest)
         if data is not None:
-            return _first(found, measured.dataset, data)
+            return _first(found, as_datasets(measured.dataset.manifest), data)
     return ""
 
 
@@ -35,7 +34,7 @@ def _ranked(found: Artefacts, scores: ScoreMeasures) -> str:
     shown: dict[tuple[str, int], Document] = {}
     if data is not None and patches is not None:
         wanted = [(score.doc_id, score.num_bytes) for score in (*scores.best, *scores.worst)]
-        shown = find_documents(data.manifest, patches.manifest, wanted, num_bytes=BEGINNING_BYTES)
+        shown = find_documents(data, patches, wanted, num_bytes=BEGINNING_BYTES)
     keys = list(shown)
     documents = _with_entropies(found, patches, [shown[key] for key in keys])
     shown = dict(zip(keys, documents, strict=True))
@@ -74,11 +73,9 @@ def _figures(score: Score, label: str) -> str:
     return "; ".join(figures)
 
 
-def _first(found: Artefacts, patches: Dataset, data: Dataset) -> str:
+def _first(found: Artefacts, patches: Datasets, data: Datasets) -> str:
     documents = list(
-        first_documents(
-            data.manifest, patches.manifest, count=_FIRST_DOCUMENTS, num_bytes=BEGINNING_BYTES
-        )
+        first_documents(data, patches, count=_FIRST_DOCUMENTS, num_bytes=BEGINNING_BYTES)
     )
     documents = _with_entropies(found, patches, documents)
     parts = ['<section id="documents">', "<h2>The first documents</h2>", _explanation(documents)]
@@ -111,19 +108,19 @@ def _explanation(documents: Sequence[Document]) -> str:
 
 
 def _with_entropies(
-    found: Artefacts, patches: Dataset | None, documents: list[Document]
+    found: Artefacts, patches: Datasets | None, documents: list[Document]
 ) -> list[Document]:
     """Adds entropies where they were not kept, if the model that made the boundaries is at hand."""
     missing = [shown for shown in documents if shown.entropies is None]
     if not missing or patches is None:
         return documents
-    path = _find_model(found.model_paths, patches.manifest)
+    path = _find_model(found.model_paths, patches)
     if path is None:
         return documents
     from blt.engine import LineEngine, get_entropy_engine
 
     engine = get_entropy_engine(path)
-    if patches.manifest.config.get("reset_on_newline"):
+    if patches.config.get("reset_on_newline"):
         engine = LineEngine(engine)
     # Entropies depend on what came before alone, so the beginnings are enough.
     computed = engine.run((index, shown.tokens) for index, shown in enumerate(missing))
@@ -135,7 +132,7 @@ def _with_entropies(
     return [next(kept) if shown.entropies is None else shown for shown in documents]
 
 
-def _find_model(paths: Iterable[Place], patches: Manifest) -> Place | None:
+def _find_model(paths: Iterable[Place], patches: Datasets) -> Place | None:
     """Returns the model file whose fingerprint these boundaries name."""
     if not patches.shards:
         return None

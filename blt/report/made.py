@@ -1,6 +1,7 @@
 """How the artefacts were made: versions, lineage, fingerprints, configs."""
 
 from blt.dataset.manifest import describe_kind
+from blt.dataset.several import each_parent
 from blt.inspection.artefacts import Dataset, flatten
 from blt.report.collect import Artefacts
 from blt.report.markup import escape, table
@@ -44,7 +45,7 @@ def _lineage(dataset: Dataset, names: dict[str, str]) -> tuple[str, ...]:
     manifest = dataset.manifest
     parents = [
         f"{names.get(sha256, describe_kind(kind))} {sha256[:SHORT_HEX]}"
-        for kind, sha256 in manifest.parents.items()
+        for kind, sha256 in each_parent(manifest.parents)
     ]
     models = [
         f"{role.replace('_', ' ')} {value[:SHORT_HEX]}"

@@ -99,9 +99,10 @@ def _figures_of(found: Artefacts) -> dict[str, Any]:
     for kind in ("byte_shards", "boundaries", "scores"):
         datasets = found.of_kind(kind)
         if datasets:
-            totals = datasets[0].manifest.totals
-            figures["documents"] = totals.get("documents", 0)
-            figures["bytes"] = totals.get("bytes", 0)
+            # Byte shards are several where they were used together; of others, one tells of all.
+            told = datasets if kind == "byte_shards" else datasets[:1]
+            for name in ("documents", "bytes"):
+                figures[name] = sum(d.manifest.totals.get(name, 0) for d in told)
             break
     for measured in found.patches[:1]:
         totals = measured.dataset.manifest.totals

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from blt.cli import command
-from blt.commands import calibrate, decode
+from blt.commands import calibrate, decode, inspect, report
 from blt.dataset import storage
 from blt.dataset.manifest import read_manifest
 from blt.dataset.storage import as_place, read_json
@@ -389,3 +389,28 @@ def test_one_may_lie_here_and_another_in_a_bucket(root, bucket, tmp_path):
     done(decode, *data, "--output", tmp_path / "back")
     done(decode, "--data", root / "a", root / "b", "--output", tmp_path / "back-here")
     assert dataset_files(tmp_path / "back") == dataset_files(tmp_path / "back-here")
+
+
+def test_a_report_shows_what_was_used_together_as_one_corpus(root, tmp_path):
+    """Was: three corpora, and the texts of the scored documents "not found"."""
+    scores = tmp_path / "scores"
+    data = [root / "a", root / "b"]
+    done(score, "--data", *data, "--model", root / "ab.ngram", "--split", "all", "--output", scores)
+    boundaries = [root / "patches-a", root / "patches-b"]
+    page = tmp_path / "report.html"
+    done(report, *data, *boundaries, scores, "--output", page)
+    page = page.read_text()
+    assert "corpora, each by itself" not in page
+    assert "<b>60</b><span>documents</span>" in page
+    assert "Their texts are not shown" not in page
+    assert page.count('<div class="document" dir=') == 10  # five best and five worst
+    for one in data:
+        assert f"{one.name} {read_manifest(one).sha256[:12]}" in page
+
+
+def test_boundaries_of_several_are_inspected_with_their_documents(root, capsys):
+    assert run(inspect, root / "patches-ab", "--documents", 1) == 0
+    found = capsys.readouterr().out
+    for one in ("a", "b"):
+        assert f"manifest {read_manifest(root / one).sha256[:12]}… ({one}, beside it)" in found
+    assert "The first documents, patches between |:" in found

@@ -313,9 +313,8 @@ def test_entropies_that_were_not_kept_are_computed_as_for_the_boundaries(
     monkeypatch.setattr(examples, "_find_model", lambda paths, manifest: "model")
     manifest = types.SimpleNamespace(config={"reset_on_newline": reset_on_newline})
     shown = Document("d", "", num_bytes=4, num_parts=1, tokens=frame_tokens(b"a\nbc"))
-    (found,) = examples._with_entropies(
-        types.SimpleNamespace(model_paths=[]), types.SimpleNamespace(manifest=manifest), [shown]
-    )
+    artefacts = types.SimpleNamespace(model_paths=[])
+    (found,) = examples._with_entropies(artefacts, manifest, [shown])
     expected = [0, 1, 2, 1, 2, 3] if reset_on_newline else [0, 1, 2, 3, 4, 5]
     assert found.entropies.tolist() == expected
 
