@@ -134,7 +134,10 @@ def main(root: Path) -> None:
     manifest = json.loads((root / "patches" / "_manifest.json").read_text())
     block(json.dumps(manifest, indent=2), "json")
     print(
-        "`_plan.json` lists the units, `_units/NNNNN.json` what each gave; both serve resuming only.\n"
+        "`_plan.json` holds what a run must not change (config, fingerprints, parents), a token of the run that made it, and the units; of many\n"
+        "units, the names of the parts that hold them (`_units/plan-TOKEN-NNNNN.json`). `_units/NNNNN.json`, the marker of a unit, holds what it\n"
+        "gave, and size and version of each file that it made. Both serve resuming only, and are not the same from run to run.\n"
+        "`_dealt/` holds what `blt pack` shuffles, until it is done.\n"
     )
     print(
         "## Models\n\n`entropy.keras` and `blt/model.keras` are Keras 3 files (a zip of JSON and HDF5),"

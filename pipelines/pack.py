@@ -11,11 +11,12 @@ import dataclasses
 import functools
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from blt.cli import command
 from blt.cli.command import Summary
-from blt.cli.console import Console, count, format_bytes
+from blt.cli.console import Console, Phase, count, format_bytes
 from blt.commands.arguments import (
     add_data_argument,
     add_output_arguments,
@@ -27,10 +28,20 @@ from blt.commands.arguments import (
 from blt.commands.read_together import with_read
 from blt.dataset.manifest import Manifest
 from blt.dataset.several import Datasets, check_boundaries_of, read_datasets
-from blt.dataset.stage import Stage, make_units
+from blt.dataset.stage import Gathered, Stage, make_units
 from blt.dataset.storage import Place
 from blt.dataset.units import Progress, Unit, UnitResult
-from blt.training_data.packing import PackConfig
+from blt.training_data.dealing import (
+    DEALT_FOLDER,
+    Bucket,
+    Dealing,
+    Pair,
+    dealt_file,
+    dealt_folder,
+    make_groups,
+    remove_dealt,
+)
+from blt.training_data.packing import PackConfig, write_bucket
 from pipelines.beam_flags import split_beam_flags as split_extra_flags  # noqa: F401
 from pipelines.run_units import describe_plan, run_stage
 
@@ -39,8 +50,8 @@ HELP = "training shards, from byte shards and their boundaries"
 DESCRIPTION = """\
 Shuffles all documents globally, splits them into train and valid, and lays them end to end in
 sequences under two budgets: tokens and patches. A document that does not fit goes on in the next
-sequence, cut between patches; nothing is lost. The local runner holds the shuffled text in memory,
-about six times over."""
+sequence, cut between patches; nothing is lost. The shuffle goes through files in the output folder,
+about as large as the text, which are removed at the end."""
 
 DEFAULT_SEQ_LEN = 1024
 DEFAULT_TARGET_SHARD_BYTES = 64 << 20
@@ -93,6 +104,8 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         seed=args.seed,
     )
     num_buckets = max(1, math.ceil(data.totals["bytes"] / args.target_shard_bytes))
+    pairs = list(zip(data.numbered, patches.numbered, strict=True))
+    groups = make_groups(pairs, num_buckets)
     stage = Stage(
         kind="training_shards",
         output=args.output,
@@ -103,43 +116,78 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         },
         fingerprints=patches.fingerprints,
         parents={"byte_shards": data.sha256, "boundaries": patches.sha256},
-        run_unit=_documents_must_travel,
+        run_unit=_PackBucket(config, {}, len(groups)),
+        essence=_without_groups,
         shard_patterns=("train-*.tfrecord", "valid-*.tfrecord"),
+        work_folders=(DEALT_FOLDER,),
+        before_manifest=_remove_dealt,
     )
-    payloads = [{"bucket": i, "num_buckets": num_buckets} for i in range(num_buckets)]
+    stage = dataclasses.replace(stage, run_unit=_PackBucket(config, stage.identity(), len(groups)))
+    payloads: list[dict[str, Any]] = [
+        {"bucket": i, "num_buckets": num_buckets} for i in range(num_buckets)
+    ]
+    for payload, group in zip(payloads, groups, strict=False):
+        payload["first_shard"] = group[0]
+        payload["pairs"] = [[shard.to_json() for shard in pairs[number]] for number in group]
     share = math.ceil(data.totals["bytes"] / num_buckets)
     units = make_units(stage, payloads, [share] * num_buckets)
-    make_transform = functools.partial(
-        _make_transform, data=data, patches=patches, num_buckets=num_buckets, config=config
+    dealing = Dealing(num_buckets, config.seed, data.folders, patches.folders)
+    manifest, how = run_stage(
+        stage,
+        units,
+        args,
+        console,
+        functools.partial(_deal_and_pack, num_groups=len(groups), dealing=dealing),
+        start_phases=functools.partial(_start_dealing, pairs=pairs, groups=groups),
     )
-    manifest, how = run_stage(stage, units, args, console, make_transform)
     if manifest is None:
         outputs = [f"{split}-NNNNN.tfrecord" for split in ("train", "valid")]
         plan = describe_plan(stage, units, [*outputs, "_manifest.json"])
         return with_read(plan, data=data, patches=patches)
+    remove_dealt(args.output)  # what another run that was still dealing has left
     return with_read(_summarize(manifest, how), data=data, patches=patches)
 
 
-def _documents_must_travel(unit: Unit, output: Place, progress: Progress) -> UnitResult:
-    raise NotImplementedError("a bucket's documents come through the shuffle: see PackShuffled")
+@dataclasses.dataclass(frozen=True)
+class _PackBucket:
+    """Packs a unit, which is a bucket, from what was dealt."""
+
+    config: PackConfig
+    identity: dict[str, Any]
+    num_groups: int
+
+    def __call__(self, unit: Unit, output: Place, progress: Progress) -> UnitResult:
+        folder = dealt_folder(output, self.identity)
+        files = [dealt_file(folder, group) for group in range(self.num_groups)]
+        documents = Bucket(files, unit.index)
+        return write_bucket(
+            documents, output, bucket=unit.index, config=self.config, progress=progress
+        )
 
 
-def _make_transform(
-    stage: Stage,
-    pending: list[Unit],
-    *,
-    data: Datasets,
-    patches: Datasets,
-    num_buckets: int,
-    config: PackConfig,
-) -> "PackShuffled":  # noqa: F821
-    from pipelines.pack_transform import PackShuffled
+def _without_groups(payload: dict[str, Any]) -> dict[str, Any]:
+    return {name: payload[name] for name in ("bucket", "num_buckets")}
 
-    pairs = list(zip(data.numbered, patches.numbered, strict=True))
-    folders = data.folders, patches.folders
-    return PackShuffled(
-        stage, pending, folders=folders, pairs=pairs, num_buckets=num_buckets, config=config
-    )
+
+def _remove_dealt(output: Place, gathered: Gathered) -> None:
+    remove_dealt(output)
+
+
+def _deal_and_pack(
+    stage: Stage, pending: Sequence[Unit], *, num_groups: int, dealing: Dealing
+) -> "DealAndPack":  # noqa: F821
+    from pipelines.pack_transform import DealAndPack
+
+    return DealAndPack(stage, num_groups, dealing)
+
+
+def _start_dealing(
+    stage: Stage, *, pairs: Sequence[Pair], groups: Sequence[Sequence[int]]
+) -> list[Phase]:
+    from pipelines.pack_transform import start_dealing
+
+    sizes = [sum(pairs[number][0].info.bytes for number in group) for group in groups]
+    return start_dealing(stage, sizes)
 
 
 def _default_max_patches(seq_len: int, patches: Datasets) -> int:

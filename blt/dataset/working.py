@@ -1,5 +1,6 @@
 """Work on the units of a stage, by whoever is told to; see `blt.dataset.stage`."""
 
+import contextlib
 import functools
 
 from blt.dataset.markers import failure_names, read_markers, write_marker
@@ -45,6 +46,14 @@ def planned_unit(stage: Stage, index: int) -> Unit:
     return unit
 
 
+def _done_already(stage: Stage, unit: Unit) -> UnitResult | None:
+    """Returns what a unit gave if another run of the same identity has done it, else None."""
+    if stage.plan_version is None:
+        return None
+    (marker,) = read_markers(stage.output, [unit])
+    return marker.result if marker is not None and marker.digest == unit.digest else None
+
+
 def work_on(stage: Stage, unit: Unit, progress: Progress) -> UnitResult | None:
     """Does one unit and writes its marker; None if it failed, with the reason written beside it.
 
@@ -57,11 +66,9 @@ def work_on(stage: Stage, unit: Unit, progress: Progress) -> UnitResult | None:
     """
     trace = None
     try:
-        if stage.plan_version is not None:
-            (marker,) = read_markers(stage.output, [unit])
-            if marker is not None and marker.digest == unit.digest:
-                progress(unit.num_bytes)
-                return marker.result
+        if (result := _done_already(stage, unit)) is not None:
+            progress(unit.num_bytes)
+            return result
         with noted_publications(functools.partial(check_current, stage)) as published:
             result = stage.run_unit(unit, stage.output, progress)
             write_marker(stage.output, unit, result, published.files)
@@ -80,6 +87,10 @@ def work_on(stage: Stage, unit: Unit, progress: Progress) -> UnitResult | None:
             trace = traceback.format_exc()
     # Only now, since until here the error held on to the files that fill the disk.
     check_current(stage)  # else the note is none of the folder's
+    with contextlib.suppress(OSError):
+        # A run of the same identity that is done removes what units were still made from.
+        if (result := _done_already(stage, unit)) is not None:
+            return result
     try:
         reason_name, trace_name = failure_names(unit.index)
         if trace is not None:

@@ -11,14 +11,13 @@ if that patch alone is longer than a sequence. Nothing is lost and nothing comes
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from blt.dataset.joining import PatchedDocument
 from blt.dataset.splits import DEFAULT_SEED, DEFAULT_VALID_FRACTION, is_held_out, seeded_hash
-from blt.dataset.storage import atomic_path
+from blt.dataset.storage import Place, atomic_path
 from blt.dataset.units import Progress, UnitResult, no_progress
 from blt.errors import UserError
 from blt.formats.training_shard import (
@@ -140,8 +139,8 @@ def _cut_longer(lengths: np.ndarray, most: int) -> np.ndarray:
 
 
 def write_bucket(
-    documents: Iterable[PatchedDocument],
-    output: Path,
+    documents: Sequence[PatchedDocument],
+    output: Place,
     *,
     bucket: int,
     config: PackConfig,
@@ -150,7 +149,8 @@ def write_bucket(
     """Packs the documents of one bucket into its training shard and its held-out shard.
 
     Args:
-      documents: all documents of the bucket, in the order of `shuffle_key`.
+      documents: all documents of the bucket, in the order of `shuffle_key`. Each is asked for
+        twice, and none is held.
       output: the folder; a split without documents has no file in it.
       bucket: its number, which names the shards.
       config: how.
@@ -160,17 +160,21 @@ def write_bucket(
       Counts: `documents`, `bytes`, `tokens`, `patches`, `sequences`, `held_out_documents`, and
       `cut_patches`, those that are longer than a sequence and became `cut_pieces`.
     """
-    by_split: dict[str, list[PatchedDocument]] = {split: [] for split in SPLITS}
-    for document in documents:
+    by_split: dict[str, list[int]] = {split: [] for split in SPLITS}
+    for position, document in enumerate(documents):
         held_out = is_held_out(document.doc_id, fraction=config.valid_fraction, seed=config.seed)
-        by_split["valid" if held_out else "train"].append(document)
+        by_split["valid" if held_out else "train"].append(position)
     names = ("documents", "bytes", "tokens", "patches", "sequences", "cut_patches", "cut_pieces")
     counts = dict.fromkeys(names, 0)
-    for chosen in by_split.values():
-        for document in chosen:
+
+    def of_split(positions: Iterable[int]) -> Iterator[PatchedDocument]:
+        for position in positions:
+            document = documents[position]
             longer = document.patch_lengths[document.patch_lengths > config.seq_len]
             counts["cut_patches"] += len(longer)
             counts["cut_pieces"] += len(_cut_longer(longer, config.seq_len))
+            yield document
+
     shards = []
     for split, chosen in by_split.items():
         name = training_shard_name(split, bucket)
@@ -179,7 +183,7 @@ def write_bucket(
         with atomic_path(output / name, is_appended=True) as temporary:
             writer = TrainingShardWriter(temporary, name=name)
             for sequence in pack_documents(
-                chosen, seq_len=config.seq_len, max_patches=config.max_patches
+                of_split(chosen), seq_len=config.seq_len, max_patches=config.max_patches
             ):
                 before = writer.num_bytes
                 writer.write(sequence)

@@ -8,9 +8,11 @@ import pytest
 from blt.cli import command
 from blt.dataset.manifest import read_manifest
 from blt.dataset.splits import is_held_out
+from blt.errors import WorkError
 from blt.formats.byte_shard import read_byte_shard
 from blt.formats.training_shard import read_training_shard
-from pipelines import pack, patch
+from blt.training_data.packing import write_bucket
+from pipelines import pack, pack_transform, patch
 from tests.shared import dataset_files
 
 FLAGS = ("--seq-len", "128", "--max-patches", "60", "--target-shard-bytes", "6KB")
@@ -141,3 +143,23 @@ def test_patches_longer_than_a_sequence_are_cut_counted_and_said(
     assert (whole["cut_patches"], whole["cut_pieces"]) == (0, 0)
     assert totals["patches"] == whole["patches"] + pieces - number
     assert "were cut" not in capsys.readouterr().out
+
+
+def test_what_was_dealt_is_kept_until_all_is_packed(
+    packed, small_bytes, patches, tmp_path, monkeypatch, capsys
+):
+    def failing(documents, output, *, bucket, **options):
+        if bucket == 1:
+            raise WorkError("no luck")
+        return write_bucket(documents, output, bucket=bucket, **options)
+
+    argv = ("--data", small_bytes, "--patches", patches, "--output", tmp_path / "out", *FLAGS)
+    monkeypatch.setattr(pack, "write_bucket", failing)
+    assert run(*argv) == 1
+    assert "unit 1: no luck" in capsys.readouterr().err
+    assert list((tmp_path / "out" / "_dealt").glob("*/*.documents"))
+    monkeypatch.setattr(pack, "write_bucket", write_bucket)
+    monkeypatch.delattr(pack_transform, "deal_group")  # it is not needed any more
+    assert run(*argv) == 0
+    assert dataset_files(tmp_path / "out") == dataset_files(packed)
+    assert not (tmp_path / "out" / "_dealt").exists()

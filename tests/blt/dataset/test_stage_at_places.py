@@ -225,3 +225,22 @@ def test_a_late_worker_that_fails_leaves_no_note(root):
         work_on(started, units[0], no_progress)
     names = {place.name for place in (stage.output / "_units").iterdir()}
     assert names == {f"0000{index}.json" for index in range(4)}
+
+
+def test_a_unit_that_fails_here_and_was_done_by_another_run_meanwhile_is_done(root):
+    """As when the other run, being done with all, has removed what the units were made from."""
+    stage, units = make_stage(root)
+    stage, _ = stages.start(stage, units)
+
+    def failing(unit, output, progress):
+        work_on(stage, unit, no_progress)
+        raise FileNotFoundError("dealt")
+
+    late = dataclasses.replace(stage, run_unit=failing)
+    results = [work_on(late, unit, no_progress) for unit in units]
+    assert [result.shards[0].name for result in results] == [
+        f"loud-{unit.index:05d}-000.txt" for unit in units
+    ]
+    left = storage.list_below(f"{root}/out/_units")
+    assert not [file for file in left if file.path.endswith(".failed.json")]
+    assert finish(stage, units).totals["documents"] == len(TEXTS)
