@@ -77,9 +77,11 @@ def here(small_corpus, made_once):
     return results(made_once("chain", make))
 
 
+@pytest.mark.parametrize("store", ["gcs", pytest.param("s3", marks=pytest.mark.slow)])
 def test_the_whole_chain_in_a_store_is_the_chain_here(
-    bucket, here, small_corpus, tmp_path, capsys, monkeypatch
+    store, request, here, small_corpus, tmp_path, capsys, monkeypatch
 ):
+    bucket = request.getfixturevalue(f"{store}_bucket")
     monkeypatch.setenv("BLT_CACHE", str(tmp_path / "cache"))
     config = write_config(bucket.url, small_corpus)
     assert call(config) == 0

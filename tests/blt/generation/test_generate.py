@@ -53,9 +53,10 @@ VARIANTS = {
 # The weights are made large, and rounding with them: 2e-4 on some CPUs. A context that goes on
 # where it should end moves every logit by 0.8 and more.
 TOLERANCE = 1e-3
-# Other backends compile for longer than they run: a few must do there.
+# Backends compile for longer than they run: a few must do, fewer where TensorFlow's were run.
 FEW = ("entropy", "all layers, windows", "no cross-attention")
-TESTED = VARIANTS if keras.backend.backend() == "tensorflow" else FEW
+FAST = FEW if keras.backend.backend() != "tensorflow" else (*FEW, "space", "hf", "mixture")
+TESTED = [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in VARIANTS]
 
 
 @functools.cache

@@ -71,6 +71,7 @@ def test_a_blt_of_a_store_is_the_one_of_a_path(gcs_bucket, tmp_path):
     assert read_manifest(output, "blt_run").fingerprints["blt"] == expected["fingerprint"]
 
 
+@pytest.mark.slow
 def test_datasets_here_and_in_a_store_are_trained_on_together(gcs_bucket, tmp_path):
     here, other = make_data(tmp_path / "a"), make_data(tmp_path / "b", texts=TEXTS[:20])
     there = copy_to(other, f"{gcs_bucket.url}/b")
