@@ -17,6 +17,7 @@ from blt.dataset.stage import Stage
 from blt.dataset.storage import noted_publications
 from blt.dataset.units import Unit
 from blt.dataset.working import check_current, planned_unit
+from blt.errors import UserError
 from blt.training_data.dealing import (
     Dealing,
     deal_group,
@@ -76,6 +77,11 @@ def _deal(group: int, stage: Stage, dealing: Dealing) -> int:
     payload = planned_unit(stage, group).payload
     place = dealt_file(dealt_folder(stage.output, stage.identity()), group)
     if not place.is_file():
+        if "pairs" not in payload:
+            raise UserError(
+                f"--output {stage.output}: was begun by an earlier version of blt. Give "
+                "--overwrite to make it anew."
+            )
         pairs = [tuple(map(NumberedShard.from_json, pair)) for pair in payload["pairs"]]
         size = sum(shard.info.bytes for shard, _ in pairs)
         unit = _group_unit(group, size)

@@ -1,5 +1,6 @@
 """`blt pack` on real shards and runners."""
 
+import json
 import shutil
 
 import numpy as np
@@ -163,3 +164,22 @@ def test_what_was_dealt_is_kept_until_all_is_packed(
     assert run(*argv) == 0
     assert dataset_files(tmp_path / "out") == dataset_files(packed)
     assert not (tmp_path / "out" / "_dealt").exists()
+
+
+def test_what_an_earlier_version_began_is_said_with_the_way_out(
+    small_bytes, patches, tmp_path, monkeypatch, capsys
+):
+    argv = ("--data", small_bytes, "--patches", patches, "--output", tmp_path / "out", *FLAGS)
+    monkeypatch.setattr(pack_transform, "deal_group", _raise_work_error)
+    assert run(*argv) == 1
+    path = tmp_path / "out" / "_plan.json"
+    plan = json.loads(path.read_text())
+    for unit in plan["units"]:
+        unit["payload"].pop("pairs", None)
+    path.write_text(json.dumps(plan))
+    assert run(*argv) == 2
+    assert "was begun by an earlier version of blt. Give --overwrite" in capsys.readouterr().err
+
+
+def _raise_work_error(*args):
+    raise WorkError("stopped")
