@@ -26,7 +26,7 @@ from blt.dataset.storage import Place
 from blt.dataset.units import Unit
 from blt.dataset.working import planned_unit
 from pipelines.progress import count_done, report_progress
-from pipelines.transforms import PlannedUnits, WorkOnUnits
+from pipelines.transforms import PlannedUnits, WaitFor, WorkOnUnits
 
 _SCAN = "scan"  # as a step of `report_progress`
 
@@ -88,8 +88,7 @@ class FindDuplicatesAndWork(beam.PTransform):
             )
         return (
             pending
-            | "WaitForDuplicates"
-            >> beam.Map(_first, beam.pvalue.AsSingleton(done)).with_output_types(int)
+            | "WaitForDuplicates" >> WaitFor(done)
             | "WorkOnUnits" >> WorkOnUnits(self._stage)
         )
 
@@ -111,7 +110,3 @@ def _partition(num_keys: int, kind: str, output: Place) -> Iterator[tuple[int, i
 
 def _resolve(partition: tuple[int, int], kind: str, output: Place) -> int:
     return resolve_partition(*partition, kind, output)
-
-
-def _first(index: int, done: int) -> int:
-    return index

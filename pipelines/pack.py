@@ -31,13 +31,11 @@ from blt.dataset.several import Datasets, check_boundaries_of, read_datasets
 from blt.dataset.stage import Gathered, Stage, make_units
 from blt.dataset.storage import Place
 from blt.dataset.units import Progress, Unit, UnitResult
+from blt.errors import WorkError
 from blt.training_data.dealing import (
     DEALT_FOLDER,
     Bucket,
     Dealing,
-    Pair,
-    dealt_file,
-    dealt_folder,
     make_groups,
     remove_dealt,
 )
@@ -106,6 +104,9 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
     num_buckets = max(1, math.ceil(data.totals["bytes"] / args.target_shard_bytes))
     pairs = list(zip(data.numbered, patches.numbered, strict=True))
     groups = make_groups(pairs, num_buckets)
+    sizes = [sum(pairs[number][0].info.bytes for number in group) for group in groups]
+    parents = {"byte_shards": data.sha256, "boundaries": patches.sha256}
+    dealing = Dealing(num_buckets, len(groups), config.seed, data.folders, patches.folders, parents)
     stage = Stage(
         kind="training_shards",
         output=args.output,
@@ -115,14 +116,13 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
             "patch_rule": patches.config,  # a model trained on these keeps it
         },
         fingerprints=patches.fingerprints,
-        parents={"byte_shards": data.sha256, "boundaries": patches.sha256},
-        run_unit=_PackBucket(config, {}, len(groups)),
+        parents=parents,
+        run_unit=_PackBucket(config, dealing),
         essence=_without_groups,
         shard_patterns=("train-*.tfrecord", "valid-*.tfrecord"),
         work_folders=(DEALT_FOLDER,),
-        before_manifest=_remove_dealt,
+        before_manifest=_EndDealing(data.totals["documents"]),
     )
-    stage = dataclasses.replace(stage, run_unit=_PackBucket(config, stage.identity(), len(groups)))
     payloads: list[dict[str, Any]] = [
         {"bucket": i, "num_buckets": num_buckets} for i in range(num_buckets)
     ]
@@ -131,20 +131,20 @@ def run(args: argparse.Namespace, console: Console) -> Summary:
         payload["pairs"] = [[shard.to_json() for shard in pairs[number]] for number in group]
     share = math.ceil(data.totals["bytes"] / num_buckets)
     units = make_units(stage, payloads, [share] * num_buckets)
-    dealing = Dealing(num_buckets, config.seed, data.folders, patches.folders)
     manifest, how = run_stage(
         stage,
         units,
         args,
         console,
-        functools.partial(_deal_and_pack, num_groups=len(groups), dealing=dealing),
-        start_phases=functools.partial(_start_dealing, pairs=pairs, groups=groups),
+        functools.partial(_deal_and_pack, dealing=dealing),
+        start_phases=functools.partial(_start_dealing, dealing=dealing, sizes=sizes),
     )
     if manifest is None:
         outputs = [f"{split}-NNNNN.tfrecord" for split in ("train", "valid")]
         plan = describe_plan(stage, units, [*outputs, "_manifest.json"])
         return with_read(plan, data=data, patches=patches)
-    remove_dealt(args.output)  # what another run that was still dealing has left
+    if how == "done":
+        remove_dealt(args.output)  # what workers of another run dealt when this one had ended
     return with_read(_summarize(manifest, how), data=data, patches=patches)
 
 
@@ -153,13 +153,10 @@ class _PackBucket:
     """Packs a unit, which is a bucket, from what was dealt."""
 
     config: PackConfig
-    identity: dict[str, Any]
-    num_groups: int
+    dealing: Dealing
 
     def __call__(self, unit: Unit, output: Place, progress: Progress) -> UnitResult:
-        folder = dealt_folder(output, self.identity)
-        files = [dealt_file(folder, group) for group in range(self.num_groups)]
-        documents = Bucket(files, unit.index)
+        documents = Bucket(self.dealing.files(output), unit.index)
         return write_bucket(
             documents, output, bucket=unit.index, config=self.config, progress=progress
         )
@@ -169,25 +166,31 @@ def _without_groups(payload: dict[str, Any]) -> dict[str, Any]:
     return {name: payload[name] for name in ("bucket", "num_buckets")}
 
 
-def _remove_dealt(output: Place, gathered: Gathered) -> None:
-    remove_dealt(output)
+@dataclasses.dataclass(frozen=True)
+class _EndDealing:
+    """Checks that all documents came through, and removes what was dealt."""
+
+    num_documents: int
+
+    def __call__(self, output: Place, gathered: Gathered) -> None:
+        if gathered.totals["documents"] != self.num_documents:
+            raise WorkError(
+                f"{output}: of {self.num_documents:,} documents, "
+                f"{gathered.totals['documents']:,} were packed. This is a bug; please report it."
+            )
+        remove_dealt(output)
 
 
-def _deal_and_pack(
-    stage: Stage, pending: Sequence[Unit], *, num_groups: int, dealing: Dealing
-) -> "DealAndPack":  # noqa: F821
+def _deal_and_pack(stage: Stage, pending: Sequence[Unit], *, dealing: Dealing) -> "DealAndPack":  # noqa: F821
     from pipelines.pack_transform import DealAndPack
 
-    return DealAndPack(stage, num_groups, dealing)
+    return DealAndPack(stage, dealing)
 
 
-def _start_dealing(
-    stage: Stage, *, pairs: Sequence[Pair], groups: Sequence[Sequence[int]]
-) -> list[Phase]:
+def _start_dealing(stage: Stage, *, dealing: Dealing, sizes: Sequence[int]) -> list[Phase]:
     from pipelines.pack_transform import start_dealing
 
-    sizes = [sum(pairs[number][0].info.bytes for number in group) for group in groups]
-    return start_dealing(stage, sizes)
+    return start_dealing(stage, dealing, sizes)
 
 
 def _default_max_patches(seq_len: int, patches: Datasets) -> int:

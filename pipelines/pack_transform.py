@@ -18,30 +18,24 @@ from blt.dataset.storage import noted_publications
 from blt.dataset.units import Unit
 from blt.dataset.working import check_current, planned_unit
 from blt.errors import UserError
-from blt.training_data.dealing import (
-    Dealing,
-    deal_group,
-    dealt_file,
-    dealt_folder,
-    dealt_groups,
-)
+from blt.training_data.dealing import Dealing, deal_group
 from pipelines.progress import count_done, report_progress
-from pipelines.transforms import PlannedUnits, WorkOnUnits
+from pipelines.transforms import PlannedUnits, WaitFor, WorkOnUnits
 
 _DEAL = "deal"  # as a step of `report_progress`
 
 
-def start_dealing(stage: Stage, sizes: Sequence[int]) -> list[Phase]:
+def start_dealing(stage: Stage, dealing: Dealing, sizes: Sequence[int]) -> list[Phase]:
     """Returns what is to be seen of the dealing.
 
     Args:
       stage: of the packing.
+      dealing: how the documents are dealt.
       sizes: the bytes of each group.
     """
-    folder = dealt_folder(stage.output, stage.identity())
-    dealt = dealt_groups(folder)
+    dealt = dealing.groups_there(stage.output)
     left = [_group_unit(i, size) for i, size in enumerate(sizes) if i not in dealt]
-    done = count_done(left, lambda: dealt_groups(folder), _DEAL)
+    done = count_done(left, lambda: dealing.groups_there(stage.output), _DEAL)
     return [Phase("dealing documents", done, sum(group.num_bytes for group in left))]
 
 
@@ -50,32 +44,28 @@ class DealAndPack(beam.PTransform):
 
     Args:
       stage: of the packing.
-      num_groups: of shards.
       dealing: how the documents are dealt.
     """
 
-    def __init__(self, stage: Stage, num_groups: int, dealing: Dealing) -> None:
+    def __init__(self, stage: Stage, dealing: Dealing) -> None:
         super().__init__()
-        self._stage, self._num_groups, self._dealing = stage, num_groups, dealing
+        self._stage, self._dealing = stage, dealing
 
     def expand(self, pending: beam.PCollection[int]) -> beam.PCollection[int]:
         dealt = (
             pending.pipeline
-            | "AllGroups" >> PlannedUnits(range(self._num_groups))
+            | "AllGroups" >> PlannedUnits(range(self._dealing.num_groups))
             | "DealGroups" >> beam.Map(_deal, self._stage, self._dealing).with_output_types(int)
             | "WhenDealt" >> beam.combiners.Count.Globally()
         )
         return (
-            pending
-            | "WaitForDealt"
-            >> beam.Map(_first, beam.pvalue.AsSingleton(dealt)).with_output_types(int)
-            | "WorkOnUnits" >> WorkOnUnits(self._stage)
+            pending | "WaitForDealt" >> WaitFor(dealt) | "WorkOnUnits" >> WorkOnUnits(self._stage)
         )
 
 
 def _deal(group: int, stage: Stage, dealing: Dealing) -> int:
     payload = planned_unit(stage, group).payload
-    place = dealt_file(dealt_folder(stage.output, stage.identity()), group)
+    place = dealing.file(stage.output, group)
     if not place.is_file():
         if "pairs" not in payload:
             raise UserError(
@@ -99,7 +89,3 @@ def _deal(group: int, stage: Stage, dealing: Dealing) -> int:
 def _group_unit(group: int, num_bytes: int) -> Unit:
     """Returns a group as `pipelines.progress` counts it."""
     return Unit.make(index=group, payload={}, num_bytes=num_bytes, digest="")
-
-
-def _first(index: int, done: int) -> int:
-    return index

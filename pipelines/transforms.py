@@ -83,6 +83,25 @@ def index_ranges(indices: Iterable[int]) -> list[tuple[int, int]]:
     return ranges
 
 
+class WaitFor(beam.PTransform):
+    """Numbers of units in, and out once a step before them has ended.
+
+    Args:
+      count: of what the step did, one number.
+    """
+
+    def __init__(self, count: beam.PCollection[int]) -> None:
+        super().__init__()
+        self._count = count
+
+    def expand(self, units: beam.PCollection[int]) -> beam.PCollection[int]:
+        return units | beam.Map(_first, beam.pvalue.AsSingleton(self._count)).with_output_types(int)
+
+
+def _first(index: int, count: int) -> int:
+    return index
+
+
 def work_on_unit(stage: Stage, unit: Unit) -> Iterator[int]:
     """Does a unit, counts what it gave in Beam's metrics, and yields its number if it was done."""
     result = work_on(stage, unit, lambda n: report_progress(unit, n))

@@ -5,7 +5,7 @@ import sys
 
 from blt.cli.command import Summary
 from blt.cli.console import Console
-from blt.commands.arguments import place, positive_int
+from blt.commands.arguments import add_places_argument, place, positive_int
 from blt.dataset.manifest import MANIFEST_NAME
 from blt.dataset.storage import Place
 from blt.errors import UserError, WorkError
@@ -40,9 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="How many bytes of each are shown.",
     )
-    parser.add_argument(
+    add_places_argument(
+        parser,
         "--data",
-        type=place,
         metavar="BYTES",
         help="The byte shards that boundaries were made from; found by themselves if they lie "
         "beside the boundaries.",

@@ -89,12 +89,21 @@ def find_by_sha256(sha256: str, near: Place) -> Manifest | None:
     return None
 
 
-def find_parents(manifest: Manifest, kind: str) -> Datasets | None:
-    """Returns the parents of this kind if they all lie beside the dataset, else None."""
-    names = manifest.parents.get(kind, "").split(SEPARATOR)
-    found = [find_by_sha256(name, manifest.folder) for name in names if name]
+def find_parents(manifest: Manifest, kind: str, given: Iterable[Manifest] = ()) -> Datasets | None:
+    """Returns the parents of this kind, None unless all are there.
+
+    Args:
+      manifest: of a dataset.
+      kind: of parents.
+      given: where to look before it is done beside the dataset.
+    """
+    if kind not in manifest.parents:
+        return None
+    known = {other.sha256: other for other in given}
+    names = manifest.parents[kind].split(SEPARATOR)
+    found = [known.get(name) or find_by_sha256(name, manifest.folder) for name in names]
     members = tuple(member for member in found if member is not None)
-    return Datasets(members) if members and len(members) == len(names) else None
+    return Datasets(members) if len(members) == len(names) else None
 
 
 def flatten(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -64,7 +64,7 @@ class Look:
 
     documents: int = 3
     num_bytes: int = 300
-    data: Place | None = None
+    data: Sequence[Place] | None = None
 
 
 def describe_dataset(dataset: Dataset, look: Look) -> Summary:

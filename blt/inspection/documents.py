@@ -168,20 +168,20 @@ def find_documents(
 
 
 def matching_records(
-    path: Place, data: Place | None
+    path: Place, data: Sequence[Place] | None
 ) -> Iterator[tuple[ByteRecord, BoundariesRow]] | None:
     """Pairs the rows of one shard of boundaries with the records of its byte shard.
 
     Args:
       path: the shard of boundaries.
-      data: the byte shards; None to look for them beside the shard's folder.
+      data: datasets of byte shards; None to look for them beside the shard's folder.
 
     Returns:
       None if the byte shards were not found.
     """
     digest = read_boundaries_metadata(path).get("byte_shard_sha256")
     folder = path.resolve().parent
-    candidates = [data] if data is not None else subfolders(folder.parent)
+    candidates = data if data is not None else subfolders(folder.parent)
     for candidate in candidates:
         if not is_dataset(candidate):
             continue

@@ -10,7 +10,7 @@ from blt.dataset.manifest import MANIFEST_NAME, Manifest
 from blt.dataset.several import SEPARATOR, Datasets
 from blt.dataset.storage import Place
 from blt.dataset.trained_split import is_of_held_out
-from blt.inspection.artefacts import Dataset, find_by_sha256, find_datasets
+from blt.inspection.artefacts import Dataset, find_datasets, find_parents
 from blt.inspection.history import HISTORY_SUFFIX, RUN_HISTORY, read_history
 from blt.inspection.measures import (
     BLT,
@@ -126,30 +126,22 @@ class Artefacts:
         manifest = dataset.manifest
         if manifest.kind == "byte_shards":
             return manifest.sha256
-        packed = self.find(
-            "training_shards", manifest.parents.get("training_shards"), manifest.folder
-        )
+        packed = self._parents(manifest, "training_shards")
         return manifest.parents.get("byte_shards") or (packed and packed.parents.get("byte_shards"))
 
     def of_kind(self, kind: str) -> list[Dataset]:
         return [dataset for dataset in self.datasets if dataset.manifest.kind == kind]
 
-    def find(self, kind: str, sha256: str | None, near: Place) -> Datasets | None:
-        """Returns the datasets that a parent names, from those given or those beside `near`."""
-        if sha256 is None:
-            return None
-        given = {dataset.manifest.sha256: dataset.manifest for dataset in self.of_kind(kind)}
-        names = sha256.split(SEPARATOR)
-        members = [given.get(name) or find_by_sha256(name, near) for name in names]
-        found = tuple(member for member in members if member is not None)
-        return Datasets(found) if len(found) == len(names) else None
+    def _parents(self, manifest: Manifest, kind: str) -> Datasets | None:
+        """Returns the parents of a dataset, from those given or those beside it."""
+        return find_parents(manifest, kind, (other.manifest for other in self.of_kind(kind)))
 
     def byte_shards_of(self, manifest: Manifest) -> Datasets | None:
-        return self.find("byte_shards", manifest.parents.get("byte_shards"), manifest.folder)
+        return self._parents(manifest, "byte_shards")
 
     def boundaries_of(self, manifest: Manifest) -> Datasets | None:
         """Returns the boundaries a dataset was made with, or those found of the same bytes."""
-        named = self.find("boundaries", manifest.parents.get("boundaries"), manifest.folder)
+        named = self._parents(manifest, "boundaries")
         byte_shards = manifest.parents.get("byte_shards")
         if named is not None or byte_shards is None:
             return named

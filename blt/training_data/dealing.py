@@ -19,8 +19,8 @@ groups.
             number of bytes               uint64
             id (UTF-8), bytes, patch lengths (little endian)
 
-The digest is that of the run's identity, and a file is published whole or not at all: one that is
-there need not be made again.
+The digest is of what was dealt and how (`Dealing.folder`), and a file is published whole or not at
+all: one that is there need not be made again.
 """
 
 import dataclasses
@@ -29,9 +29,9 @@ import os
 import shutil
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -69,14 +69,36 @@ class Dealing:
 
     Attributes:
       num_buckets: into how many.
+      num_groups: of shards, as `make_groups` made them.
       seed: of the order.
       data, patches: the folders of the datasets of byte shards, and of boundaries.
+      parents: sha256 of their manifests, by kind.
     """
 
     num_buckets: int
+    num_groups: int
     seed: int
     data: tuple[Place, ...]
     patches: tuple[Place, ...]
+    parents: Mapping[str, str]
+
+    def folder(self, output: Place) -> Place:
+        """Returns the folder of the files, in the output folder of the run."""
+        made_from = [_MAGIC.decode(), self.parents, self.num_buckets, self.num_groups, self.seed]
+        return output / DEALT_FOLDER / sha256_json(made_from)[:16]
+
+    def file(self, output: Place, group: int) -> Place:
+        """Returns the file of a group."""
+        return self.folder(output) / f"{group:05d}.documents"
+
+    def files(self, output: Place) -> list[Place]:
+        """Returns the files of all groups."""
+        return [self.file(output, group) for group in range(self.num_groups)]
+
+    def groups_there(self, output: Place) -> set[int]:
+        """Returns the groups whose files are there."""
+        there = {file.path for file in list_below(self.folder(output))}
+        return {group for group, file in enumerate(self.files(output)) if str(file) in there}
 
 
 def make_groups(pairs: Sequence[Pair], num_buckets: int) -> list[list[int]]:
@@ -99,22 +121,6 @@ def make_groups(pairs: Sequence[Pair], num_buckets: int) -> list[list[int]]:
     return groups
 
 
-def dealt_folder(output: Place, identity: dict[str, Any]) -> Place:
-    """Returns the folder of the files of a run, by `Stage.identity`."""
-    return output / DEALT_FOLDER / sha256_json([_MAGIC.decode(), identity])[:16]
-
-
-def dealt_file(folder: Place, group: int) -> Place:
-    """Returns the file of a group."""
-    return folder / f"{group:05d}.documents"
-
-
-def dealt_groups(folder: Place) -> set[int]:
-    """Returns the groups whose files are there."""
-    names = [file.path.rpartition("/")[2].partition(".") for file in list_below(folder)]
-    return {int(number) for number, _, end in names if end == "documents" and number.isdecimal()}
-
-
 def deal_group(
     pairs: Sequence[Pair],
     first_shard: int,
@@ -134,7 +140,7 @@ def deal_group(
       progress: is told of the documents' bytes.
 
     Raises:
-      WorkError: a shard is damaged, or row i does not describe record i.
+      WorkError: a shard is damaged, row i does not describe record i, or scratch has no room.
       UserError: a shard is not the one that its manifest names.
     """
     with scratch_file("runs") as scratch, open(scratch, "w+b") as file:
@@ -182,15 +188,21 @@ class _Runs:
         """Writes what is held to the file."""
         sizes = np.zeros(self._num_buckets + 1, np.uint64)
         sizes[0] = self._file.seek(0, os.SEEK_END)
-        for bucket in sorted(self._held):
-            self._file.writelines(self._held[bucket])
-            sizes[bucket + 1] = sum(map(len, self._held[bucket]))
+        try:
+            for bucket in sorted(self._held):
+                self._file.writelines(self._held[bucket])
+                sizes[bucket + 1] = sum(map(len, self._held[bucket]))
+            self._file.flush()
+        except OSError as error:
+            raise WorkError(
+                f"{self._file.name}: documents cannot be kept there while they are dealt "
+                f"({error.strerror or error}). Make room, or name another folder in TMPDIR."
+            ) from error
         self._runs.append(np.cumsum(sizes, dtype=np.uint64))
         self._held, self._num_held = {}, 0
 
     def write(self, output: BinaryIO) -> None:
         """Writes the file of the group: of each bucket, what all runs hold of it."""
-        self._file.flush()
         first = len(_MAGIC) + 8 * (self._num_buckets + 1)
         offsets = sum((run - run[0] for run in self._runs), start=np.uint64(first))
         output.write(_MAGIC + offsets.astype("<u8").tobytes())

@@ -183,3 +183,17 @@ def test_what_an_earlier_version_began_is_said_with_the_way_out(
 
 def _raise_work_error(*args):
     raise WorkError("stopped")
+
+
+def test_a_document_that_did_not_come_through_fails_the_run(
+    small_bytes, patches, tmp_path, monkeypatch, capsys
+):
+    def losing(documents, *args, **options):
+        return write_bucket(list(documents)[1:], *args, **options)
+
+    argv = ("--data", small_bytes, "--patches", patches, "--output", tmp_path / "out", *FLAGS)
+    monkeypatch.setattr(pack, "write_bucket", losing)
+    assert run(*argv) == 1
+    err = capsys.readouterr().err
+    assert "of 60 documents, 5" in err and "were packed. This is a bug" in err
+    assert not (tmp_path / "out" / "_manifest.json").exists()

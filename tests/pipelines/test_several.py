@@ -414,3 +414,17 @@ def test_boundaries_of_several_are_inspected_with_their_documents(root, capsys):
     for one in ("a", "b"):
         assert f"manifest {read_manifest(root / one).sha256[:12]}… ({one}, beside it)" in found
     assert "The first documents, patches between |:" in found
+
+
+def test_inspect_takes_the_byte_shards_of_several_from_elsewhere(root, tmp_path, capsys):
+    shutil.copytree(root / "patches-ab", tmp_path / "alone" / "patches")
+    alone = tmp_path / "alone" / "patches"
+    assert run(inspect, alone) == 0
+    assert "Give their folder with --data" in capsys.readouterr().out
+    assert run(inspect, alone, "--data", root / "a", root / "b") == 0
+    assert "The first documents, patches between |:" in capsys.readouterr().out
+    assert run(inspect, alone, "--data", root / "b", root / "a") == 2
+    assert "in another order" in capsys.readouterr().err
+    shard = alone / shard_names(alone)[-1]
+    assert run(inspect, shard, "--data", root / "a", root / "b") == 0
+    assert "The first documents, patches between |:" in capsys.readouterr().out

@@ -67,11 +67,11 @@ def test_patches_stand_between_bars(tmp_path, data):
 def test_boundaries_without_their_byte_shards_say_how_to_give_them(tmp_path, data):
     patches = write_patches(tmp_path / "elsewhere" / "patches", data)
     assert "Give their folder with --data." in lines_of(patches.folder)[-1]
-    shown = lines_of(patches.folder, Look(documents=1, num_bytes=4, data=data.folder))
+    shown = lines_of(patches.folder, Look(documents=1, num_bytes=4, data=[data.folder]))
     assert shown[-1] == "    |The |…"
     other = write_bytes(tmp_path / "other", {"x": b"y"})
     with pytest.raises(UserError, match=r"not the byte shards that .* was made from"):
-        lines_of(patches.folder, Look(data=other.folder))
+        lines_of(patches.folder, Look(data=[other.folder]))
 
 
 def test_boundaries_of_other_byte_shards_are_not_shown_as_if_they_fitted(tmp_path, data):

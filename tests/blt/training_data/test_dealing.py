@@ -89,3 +89,11 @@ def test_a_damaged_file_is_named(tmp_path, damage):
     file.write_bytes(data)
     with pytest.raises(WorkError, match=r"0\.documents: is damaged"):
         list(Bucket([file], 0))
+
+
+def test_scratch_without_room_is_named_with_what_to_do():
+    with open("/dev/full", "wb", buffering=0) as full:
+        runs = dealing._Runs(full, 1)
+        runs.add(0, 0, 0, make_document(0, "a", [3]))
+        with pytest.raises(WorkError, match=r"/dev/full: .*No space left.*TMPDIR"):
+            runs.end_run()
